@@ -1,0 +1,1 @@
+//! Drives built programs only: suites, programs, apps.
