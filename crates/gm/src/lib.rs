@@ -1,1 +1,47 @@
-//! gm
+//! The message layer: nodes, ports, segments.
+//!
+//! * A **node** is a directory on tmpfs, one per trust domain. Its registry file says who listens and which
+//!   connections are offered for promotion ([`node`]).
+//! * A **port** is a process's (and its forked children's) opening on the node: one file with an [`End`] per socket,
+//!   its state and its counters ([`port`]).
+//! * A **segment** is the shared memory of one promoted connection: two rings ([`segment`]).
+//!
+//! Rule of this crate: it uses `ring` and the operating system through [`os`], nothing above. Everything read from
+//! shared files is checked; a broken file means "no node" and so plain TCP, never a failure of the host program.
+
+#![allow(unsafe_code)] // Overlays on mapped files; every block says why the overlay is sound.
+
+pub mod clock;
+pub mod end;
+pub mod node;
+pub mod os;
+pub mod port;
+pub mod reason;
+pub mod segment;
+
+pub use end::{End, Path, Role, State};
+pub use node::Node;
+pub use port::Port;
+pub use reason::Reason;
+pub use segment::Segment;
+
+/// Why something of the node could not be used. Never shown by the front, always by `sgm doctor`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} {path}: {error}")]
+    Os { what: &'static str, path: String, error: std::io::Error },
+    #[error("{path}: {what}")]
+    Unsound { path: String, what: &'static str },
+    #[error("the table of {0} is full")]
+    Full(&'static str),
+}
+
+impl Error {
+    fn os(what: &'static str, path: &std::path::Path, error: rustix::io::Errno) -> Self {
+        Self::Os { what, path: path.display().to_string(), error: error.into() }
+    }
+
+    fn unsound(path: &std::path::Path, what: &'static str) -> Self {
+        Self::Unsound { path: path.display().to_string(), what }
+    }
+}

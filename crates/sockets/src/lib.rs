@@ -1,1 +1,41 @@
-//! sockets
+//! The engine: what a carried connection does on each call. No operating system and no clock of its own: what it
+//! needs of the kernel's socket underneath it asks through [`Kernel`], which the fronts implement.
+//!
+//! One [`Conn`] per socket and process. Its shared state is the [`gm::End`] in the port's file (common to all
+//! processes that hold the socket), its rings are in a [`gm::Segment`] (common with the peer).
+//!
+//! * `promote`: from plain TCP to the ring (INV-1), one exclusive step at a time
+//! * `recv`, `send`: bytes, waiting, and the path each direction is on (INV-2)
+//! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
+//! * `back`: shutdown, close, hand-back to TCP
+
+#![forbid(unsafe_code)]
+
+mod back;
+mod conn;
+mod gate;
+mod kernel;
+mod lock;
+mod promote;
+mod ready;
+mod recv;
+mod send;
+mod spin;
+
+pub use conn::Conn;
+pub use gate::Gate;
+pub use kernel::{Fault, Kernel, Peeked, Stream};
+pub use ready::Ready;
+pub use recv::RecvOptions;
+pub use send::SendOptions;
+pub use spin::{Spin, Spun};
+
+/// Bytes of one ring. Large enough that a bulk sender and receiver seldom meet at its ends, small enough for both
+/// directions to stay in a core's second-level cache.
+pub const RING_BYTES: usize = 256 * 1024;
+/// A connection is offered for promotion when its client has made this many calls that moved bytes ...
+pub const PROMOTE_CALLS: u32 = 6;
+/// ... or moved this many bytes.
+pub const PROMOTE_BYTES: u64 = 64 * 1024;
+/// Calls after which an offer that nobody claimed is withdrawn.
+pub const OFFER_PATIENCE: u32 = 4096;

@@ -1,0 +1,230 @@
+//! One end of one socket, in the port's file: state that all holders of the descriptor share (threads, forked
+//! children), and counters that `sgm status` reads.
+//!
+//! ```text
+//!                 client: offer                     client: sees CLAIMED
+//!   Plain ──────────────────────────▶ Offered ─────────────────────────────▶ Carried ──▶ Back
+//!     │           server: claim                     server: sees CONFIRMED      ▲    both directions on TCP again
+//!     └─────────────────────────────▶ Claimed ──────────────────────────────────┘
+//! ```
+//!
+//! Rules:
+//! 1. `state` leaves `Plain`, `Offered` or `Claimed` only by a thread that is alone on this end (the engine's gate).
+//! 2. `tx_path` changes under `tx_lock`, `rx_path` under `rx_lock`; each goes Tcp → Ring → Back and never returns.
+//! 3. `tcp_tx` and `tcp_rx` count every byte of the kernel's stream, payload and doorbells, from the first on.
+//! 4. Counters are for people: they may lag, they never steer.
+
+use ring::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Value of `End::state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    Free = 0,
+    Plain = 1,
+    Offered = 2,
+    Claimed = 3,
+    Carried = 4,
+    Back = 5,
+}
+
+/// Value of `End::tx_path` and `End::rx_path`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Path {
+    Tcp = 0,
+    Ring = 1,
+    Back = 2,
+}
+
+/// Value of `End::role`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Role {
+    Fresh = 0,
+    Client = 1,
+    Server = 2,
+    Listener = 3,
+}
+
+/// Bits of `End::flags`.
+pub mod flag {
+    /// O_NONBLOCK, as last seen.
+    pub const NONBLOCK: u32 = 1;
+    /// The program shut its sending side down.
+    pub const WRITE_SHUT: u32 = 2;
+    /// The program shut its receiving side down.
+    pub const READ_SHUT: u32 = 4;
+    /// The kernel said end-of-file on the stream.
+    pub const KERNEL_EOF: u32 = 8;
+    /// The kernel reported an error on the stream that is still to be delivered or was delivered.
+    pub const KERNEL_DEAD: u32 = 16;
+    /// SO_LINGER with zero time: close aborts.
+    pub const LINGER_ZERO: u32 = 32;
+    /// Never promote (again); `reason` says why.
+    pub const KEEP_TCP: u32 = 64;
+    /// The shared words were nonsense: reads and writes give ECONNRESET.
+    pub const CORRUPT: u32 = 128;
+    /// Something about the descriptor's kernel side should be asked before the next "would block".
+    pub const KERNEL_NEWS: u32 = 256;
+    /// ECONNRESET was reported; what follows is end-of-file.
+    pub const RESET_TOLD: u32 = 512;
+    /// What ends reading.
+    pub const KERNEL_ENDS: u32 = KERNEL_EOF | KERNEL_DEAD | READ_SHUT;
+}
+
+/// See the module header.
+#[repr(C, align(128))]
+pub struct End {
+    pub state: AtomicU32,
+    pub role: AtomicU32,
+    pub tx_path: AtomicU32,
+    pub rx_path: AtomicU32,
+    pub flags: AtomicU32,
+    pub reason: AtomicU32,
+    /// Descriptors on this socket, over all processes of the port.
+    pub refs: AtomicU32,
+    /// Process that used it last.
+    pub pid: AtomicU32,
+    /// Thread id of the holder; 0: free.
+    pub tx_lock: AtomicU32,
+    pub rx_lock: AtomicU32,
+    /// Calls that moved bytes while on plain TCP: what promotion is decided by.
+    pub plain_calls: AtomicU32,
+    /// `node::offers_generation` when this end last looked for an offer.
+    pub seen_generation: AtomicU32,
+    pub tcp_tx: AtomicU64,
+    pub tcp_rx: AtomicU64,
+    /// SO_RCVTIMEO and SO_SNDTIMEO in µs; 0: none.
+    pub receive_timeout_us: AtomicU64,
+    pub send_timeout_us: AtomicU64,
+    /// Local and peer address: [`ring::Key`]'s words from this end's view; word 4 has the ports.
+    pub address: [AtomicU64; 5],
+    /// Carried bytes and messages, doorbells sent, sleeps in the kernel.
+    pub tx_bytes: AtomicU64,
+    pub rx_bytes: AtomicU64,
+    pub tx_messages: AtomicU64,
+    pub rx_messages: AtomicU64,
+    pub bells_sent: AtomicU64,
+    pub sleeps: AtomicU64,
+    _pad: [u64; 7],
+}
+
+const _: () = assert!(size_of::<End>() == 256);
+
+impl End {
+    #[inline]
+    pub fn state(&self) -> State {
+        match self.state.load(ring::sync::Ordering::Acquire) {
+            1 => State::Plain,
+            2 => State::Offered,
+            3 => State::Claimed,
+            4 => State::Carried,
+            5 => State::Back,
+            _ => State::Free,
+        }
+    }
+
+    pub fn set_state(&self, s: State) {
+        self.state.store(s as u32, ring::sync::Ordering::Release);
+    }
+
+    #[inline]
+    pub fn tx_path(&self) -> Path {
+        path(&self.tx_path)
+    }
+
+    #[inline]
+    pub fn rx_path(&self) -> Path {
+        path(&self.rx_path)
+    }
+
+    pub fn role(&self) -> Role {
+        match self.role.load(Relaxed) {
+            1 => Role::Client,
+            2 => Role::Server,
+            3 => Role::Listener,
+            _ => Role::Fresh,
+        }
+    }
+
+    #[inline]
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags.load(Relaxed) & flags != 0
+    }
+
+    pub fn set(&self, flags: u32) {
+        self.flags.fetch_or(flags, Relaxed);
+    }
+
+    pub fn clear(&self, flags: u32) {
+        self.flags.fetch_and(!flags, Relaxed);
+    }
+
+    pub fn reason(&self) -> crate::Reason {
+        crate::Reason::from_number(self.reason.load(Relaxed)).unwrap_or(crate::Reason::None)
+    }
+
+    /// Stays on TCP (or goes back to it), and says why.
+    pub fn keep_tcp(&self, why: crate::Reason) {
+        self.reason.store(why as u32, Relaxed);
+        self.set(flag::KEEP_TCP);
+    }
+
+    /// Adds to a counter that only this end's side stores to: a plain load and store, since lagging is allowed.
+    #[inline]
+    pub fn count(counter: &AtomicU64, n: u64) {
+        counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// As [`End::count`], by one, for the 32-bit counters; stops at the top.
+    #[inline]
+    pub fn count32(counter: &AtomicU32) {
+        counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
+    }
+
+    /// Makes a free entry a fresh one. The caller owns it (its state was just swapped from Free).
+    pub fn reset(&self, role: Role, pid: u32) {
+        for w in [
+            &self.tx_path,
+            &self.rx_path,
+            &self.flags,
+            &self.reason,
+            &self.tx_lock,
+            &self.rx_lock,
+            &self.plain_calls,
+            &self.seen_generation,
+        ] {
+            w.store(0, Relaxed);
+        }
+        for w in [
+            &self.tcp_tx,
+            &self.tcp_rx,
+            &self.receive_timeout_us,
+            &self.send_timeout_us,
+            &self.tx_bytes,
+            &self.rx_bytes,
+            &self.tx_messages,
+            &self.rx_messages,
+            &self.bells_sent,
+            &self.sleeps,
+        ]
+        .into_iter()
+        .chain(&self.address)
+        {
+            w.store(0, Relaxed);
+        }
+        self.role.store(role as u32, Relaxed);
+        self.refs.store(1, Relaxed);
+        self.pid.store(pid, Relaxed);
+    }
+}
+
+#[inline]
+fn path(word: &AtomicU32) -> Path {
+    match word.load(ring::sync::Ordering::Acquire) {
+        1 => Path::Ring,
+        2 => Path::Back,
+        _ => Path::Tcp,
+    }
+}

@@ -1,0 +1,356 @@
+//! The node directory and its registry: who listens, and which connections are offered.
+//!
+//! ```text
+//! <dir>/node-v1            header, table of listeners, table of offers (this file)
+//! <dir>/port-<pid>-<start> one per process family (see port.rs)
+//! <dir>/seg-<random>       a segment between offer and claim (see segment.rs)
+//! ```
+//!
+//! Rules:
+//! 1. Entries are taken and given back by compare-and-swap of their `state`; an entry whose owner no longer lives may
+//!    be taken by anyone.
+//! 2. Nothing here decides: a stale listener costs one offer that nobody claims, a stale offer is refused by the
+//!    hand-over word in its segment, a wrong hash costs a miss. So a corrupted registry means plain TCP.
+//! 3. `offers_generation` changes whenever an offer is posted. A server looks its connections up only when it has.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use ring::Key;
+
+use crate::os::{self, Mapping, ProcessId};
+use crate::Error;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
+const BUCKETS: usize = 256;
+const BUCKET: usize = 16;
+const OFFERS: usize = 8192;
+const PROBE: usize = 16;
+const LISTENERS_OFFSET: usize = 4096;
+const OFFERS_OFFSET: usize = LISTENERS_OFFSET + BUCKETS * BUCKET * size_of::<Listener>();
+const FILE_BYTES: usize = OFFERS_OFFSET + OFFERS * size_of::<Offer>();
+
+/// States of a table entry.
+const FREE: u32 = 0;
+const BUSY: u32 = 1;
+const LIVE: u32 = 2;
+
+#[repr(C, align(128))]
+pub struct NodeHeader {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    _pad: AtomicU32,
+    pub made: AtomicU64,
+    _pad2: [AtomicU64; 13],
+    /// See rule 3.
+    pub offers_generation: AtomicU32,
+}
+
+#[repr(C, align(64))]
+pub struct Listener {
+    state: AtomicU32,
+    netns: AtomicU32,
+    /// Port, and above it 1 if an unspecified IPv6 address also takes IPv4 (dual stack).
+    port: AtomicU32,
+    pid: AtomicU32,
+    start: AtomicU64,
+    address: [AtomicU64; 2],
+}
+
+#[repr(C, align(128))]
+pub struct Offer {
+    state: AtomicU32,
+    pid: AtomicU32,
+    start: AtomicU64,
+    key: [AtomicU64; 5],
+    segment: AtomicU64,
+}
+
+/// Where a listener accepts: addresses as in [`Key`] (IPv4 mapped), all zero with `any` set for a wildcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    pub address: [u8; 16],
+    pub port: u16,
+    pub netns: u32,
+    /// Also takes IPv4 peers (an IPv4 wildcard, or `::` without IPV6_V6ONLY).
+    pub any_v4: bool,
+    /// Also takes IPv6 peers (`::`).
+    pub any_v6: bool,
+}
+
+/// An open node.
+pub struct Node {
+    map: Mapping,
+    dir: PathBuf,
+    /// Who we are: changes in a forked child.
+    me_pid: AtomicU32,
+    me_start: AtomicU64,
+    pub netns: u32,
+}
+
+/// Index of an entry, to give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u32);
+
+pub fn is_v4_mapped(address: &[u8; 16]) -> bool {
+    address[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+}
+
+fn words(address: &[u8; 16]) -> [u64; 2] {
+    let v = u128::from_le_bytes(*address);
+    [v as u64, (v >> 64) as u64]
+}
+
+impl Node {
+    /// The directory that `SGM_DIR` names, or the default one.
+    pub fn dir_from_env() -> PathBuf {
+        match std::env::var_os("SGM_DIR") {
+            Some(d) if !d.is_empty() => PathBuf::from(d),
+            _ => os::default_node_dir(),
+        }
+    }
+
+    fn file(dir: &Path) -> PathBuf {
+        dir.join(format!("node-v{}", ring::VERSION))
+    }
+
+    /// Opens the node, making directory and registry if they are missing.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        os::ensure_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
+        let path = Self::file(dir);
+        match Self::attach(dir) {
+            Err(Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        // Made under another name and then published, so nobody ever sees half a registry.
+        let draft = dir.join(format!("new-{:016x}", os::random()));
+        let map = os::create_mapped(&draft, FILE_BYTES, 0o600).map_err(|e| Error::os("create", &draft, e))?;
+        let filled = map.populate(0, FILE_BYTES);
+        if let Err(e) = filled {
+            os::remove(&draft);
+            return Err(Error::os("populate", &draft, e));
+        }
+        let node = Self::new(map, dir);
+        let h = node.header();
+        h.version.store(ring::VERSION, Relaxed);
+        h.made.store(os::monotonic_ns(), Relaxed);
+        h.magic.store(MAGIC, Release);
+        match os::publish(&draft, &path) {
+            Ok(()) => Ok(node),
+            Err(rustix::io::Errno::EXIST) => {
+                os::remove(&draft);
+                Self::attach(dir)
+            }
+            Err(e) => {
+                os::remove(&draft);
+                Err(Error::os("publish", &path, e))
+            }
+        }
+    }
+
+    /// Opens an existing node; makes nothing.
+    pub fn attach(dir: &Path) -> Result<Self, Error> {
+        let path = Self::file(dir);
+        let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e {
+            rustix::io::Errno::INVAL => Error::unsound(&path, "not a registry of this version"),
+            e => Error::os("open", &path, e),
+        })?;
+        let node = Self::new(map, dir);
+        let h = node.header();
+        if h.magic.load(Acquire) != MAGIC || h.version.load(Relaxed) != ring::VERSION {
+            return Err(Error::unsound(&path, "not a registry of this version"));
+        }
+        Ok(node)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn new(map: Mapping, dir: &Path) -> Self {
+        let me = ProcessId::me();
+        Self {
+            map,
+            dir: dir.to_owned(),
+            me_pid: AtomicU32::new(me.pid),
+            me_start: AtomicU64::new(me.start),
+            netns: os::network_namespace(),
+        }
+    }
+
+    pub fn me(&self) -> ProcessId {
+        ProcessId { pid: self.me_pid.load(Relaxed), start: self.me_start.load(Relaxed) }
+    }
+
+    /// In a forked child: from now on entries are its own.
+    pub fn after_fork(&self) {
+        let me = ProcessId::me();
+        self.me_pid.store(me.pid, Relaxed);
+        self.me_start.store(me.start, Relaxed);
+    }
+
+    pub fn header(&self) -> &NodeHeader {
+        // SAFETY: the file is larger than the header, page-aligned, all atomics.
+        unsafe { &*self.map.base().cast::<NodeHeader>() }
+    }
+
+    fn listeners(&self) -> &[Listener] {
+        // SAFETY: `Listener` is all atomics.
+        unsafe { self.map.table(LISTENERS_OFFSET, BUCKETS * BUCKET) }.unwrap_or_default()
+    }
+
+    fn offers(&self) -> &[Offer] {
+        // SAFETY: `Offer` is all atomics.
+        unsafe { self.map.table(OFFERS_OFFSET, OFFERS) }.unwrap_or_default()
+    }
+
+    /// This generation of offers; see rule 3.
+    #[inline]
+    pub fn offers_generation(&self) -> u32 {
+        self.header().offers_generation.load(Acquire)
+    }
+
+    fn bucket(port: u16) -> usize {
+        (port as usize).wrapping_mul(0x9e37) % BUCKETS * BUCKET
+    }
+
+    /// Says that this process accepts connections at `at`.
+    pub fn listen(&self, at: &ListenAddress) -> Result<Entry, Error> {
+        let start = Self::bucket(at.port);
+        let bucket = &self.listeners()[start..start + BUCKET];
+        let i = take_entry(bucket.iter().map(|l| (&l.state, &l.pid, &l.start)))
+            .ok_or(Error::Full("listeners"))?;
+        let l = &bucket[i];
+        let any = u32::from(at.any_v4) << 16 | u32::from(at.any_v6) << 17;
+        l.netns.store(at.netns, Relaxed);
+        l.port.store(u32::from(at.port) | any, Relaxed);
+        for (slot, w) in l.address.iter().zip(words(&at.address)) {
+            slot.store(w, Relaxed);
+        }
+        l.pid.store(self.me().pid, Relaxed);
+        l.start.store(self.me().start, Relaxed);
+        l.state.store(LIVE, Release);
+        Ok(Entry((start + i) as u32))
+    }
+
+    pub fn unlisten(&self, e: Entry) {
+        if let Some(l) = self.listeners().get(e.0 as usize) {
+            l.state.store(FREE, Release);
+        }
+    }
+
+    /// Does somebody of this node listen where a connection to `address`:`port` would arrive?
+    pub fn listens(&self, address: &[u8; 16], port: u16) -> bool {
+        let start = Self::bucket(port);
+        let v4 = is_v4_mapped(address);
+        self.listeners()[start..start + BUCKET].iter().any(|l| {
+            if l.state.load(Acquire) != LIVE || l.netns.load(Relaxed) != self.netns {
+                return false;
+            }
+            let at = l.port.load(Relaxed);
+            let any = at & (if v4 { 1 << 16 } else { 1 << 17 }) != 0;
+            let same = l.address.iter().zip(words(address)).all(|(s, w)| s.load(Relaxed) == w);
+            at as u16 == port && (any || same)
+        })
+    }
+
+    /// Posts an offer: segment `segment` is for connection `key`.
+    pub fn offer(&self, key: &Key, segment: u64) -> Result<Entry, Error> {
+        let offers = self.offers();
+        let start = key.hash64() as usize % (OFFERS - PROBE);
+        let window = &offers[start..start + PROBE];
+        let i = take_entry(window.iter().map(|o| (&o.state, &o.pid, &o.start))).ok_or(Error::Full("offers"))?;
+        let o = &window[i];
+        for (slot, w) in o.key.iter().zip(key.words()) {
+            slot.store(w, Relaxed);
+        }
+        o.segment.store(segment, Relaxed);
+        o.pid.store(self.me().pid, Relaxed);
+        o.start.store(self.me().start, Relaxed);
+        o.state.store(LIVE, Release);
+        self.header().offers_generation.fetch_add(1, AcqRel);
+        Ok(Entry((start + i) as u32))
+    }
+
+    /// Looks for an offer for `key`. Returns the segment's id.
+    pub fn find_offer(&self, key: &Key) -> Option<(Entry, u64)> {
+        let start = key.hash64() as usize % (OFFERS - PROBE);
+        let words = key.words();
+        let matches = |o: &Offer| {
+            o.state.load(Acquire) == LIVE
+                && o.key.iter().zip(words).all(|(s, w)| s.load(Relaxed) == w)
+        };
+        let i = self.offers()[start..start + PROBE].iter().position(matches)?;
+        let segment = self.offers()[start + i].segment.load(Relaxed);
+        Some((Entry((start + i) as u32), segment))
+    }
+
+    /// Gives an offer's entry back, if it still holds `segment`.
+    pub fn remove_offer(&self, e: Entry, segment: u64) {
+        if let Some(o) = self.offers().get(e.0 as usize)
+            && o.segment.load(Relaxed) == segment
+            && o.state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
+        {
+            o.segment.store(0, Relaxed);
+            o.state.store(FREE, Release);
+        }
+    }
+
+    /// Live listeners and offers, and how many of them belong to processes that are gone.
+    pub fn census(&self) -> Census {
+        let mut c = Census::default();
+        for l in self.listeners().iter().filter(|l| l.state.load(Acquire) == LIVE) {
+            c.listeners += 1;
+            c.stale += usize::from(!owner(&l.pid, &l.start).alive());
+        }
+        for o in self.offers().iter().filter(|o| o.state.load(Acquire) == LIVE) {
+            c.offers += 1;
+            c.stale += usize::from(!owner(&o.pid, &o.start).alive());
+        }
+        c
+    }
+
+    /// Gives back all entries of processes that are gone. Returns how many.
+    pub fn sweep(&self) -> usize {
+        let mut n = 0;
+        let listeners = self.listeners().iter().map(|l| (&l.state, &l.pid, &l.start));
+        let offers = self.offers().iter().map(|o| (&o.state, &o.pid, &o.start));
+        for (state, pid, start) in listeners.chain(offers) {
+            if state.load(Acquire) == LIVE && !owner(pid, start).alive() {
+                state.store(FREE, Release);
+                n += 1;
+            }
+        }
+        n
+    }
+}
+
+/// What [`Node::census`] counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Census {
+    pub listeners: usize,
+    pub offers: usize,
+    pub stale: usize,
+}
+
+fn owner(pid: &AtomicU32, start: &AtomicU64) -> ProcessId {
+    ProcessId { pid: pid.load(Relaxed), start: start.load(Relaxed) }
+}
+
+/// Takes a free entry, else one whose owner is gone. The entry is left BUSY, for the caller to fill.
+fn take_entry<'a>(
+    entries: impl Iterator<Item = (&'a AtomicU32, &'a AtomicU32, &'a AtomicU64)> + Clone,
+) -> Option<usize> {
+    let free = |(state, _, _): (&AtomicU32, _, _)| {
+        state.compare_exchange(FREE, BUSY, AcqRel, Relaxed).is_ok()
+    };
+    if let Some(i) = entries.clone().position(free) {
+        return Some(i);
+    }
+    let gone = |(state, pid, start): (&AtomicU32, &AtomicU32, &AtomicU64)| {
+        !owner(pid, start).alive()
+            && state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
+    };
+    entries.clone().position(gone)
+}

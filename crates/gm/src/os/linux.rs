@@ -1,0 +1,216 @@
+//! Linux: tmpfs files, shared mappings, and processes told apart by pid and start time.
+
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// A shared mapping of a whole file. Unmapped on drop.
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is shared memory; every access goes through atomics or the ring's copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn map(fd: impl rustix::fd::AsFd, len: usize) -> Result<Self, Errno> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )?
+        };
+        Ok(Self { base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?, len })
+    }
+
+    pub fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.len
+    }
+
+    /// A table of `T` at `offset`, if the mapping holds `count` of them.
+    ///
+    /// # Safety
+    /// `T` must consist of atomics alone: valid for any bit pattern and for concurrent change by other processes.
+    pub unsafe fn table<T>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let bytes = count.checked_mul(size_of::<T>())?;
+        let fits = offset.checked_add(bytes)? <= self.len;
+        if !fits || !offset.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: in bounds (just checked), aligned (mappings are page-aligned), any bits are valid (caller).
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast(), count) })
+    }
+
+    /// Makes sure the pages under `offset..offset + len` exist, so that touching them can't raise SIGBUS when the
+    /// tmpfs is full. The range is widened to whole pages.
+    pub fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        const PAGE: usize = 4096;
+        let start = offset / PAGE * PAGE;
+        let end = (offset + len).div_ceil(PAGE) * PAGE;
+        if end > self.len.div_ceil(PAGE) * PAGE {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the range lies inside our mapping; populating changes no byte.
+        let done = unsafe {
+            rustix::mm::madvise(
+                self.base.as_ptr().add(start).cast(),
+                end - start,
+                rustix::mm::Advice::LinuxPopulateWrite,
+            )
+        };
+        done
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; whoever borrowed from it borrowed from `self`.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Creates a file that must not exist yet, `len` bytes of holes, and maps it.
+pub fn create_mapped(path: &Path, len: usize, mode: u32) -> Result<Mapping, Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
+    rustix::fs::ftruncate(&fd, len as u64)
+        .and_then(|()| Mapping::map(&fd, len))
+        .inspect_err(|_| {
+            let _ = rustix::fs::unlink(path);
+        })
+}
+
+/// Maps an existing regular file, whole. Files smaller than `min` or larger than `max` bytes are refused.
+pub fn open_mapped(path: &Path, min: usize, max: usize) -> Result<Mapping, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&fd)?;
+    let len = usize::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
+    let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+    if !regular || !(min..=max).contains(&len) {
+        return Err(Errno::INVAL);
+    }
+    Mapping::map(&fd, len)
+}
+
+pub fn remove(path: &Path) {
+    let _ = rustix::fs::unlink(path);
+}
+
+/// Renames, but never over an existing file.
+pub fn publish(from: &Path, to: &Path) -> Result<(), Errno> {
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        from,
+        rustix::fs::CWD,
+        to,
+        rustix::fs::RenameFlags::NOREPLACE,
+    )
+}
+
+/// The node directory's default place.
+pub fn default_node_dir() -> PathBuf {
+    PathBuf::from(format!("/dev/shm/sockets-gm-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// Makes the node directory (mode 0700) if it is missing and checks that nobody else can write to it unless its
+/// owner said so (a group's 2770 directory).
+pub fn ensure_dir(path: &Path) -> Result<(), Errno> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let stat = rustix::fs::lstat(path)?;
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw() || stat.st_mode & 0o020 != 0;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
+        || stat.st_mode & 0o002 != 0
+        || !ours
+    {
+        return Err(Errno::PERM);
+    }
+    Ok(())
+}
+
+/// A process for certain: its pid may be used again, with another start time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ProcessId {
+    pub pid: u32,
+    /// Clock ticks after boot (field 22 of /proc/PID/stat).
+    pub start: u64,
+}
+
+impl ProcessId {
+    pub fn me() -> Self {
+        let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
+        Self { pid, start: start_time(pid).unwrap_or(0) }
+    }
+
+    /// Does it live? A zombie does not.
+    pub fn alive(self) -> bool {
+        self.pid != 0 && start_time(self.pid) == Some(self.start)
+    }
+}
+
+/// Start time of a live (not zombie) process.
+fn start_time(pid: u32) -> Option<u64> {
+    let text = read_small(&format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything, even parentheses: count fields after the last one.
+    let rest = text.rsplit_once(')')?.1;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Is there a live task (process or thread) of this number?
+pub fn task_alive(tid: u32) -> bool {
+    start_time(tid).is_some()
+}
+
+/// Name of a process, as in /proc/PID/comm.
+pub fn process_name(pid: u32) -> Option<String> {
+    Some(read_small(&format!("/proc/{pid}/comm"))?.trim_end().to_owned())
+}
+
+fn read_small(path: &str) -> Option<String> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut buf = [0_u8; 1024];
+    let n = rustix::io::read(&fd, &mut buf).ok()?;
+    Some(String::from_utf8_lossy(&buf[..n]).into_owned())
+}
+
+/// A number that names this network namespace on this boot.
+pub fn network_namespace() -> u32 {
+    rustix::fs::stat("/proc/self/ns/net").map_or(0, |s| s.st_ino as u32)
+}
+
+pub fn monotonic_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// 64 bits that nobody else guesses or draws again.
+pub fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => monotonic_ns() ^ u64::from(rustix::process::getpid().as_raw_nonzero().get() as u32) << 40,
+    }
+}

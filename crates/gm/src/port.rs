@@ -1,0 +1,222 @@
+//! A port: one process family's opening on the node, a file `port-<pid>-<start>` with an [`End`] per socket.
+//!
+//! Forked children go on using the file of the process that made it (they inherit the mapping), so an end that is
+//! shared over fork has one state. The file outlives its family only until somebody notices: its users' pids and
+//! start times are in the header.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::os::{self, Mapping, ProcessId};
+use crate::{End, Error, Reason, Role, State};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"SGMPRT01");
+/// Ends per port. The file is sparse: only pages with ends in use take memory.
+pub const ENDS_MAX: usize = 1 << 16;
+/// Processes of a family that are remembered one by one.
+pub const FAMILY_MAX: usize = 256;
+const ENDS_OFFSET: usize = 16 * 1024;
+const FILE_BYTES: usize = ENDS_OFFSET + ENDS_MAX * size_of::<End>();
+
+/// Sums over ends that are gone, plus what never had an end.
+#[repr(C)]
+#[derive(Default)]
+pub struct Totals {
+    pub seen: AtomicU64,
+    pub carried: AtomicU64,
+    pub tx_bytes: AtomicU64,
+    pub rx_bytes: AtomicU64,
+    pub tx_messages: AtomicU64,
+    pub rx_messages: AtomicU64,
+    pub bells_sent: AtomicU64,
+    pub sleeps: AtomicU64,
+    pub tcp_tx: AtomicU64,
+    pub tcp_rx: AtomicU64,
+    pub reasons: [AtomicU64; 32],
+}
+
+#[repr(C, align(128))]
+pub struct PortHeader {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    pub capacity: AtomicU32,
+    /// `sgm run --report` gathers the ports of one run by this number and removes them; 0: nobody will.
+    pub run: AtomicU64,
+    /// Ends below this index have been used.
+    pub high_water: AtomicU32,
+    _pad: AtomicU32,
+    pub totals: Totals,
+    pub family: [FamilySlot; FAMILY_MAX],
+}
+
+#[repr(C)]
+pub struct FamilySlot {
+    pub start: AtomicU64,
+    pub pid: AtomicU32,
+    _pad: AtomicU32,
+}
+
+const _: () = assert!(size_of::<PortHeader>() <= ENDS_OFFSET);
+
+/// An open port (our own, or another's for reading).
+pub struct Port {
+    map: Mapping,
+    path: PathBuf,
+}
+
+impl Port {
+    /// Makes this process's port. `run`: see [`PortHeader::run`].
+    pub fn create(dir: &Path, me: ProcessId, run: u64) -> Result<Self, Error> {
+        let path = dir.join(format!("port-{}-{}", me.pid, me.start));
+        // Only left behind by an exec of this very process: its sockets are not ours to describe any more.
+        os::remove(&path);
+        let map = os::create_mapped(&path, FILE_BYTES, 0o600).map_err(|e| Error::os("create", &path, e))?;
+        if let Err(e) = map.populate(0, ENDS_OFFSET) {
+            os::remove(&path);
+            return Err(Error::os("populate", &path, e));
+        }
+        let port = Self { map, path };
+        let h = port.header();
+        h.version.store(ring::VERSION, Relaxed);
+        h.capacity.store(ENDS_MAX as u32, Relaxed);
+        h.run.store(run, Relaxed);
+        port.join(me);
+        h.magic.store(MAGIC, Release);
+        Ok(port)
+    }
+
+    /// Opens a port file for reading its state.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let map = os::open_mapped(path, FILE_BYTES, FILE_BYTES).map_err(|e| Error::os("open", path, e))?;
+        let port = Self { map, path: path.to_owned() };
+        let h = port.header();
+        let sound = h.magic.load(Acquire) == MAGIC
+            && h.version.load(Relaxed) == ring::VERSION
+            && h.capacity.load(Relaxed) == ENDS_MAX as u32;
+        if sound { Ok(port) } else { Err(Error::unsound(path, "not a port of this version")) }
+    }
+
+    /// All port files of a node.
+    pub fn list(dir: &Path) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+        let is_port = |p: &PathBuf| {
+            p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("port-"))
+        };
+        entries.flatten().map(|e| e.path()).filter(is_port).collect()
+    }
+
+    pub fn header(&self) -> &PortHeader {
+        // SAFETY: the file is larger than the header (made so, or refused in `open`), page-aligned, all atomics.
+        unsafe { &*self.map.base().cast::<PortHeader>() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn ends(&self) -> &[End] {
+        // SAFETY: `End` is all atomics.
+        unsafe { self.map.table(ENDS_OFFSET, ENDS_MAX) }.unwrap_or_default()
+    }
+
+    /// Ends that have ever been used, live or free.
+    pub fn used_ends(&self) -> &[End] {
+        let n = (self.header().high_water.load(Acquire) as usize).min(ENDS_MAX);
+        &self.ends()[..n]
+    }
+
+    /// A process of the family (the maker, a forked child) puts its name down.
+    pub fn join(&self, me: ProcessId) {
+        let family = &self.header().family;
+        let free = |s: &&FamilySlot| s.pid.compare_exchange(0, me.pid, AcqRel, Relaxed).is_ok();
+        let slot = family.iter().find(free).or_else(|| {
+            // Full: take the place of one that is gone.
+            let gone = |s: &&FamilySlot| !s.process().alive();
+            family.iter().find(gone).inspect(|s| s.pid.store(me.pid, Relaxed))
+        });
+        if let Some(slot) = slot {
+            slot.start.store(me.start, Release);
+        }
+    }
+
+    pub fn leave(&self, me: ProcessId) {
+        for slot in &self.header().family {
+            if slot.pid.load(Relaxed) == me.pid && slot.start.load(Relaxed) == me.start {
+                slot.start.store(0, Relaxed);
+                slot.pid.store(0, Release);
+            }
+        }
+    }
+
+    /// Does any process of the family live?
+    pub fn alive(&self) -> bool {
+        self.header().family.iter().any(|s| s.process().alive())
+    }
+
+    /// Takes a free end. `hint`: an index that was free lately.
+    pub fn allocate(&self, hint: Option<u32>, role: Role, pid: u32) -> Result<u32, Error> {
+        let ends = self.ends();
+        let take = |i: u32| {
+            let e = &ends[i as usize];
+            // `Claimed` while being reset: nobody else looks at an end that is neither free nor known to it.
+            e.state.compare_exchange(State::Free as u32, State::Claimed as u32, AcqRel, Relaxed).is_ok()
+        };
+        let index = hint.filter(|i| (*i as usize) < ends.len() && take(*i)).or_else(|| {
+            loop {
+                let next = self.header().high_water.load(Relaxed);
+                if next as usize >= ends.len() {
+                    return (0..ends.len() as u32).find(|i| take(*i));
+                }
+                self.map.populate(ENDS_OFFSET + next as usize * size_of::<End>(), size_of::<End>()).ok()?;
+                let claimed = self.header().high_water.compare_exchange(next, next + 1, AcqRel, Relaxed);
+                if claimed.is_ok() && take(next) {
+                    return Some(next);
+                }
+            }
+        });
+        let index = index.ok_or(Error::Full("sockets of a port"))?;
+        let end = &ends[index as usize];
+        end.reset(role, pid);
+        end.set_state(State::Plain);
+        self.header().totals.seen.fetch_add(1, Relaxed);
+        Ok(index)
+    }
+
+    /// Gives an end back and adds its counters to the totals.
+    pub fn free(&self, index: u32) {
+        let Some(end) = self.ends().get(index as usize) else { return };
+        fold(&self.header().totals, end);
+        end.set_state(State::Free);
+    }
+}
+
+/// Adds an end's counters to `t`.
+pub fn fold(t: &Totals, end: &End) {
+    let counted = [
+        (&t.tx_bytes, &end.tx_bytes),
+        (&t.rx_bytes, &end.rx_bytes),
+        (&t.tx_messages, &end.tx_messages),
+        (&t.rx_messages, &end.rx_messages),
+        (&t.bells_sent, &end.bells_sent),
+        (&t.sleeps, &end.sleeps),
+        (&t.tcp_tx, &end.tcp_tx),
+        (&t.tcp_rx, &end.tcp_rx),
+    ];
+    for (sum, part) in counted {
+        sum.fetch_add(part.load(Relaxed), Relaxed);
+    }
+    let carried = matches!(end.state(), State::Carried | State::Back);
+    t.carried.fetch_add(u64::from(carried), Relaxed);
+    let stayed = matches!(end.role(), Role::Client | Role::Server) && !carried;
+    let why = if stayed && end.reason() == Reason::None { Reason::Short } else { end.reason() };
+    if stayed || why != Reason::None {
+        t.reasons[why as usize].fetch_add(1, Relaxed);
+    }
+}
+
+impl FamilySlot {
+    pub fn process(&self) -> ProcessId {
+        ProcessId { pid: self.pid.load(Acquire), start: self.start.load(Acquire) }
+    }
+}

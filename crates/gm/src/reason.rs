@@ -1,0 +1,66 @@
+//! Why a connection is on plain TCP. Stable numbers and names: scripts and `docs/compatibility.md` quote them.
+
+macro_rules! reasons {
+    ($($name:ident = $n:literal, $word:literal, $text:literal;)*) => {
+        /// See the table in `docs/compatibility.md`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Reason { $($name = $n),* }
+
+        impl Reason {
+            /// Every reason, in order of its number.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name),*];
+
+            pub fn from_number(n: u32) -> Option<Self> {
+                Self::ALL.iter().copied().find(|r| *r as u32 == n)
+            }
+
+            /// The stable word, for scripts.
+            pub fn word(self) -> &'static str {
+                match self { $(Reason::$name => $word),* }
+            }
+
+            /// One sentence for people.
+            pub fn text(self) -> &'static str {
+                match self { $(Reason::$name => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    None = 0, "none", "Carried, or nothing to say yet.";
+    Short = 1, "short", "Too few messages so far: promotion would cost more than it brings.";
+    PeerNotOurs = 2, "peer-not-ours", "No process with Sockets-GM listens at the peer's address on this node.";
+    PeerNotLocal = 3, "peer-not-local", "The peer is on another host.";
+    NotClaimed = 4, "not-claimed", "The offer was not taken: the other end does not run Sockets-GM, or has not used the connection since.";
+    NotOffered = 5, "not-offered", "The connecting end has not offered a ring: it does not run Sockets-GM, or uses another node directory.";
+    NoNode = 6, "no-node", "The node directory cannot be used (see `sgm doctor`).";
+    NoMemory = 7, "no-memory", "No shared memory for a ring (tmpfs full?).";
+    TableFull = 8, "table-full", "Too many sockets for the port's or the node's tables.";
+    Shared = 9, "shared", "Several processes hold this end, so it was not promoted.";
+    UnseenCalls = 10, "unseen-calls", "Bytes went over the descriptor by calls that Sockets-GM did not see.";
+    Unsupported = 11, "unsupported-call", "A call that is not carried was made on the connection, so it went back to TCP.";
+    Corrupt = 12, "corrupt", "The peer's shared words contradict each other: the connection was reset.";
+    Shutdown = 13, "shutdown", "A direction was shut down before promotion.";
+    Option = 14, "option", "A socket option asks for kernel TCP (for example SO_RCVLOWAT, TCP_ULP, SO_ZEROCOPY).";
+    Handed = 15, "handed-over", "The descriptor was given to another program (SCM_RIGHTS, exec).";
+    Disabled = 16, "disabled", "Switched off by SGM_DISABLE.";
+    Withdrawn = 17, "withdrawn", "The other end withdrew.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn numbers_and_words_are_unique() {
+        for (i, a) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*a as usize, i);
+            assert_eq!(Reason::from_number(i as u32), Some(*a));
+            for b in &Reason::ALL[i + 1..] {
+                assert_ne!(a.word(), b.word());
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A segment: the shared memory of one promoted connection. Created by the client's end under a random name, opened
+//! and unlinked by the server's end when it claims the offer.
+
+use std::path::{Path, PathBuf};
+
+use ring::bytes::Bytes;
+use ring::layout::{self, DATA_OFFSET, SegmentHeader, segment_bytes};
+use ring::{Corrupt, Key, Rx, Tx};
+
+use crate::os::{self, Mapping};
+use crate::Error;
+
+/// Pages that exist from the start: the header and the first page of each ring. The others come as the rings are
+/// first passed through (see [`Segment::grow`]).
+const CHUNK_MIN: usize = 4096;
+const CHUNK_MAX: usize = 64 * 1024;
+
+/// Which end of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+/// A mapped segment, checked.
+pub struct Segment {
+    map: Mapping,
+    ring_bytes: usize,
+    side: Side,
+}
+
+fn file_name(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("seg-{id:016x}"))
+}
+
+impl Segment {
+    /// Client: makes a segment for the connection `key` and offers it under `id`.
+    pub fn create(dir: &Path, id: u64, key: &Key, ring_bytes: usize) -> Result<Self, Error> {
+        let path = file_name(dir, id);
+        let bytes = segment_bytes(ring_bytes);
+        let map = os::create_mapped(&path, bytes, 0o600).map_err(|e| Error::os("create", &path, e))?;
+        let me = Self { map, ring_bytes, side: Side::Client };
+        let first = me
+            .map
+            .populate(0, DATA_OFFSET + CHUNK_MIN)
+            .and_then(|()| me.map.populate(DATA_OFFSET + ring_bytes, CHUNK_MIN));
+        if let Err(e) = first {
+            os::remove(&path);
+            return Err(Error::os("populate", &path, e));
+        }
+        me.header().offer(key, ring_bytes as u32);
+        Ok(me)
+    }
+
+    /// Server: opens the segment that was offered under `id` and checks that it is for the connection `key`.
+    pub fn open(dir: &Path, id: u64, key: &Key) -> Result<Self, Error> {
+        let path = file_name(dir, id);
+        let limits = (segment_bytes(layout::RING_BYTES_MIN), segment_bytes(layout::RING_BYTES_MAX));
+        let map = os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
+        let mut me = Self { map, ring_bytes: layout::RING_BYTES_MIN, side: Side::Server };
+        let sound = me.header().check(key, me.map.bytes());
+        me.ring_bytes = sound.map_err(|Corrupt| Error::unsound(&path, "not a segment of this version"))?;
+        Ok(me)
+    }
+
+    /// Takes the name away. Both ends keep their mappings.
+    pub fn unlink(dir: &Path, id: u64) {
+        os::remove(&file_name(dir, id));
+    }
+
+    pub fn header(&self) -> &SegmentHeader {
+        // SAFETY: every mapping made above is larger than the header, page-aligned, and the header is all atomics.
+        unsafe { &*self.map.base().cast::<SegmentHeader>() }
+    }
+
+    fn bytes_of(&self, direction: usize) -> Bytes<'_> {
+        // SAFETY: `segment_bytes(ring_bytes)` fits the mapping (made so, or checked in `open`); a power of two.
+        unsafe {
+            let base = self.map.base().add(DATA_OFFSET + direction * self.ring_bytes);
+            Bytes::new(base, self.ring_bytes)
+        }
+    }
+
+    fn tx_index(&self) -> usize {
+        match self.side {
+            Side::Client => 0,
+            Side::Server => 1,
+        }
+    }
+
+    #[inline]
+    pub fn tx(&self) -> Tx<'_> {
+        let i = self.tx_index();
+        Tx { direction: &self.header().directions[i], bytes: self.bytes_of(i) }
+    }
+
+    #[inline]
+    pub fn rx(&self) -> Rx<'_> {
+        let i = 1 - self.tx_index();
+        Rx { direction: &self.header().directions[i], bytes: self.bytes_of(i) }
+    }
+
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    pub fn ring_bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// Before the first lap's write to `upto` (a position): makes the pages exist. `grown` is the caller's note of how
+    /// far they do; returns the new value. Pages come in growing chunks, so that a quiet connection has few.
+    pub fn grow(&self, grown: usize, upto: usize) -> Result<usize, Error> {
+        let target = upto.min(self.ring_bytes);
+        let mut grown = grown.max(CHUNK_MIN);
+        while grown < target {
+            let chunk = grown.clamp(CHUNK_MIN, CHUNK_MAX).min(self.ring_bytes - grown);
+            let offset = DATA_OFFSET + self.tx_index() * self.ring_bytes + grown;
+            self.map.populate(offset, chunk).map_err(|e| Error::os("populate", Path::new("segment"), e))?;
+            grown += chunk;
+        }
+        Ok(grown)
+    }
+}

@@ -1,0 +1,181 @@
+//! Memory layout of a segment. Fixed-width words, no pointers, one writer per cache line where it is hot.
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// `"SGMSEG01"`, little-endian.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"SGMSEG01");
+/// Layout version: two builds talk to each other only if it is equal. It is part of the node directory's file names.
+pub const VERSION: u32 = 1;
+
+/// Header page of a segment; the rings' bytes follow at [`DATA_OFFSET`].
+pub const DATA_OFFSET: usize = 4096;
+/// Bounds for the size of one ring, in bytes; always a power of two.
+pub const RING_BYTES_MIN: usize = 4096;
+pub const RING_BYTES_MAX: usize = 1 << 26;
+
+/// Bytes of a segment whose rings hold `ring_bytes` each.
+pub const fn segment_bytes(ring_bytes: usize) -> usize {
+    DATA_OFFSET + 2 * ring_bytes
+}
+
+/// A connection's name, the same at both ends: addresses and ports as the client sees them, and the network
+/// namespace. IPv4 is written as IPv4-mapped IPv6, so that a dual-stack listener finds its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Key {
+    pub client_addr: [u8; 16],
+    pub server_addr: [u8; 16],
+    pub client_port: u16,
+    pub server_port: u16,
+    pub netns: u32,
+}
+
+impl Key {
+    /// Words of a key, for tables in shared memory (compared word by word, never borrowed).
+    pub fn words(&self) -> [u64; 5] {
+        let half = |a: &[u8; 16], i: usize| {
+            u64::from_le_bytes([
+                a[i],
+                a[i + 1],
+                a[i + 2],
+                a[i + 3],
+                a[i + 4],
+                a[i + 5],
+                a[i + 6],
+                a[i + 7],
+            ])
+        };
+        [
+            half(&self.client_addr, 0),
+            half(&self.client_addr, 8),
+            half(&self.server_addr, 0),
+            half(&self.server_addr, 8),
+            u64::from(self.client_port)
+                | u64::from(self.server_port) << 16
+                | u64::from(self.netns) << 32,
+        ]
+    }
+
+    /// A 64-bit hash for placing a key in a table (FNV-1a over the words).
+    pub fn hash64(&self) -> u64 {
+        self.words().iter().fold(0xcbf2_9ce4_8422_2325, |h, w| {
+            let mixed = (h ^ w).wrapping_mul(0x0000_0100_0000_01b3);
+            mixed ^ (mixed >> 29)
+        })
+    }
+}
+
+/// First page of a segment.
+#[repr(C, align(128))]
+pub struct SegmentHeader {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    /// Bytes of each ring.
+    pub ring_bytes: AtomicU32,
+    /// See [`crate::handover`].
+    pub decision: AtomicU32,
+    pub reserved: AtomicU32,
+    pub key: [AtomicU64; 5],
+    _pad: [AtomicU64; 8],
+    /// 0: client to server, 1: server to client.
+    pub directions: [Direction; 2],
+}
+
+/// One direction of a connection.
+#[repr(C, align(128))]
+pub struct Direction {
+    pub writer: WriterLine,
+    pub reader: ReaderLine,
+    pub wait: WaitLine,
+}
+
+/// Stored to by the writing end only.
+#[repr(C, align(128))]
+pub struct WriterLine {
+    /// Bytes published.
+    pub tail: AtomicU64,
+    /// 1 + position on the TCP stream where this ring takes over; 0: not yet.
+    pub up: AtomicU64,
+    /// 1 + position in the ring where the TCP stream takes over again; 0: not yet.
+    pub down: AtomicU64,
+    /// Position on the TCP stream of the first payload byte after `down` (everything between is doorbells).
+    pub down_tcp: AtomicU64,
+    /// [`FIN`] and [`RESET`].
+    pub flags: AtomicU32,
+    /// Doorbell bytes sent for this direction's reader.
+    pub bells_sent: AtomicU32,
+}
+
+/// Stored to by the reading end only.
+#[repr(C, align(128))]
+pub struct ReaderLine {
+    /// Bytes taken.
+    pub head: AtomicU64,
+}
+
+/// Words that change only when somebody sleeps: while both ends are busy this line stays shared in both caches.
+#[repr(C, align(128))]
+pub struct WaitLine {
+    /// How many wait in the kernel for this direction's bytes. Stored to by the reading end.
+    pub sleepers: AtomicU32,
+    /// Doorbell bytes the reading end has taken off the TCP stream. Stored to by the reading end.
+    pub bells_taken: AtomicU32,
+    /// [`READ_CLOSED`], [`PLEASE_DOWN`]. Stored to by the reading end.
+    pub asks: AtomicU32,
+    /// Who waits for room: [`WANT_FUTEX`], [`WANT_BELL`]. Set by the writing end, taken by the reading end.
+    pub space_wanted: AtomicU32,
+    /// Futex word: bumped by the reading end when it made room for somebody.
+    pub space_seq: AtomicU32,
+}
+
+/// `WriterLine::flags`: nothing follows `tail`.
+pub const FIN: u32 = 1;
+/// `WriterLine::flags`: the connection was aborted (SO_LINGER 0, or closed with unread data).
+pub const RESET: u32 = 2;
+/// `WaitLine::asks`: nobody will read any more.
+pub const READ_CLOSED: u32 = 1;
+/// `WaitLine::asks`: the reading end asks to be served over TCP again.
+pub const PLEASE_DOWN: u32 = 2;
+/// `WaitLine::space_wanted`: a thread sleeps on `space_seq`.
+pub const WANT_FUTEX: u32 = 1;
+/// `WaitLine::space_wanted`: somebody polls for room and wants a doorbell.
+pub const WANT_BELL: u32 = 2;
+
+#[cfg(not(loom))]
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<SegmentHeader>() == 896 && size_of::<SegmentHeader>() <= DATA_OFFSET);
+    assert!(offset_of!(SegmentHeader, directions) == 128);
+    assert!(size_of::<Direction>() == 384);
+    assert!(offset_of!(Direction, reader) == 128 && offset_of!(Direction, wait) == 256);
+};
+
+macro_rules! zeroed {
+    ($($t:ident { $($f:ident),* }),*) => {$(
+        impl Default for $t {
+            fn default() -> Self {
+                Self { $($f: Default::default()),* }
+            }
+        }
+    )*};
+}
+zeroed!(
+    Direction { writer, reader, wait },
+    WriterLine { tail, up, down, down_tcp, flags, bells_sent },
+    ReaderLine { head },
+    WaitLine { sleepers, bells_taken, asks, space_wanted, space_seq }
+);
+
+impl Default for SegmentHeader {
+    fn default() -> Self {
+        Self {
+            magic: AtomicU64::new(0),
+            version: AtomicU32::new(0),
+            ring_bytes: AtomicU32::new(0),
+            decision: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            key: Default::default(),
+            _pad: Default::default(),
+            directions: Default::default(),
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! One direction of a connection as a byte stream: writing, reading, and the sleep/wake protocol.
+//!
+//! Sleep and wake (INV-5), with the doorbell being one byte on the connection's TCP stream:
+//!
+//! ```text
+//!   reader                                     writer
+//!   ring empty? take the bells off TCP         copy bytes in
+//!   bells_taken += n                           publish tail            (read-modify-write)
+//!   sleepers += 1          (rmw)               sleepers != 0 ?
+//!   ring still empty?  ──▶ sleep on TCP        and no bell under way (bells_sent <= bells_taken)?
+//!   ...                                            ──▶ send one byte, bells_sent += 1
+//!   sleepers -= 1
+//! ```
+//!
+//! 1. Bells are taken off TCP only while the ring is empty, under the reading end's lock: as long as there are bytes
+//!    after a bell, the descriptor stays readable for every waiter, ours or foreign.
+//! 2. A bell under way is as good as a new one, because it will be seen before anybody sleeps again.
+//! 3. Both sides store first and look second, with a full barrier between: one of them sees the other.
+
+use std::io::{IoSlice, IoSliceMut};
+
+use crate::Corrupt;
+use crate::bytes::Bytes;
+use crate::layout::{self, Direction};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::{AtomicU64, barrier_after_rmw};
+
+/// The writer's copy of the reader's `head`. Only ever behind the truth, so room is underestimated, never over.
+#[derive(Default)]
+pub struct WriteCache(AtomicU64);
+/// The reader's copy of the writer's `tail`.
+#[derive(Default)]
+pub struct ReadCache(AtomicU64);
+
+/// The writing end of a direction.
+#[derive(Clone, Copy)]
+pub struct Tx<'a> {
+    pub direction: &'a Direction,
+    pub bytes: Bytes<'a>,
+}
+
+/// The reading end of a direction.
+#[derive(Clone, Copy)]
+pub struct Rx<'a> {
+    pub direction: &'a Direction,
+    pub bytes: Bytes<'a>,
+}
+
+/// Whom to wake after bytes were taken (bits of [`layout::WANT_FUTEX`], [`layout::WANT_BELL`]).
+pub type SpaceWanted = u32;
+
+impl Tx<'_> {
+    /// Bytes published so far.
+    #[inline]
+    pub fn position(&self) -> u64 {
+        self.direction.writer.tail.load(Relaxed)
+    }
+
+    /// Room for how many bytes? Looks at the peer's `head` only if the cached one leaves less than `want`.
+    #[inline]
+    pub fn room(&self, cache: &WriteCache, want: usize) -> Result<usize, Corrupt> {
+        let capacity = self.bytes.capacity();
+        let tail = self.position();
+        let used = tail.wrapping_sub(cache.0.load(Relaxed));
+        if used <= capacity && capacity - used >= want as u64 {
+            return Ok((capacity - used) as usize);
+        }
+        let head = self.direction.reader.head.load(Acquire);
+        let used = tail.wrapping_sub(head);
+        if used > capacity {
+            return Err(Corrupt);
+        }
+        cache.0.store(head, Relaxed);
+        Ok((capacity - used) as usize)
+    }
+
+    /// Copies as much as fits and publishes it. The caller holds the writing end's lock. Returns the bytes taken,
+    /// from byte `skip` of `bufs` on.
+    #[inline]
+    pub fn write(
+        &self,
+        cache: &WriteCache,
+        bufs: &[IoSlice<'_>],
+        mut skip: usize,
+    ) -> Result<usize, Corrupt> {
+        let want = bufs.iter().map(|b| b.len()).sum::<usize>().saturating_sub(skip);
+        let mut room = self.room(cache, want)?;
+        let start = self.position();
+        let mut tail = start;
+        for buf in bufs {
+            if skip >= buf.len() {
+                skip -= buf.len();
+                continue;
+            }
+            let piece = &buf[skip..];
+            skip = 0;
+            let n = piece.len().min(room);
+            self.bytes.put(tail, &piece[..n]);
+            tail += n as u64;
+            room -= n;
+            if room == 0 {
+                break;
+            }
+        }
+        if tail != start {
+            self.publish(tail);
+        }
+        Ok((tail - start) as usize)
+    }
+
+    /// Makes everything before `tail` visible, at once and for good (INV-3).
+    #[inline]
+    pub fn publish(&self, tail: u64) {
+        // A read-modify-write instead of a store: it is also the barrier before `bell_due` looks for sleepers.
+        self.direction.writer.tail.swap(tail, AcqRel);
+        barrier_after_rmw();
+    }
+
+    /// After `publish` (or `finish`, `switch_down`): must a doorbell be sent?
+    #[inline]
+    pub fn bell_due(&self) -> bool {
+        let wait = &self.direction.wait;
+        wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
+    }
+
+    /// Is a doorbell on its way that the reader has not taken yet?
+    pub fn bell_under_way(&self) -> bool {
+        let taken = self.direction.wait.bells_taken.load(Acquire);
+        let sent = self.direction.writer.bells_sent.load(Relaxed);
+        (sent.wrapping_sub(taken) as i32) > 0
+    }
+
+    /// A doorbell byte went out for this direction's reader. Caller holds the writing end's lock.
+    pub fn count_bell(&self) {
+        let sent = &self.direction.writer.bells_sent;
+        sent.store(sent.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Asks the reader to wake us when it has made room; then look at `room` again before sleeping.
+    /// Returns the value of `space_seq` to sleep on.
+    pub fn want_space(&self, kinds: SpaceWanted) -> u32 {
+        let seq = self.direction.wait.space_seq.load(Acquire);
+        self.direction.wait.space_wanted.fetch_or(kinds, AcqRel);
+        barrier_after_rmw();
+        seq
+    }
+
+    /// From position `tcp` of the TCP stream on, this direction's bytes are in the ring.
+    pub fn switch_up(&self, tcp: u64) {
+        self.direction.writer.up.store(tcp + 1, Release);
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.direction.writer.up.load(Relaxed) != 0
+    }
+
+    /// Everything published so far is the last of the ring; the bytes after it start at position `tcp` of the stream.
+    pub fn switch_down(&self, tcp: u64) {
+        let w = &self.direction.writer;
+        w.down_tcp.store(tcp, Relaxed);
+        w.down.swap(w.tail.load(Relaxed) + 1, AcqRel);
+        barrier_after_rmw();
+    }
+
+    /// Nothing follows. With `reset` the peer gets ECONNRESET after the last byte instead of end-of-file.
+    pub fn finish(&self, reset: bool) {
+        let flags = if reset { layout::FIN | layout::RESET } else { layout::FIN };
+        self.direction.writer.flags.fetch_or(flags, AcqRel);
+        barrier_after_rmw();
+    }
+
+    pub fn finished(&self) -> bool {
+        self.direction.writer.flags.load(Relaxed) & layout::FIN != 0
+    }
+
+    /// What the reading end asks for ([`layout::READ_CLOSED`], [`layout::PLEASE_DOWN`]).
+    #[inline]
+    pub fn asks(&self) -> u32 {
+        self.direction.wait.asks.load(Acquire)
+    }
+
+    /// Published bytes that the peer has not taken.
+    pub fn unread(&self) -> Result<u64, Corrupt> {
+        let used = self.position().wrapping_sub(self.direction.reader.head.load(Acquire));
+        if used > self.bytes.capacity() { Err(Corrupt) } else { Ok(used) }
+    }
+}
+
+impl Rx<'_> {
+    /// Bytes taken so far.
+    #[inline]
+    pub fn position(&self) -> u64 {
+        self.direction.reader.head.load(Acquire)
+    }
+
+    /// Bytes published so far. Not checked: compare with [`Rx::readable`].
+    #[inline]
+    pub fn published(&self) -> u64 {
+        self.direction.writer.tail.load(Acquire)
+    }
+
+    /// Bytes ready to be read.
+    #[inline]
+    pub fn readable(&self) -> Result<usize, Corrupt> {
+        loop {
+            let head = self.position();
+            let ready = self.published().wrapping_sub(head);
+            if ready <= self.bytes.capacity() {
+                return Ok(ready as usize);
+            }
+            // Another reader of this end may have moved between the two loads; if nobody did, it is nonsense.
+            if self.position() == head {
+                return Err(Corrupt);
+            }
+        }
+    }
+
+    /// Copies out what is there, at most `bufs` hold, and takes it unless `peek`. Zero: the ring is empty.
+    #[inline]
+    pub fn read(
+        &self,
+        cache: &ReadCache,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        peek: bool,
+    ) -> Result<usize, Corrupt> {
+        let want = bufs.iter().map(|b| b.len()).sum::<usize>().saturating_sub(skip) as u64;
+        loop {
+            let head = self.position();
+            let mut ready = cache.0.load(Relaxed).wrapping_sub(head);
+            if ready < want || ready > self.bytes.capacity() {
+                let tail = self.published();
+                ready = tail.wrapping_sub(head);
+                if ready == 0 {
+                    return Ok(0);
+                }
+                if ready > self.bytes.capacity() {
+                    if self.position() != head {
+                        continue;
+                    }
+                    return Err(Corrupt);
+                }
+                cache.0.store(tail, Relaxed);
+            }
+            let n = self.copy_out(head, ready, bufs, skip);
+            if peek || n == 0 || self.take(head, n) {
+                return Ok(n);
+            }
+        }
+    }
+
+    #[inline]
+    fn copy_out(
+        &self,
+        head: u64,
+        ready: u64,
+        bufs: &mut [IoSliceMut<'_>],
+        mut skip: usize,
+    ) -> usize {
+        let mut position = head;
+        let mut left = ready as usize;
+        for buf in bufs {
+            if skip >= buf.len() {
+                skip -= buf.len();
+                continue;
+            }
+            let piece = &mut buf[skip..];
+            skip = 0;
+            let n = piece.len().min(left);
+            self.bytes.get(position, &mut piece[..n]);
+            position += n as u64;
+            left -= n;
+            if left == 0 {
+                break;
+            }
+        }
+        (position - head) as usize
+    }
+
+    /// Takes `n` bytes at `head`. False: another reader of this end took them.
+    #[inline]
+    fn take(&self, head: u64, n: usize) -> bool {
+        let taken = self
+            .direction
+            .reader
+            .head
+            .compare_exchange(head, head + n as u64, AcqRel, Acquire)
+            .is_ok();
+        barrier_after_rmw();
+        taken
+    }
+
+    /// Throws `max` bytes away at most (recv with MSG_TRUNC). Returns how many.
+    pub fn discard(&self, max: usize) -> Result<usize, Corrupt> {
+        loop {
+            let head = self.position();
+            let n = self.readable()?.min(max);
+            if n == 0 || self.take(head, n) {
+                return Ok(n);
+            }
+        }
+    }
+
+    /// After bytes were taken: does the writer wait for room, and is there enough to wake it for? A quarter of the
+    /// ring at least, so that a full ring does not cost a wake-up per read.
+    #[inline]
+    pub fn space_due(&self) -> SpaceWanted {
+        let wait = &self.direction.wait;
+        if wait.space_wanted.load(Relaxed) == 0 {
+            return 0;
+        }
+        let used = self.published().wrapping_sub(self.position());
+        if used > self.bytes.capacity() / 4 * 3 {
+            return 0;
+        }
+        let wanted = wait.space_wanted.swap(0, AcqRel);
+        wait.space_seq.fetch_add(1, AcqRel);
+        wanted
+    }
+
+    /// Bells are off the TCP stream. Caller holds the reading end's lock and has seen the ring empty.
+    pub fn took_bells(&self, n: u32) {
+        let taken = &self.direction.wait.bells_taken;
+        taken.store(taken.load(Relaxed).wrapping_add(n), Release);
+    }
+
+    /// About to sleep: look at the ring (and `switched_down`, `finished`) once more after this.
+    pub fn arm(&self) {
+        self.direction.wait.sleepers.fetch_add(1, AcqRel);
+        barrier_after_rmw();
+    }
+
+    pub fn disarm(&self) {
+        self.direction.wait.sleepers.fetch_sub(1, AcqRel);
+    }
+
+    /// Where on the TCP stream the ring takes over, if the writer has said so.
+    #[inline]
+    pub fn up_at(&self) -> Option<u64> {
+        self.direction.writer.up.load(Acquire).checked_sub(1)
+    }
+
+    /// Where in the ring TCP takes over again, and from which position of the TCP stream.
+    #[inline]
+    pub fn down_at(&self) -> Option<(u64, u64)> {
+        let w = &self.direction.writer;
+        let ring = w.down.load(Acquire).checked_sub(1)?;
+        Some((ring, w.down_tcp.load(Relaxed)))
+    }
+
+    /// The writer's flags; look at the ring again after seeing [`layout::FIN`], bytes may have come before it.
+    #[inline]
+    pub fn flags(&self) -> u32 {
+        self.direction.writer.flags.load(Acquire)
+    }
+
+    /// Tells the writer what we want ([`layout::READ_CLOSED`], [`layout::PLEASE_DOWN`]).
+    pub fn ask(&self, what: u32) {
+        self.direction.wait.asks.fetch_or(what, AcqRel);
+    }
+
+    /// Wakes a writer that sleeps for room whatever the fill, because the reading end goes away or changes.
+    pub fn release_writer(&self) -> SpaceWanted {
+        let wait = &self.direction.wait;
+        let wanted = wait.space_wanted.swap(0, AcqRel);
+        wait.space_seq.fetch_add(1, AcqRel);
+        wanted
+    }
+}

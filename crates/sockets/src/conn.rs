@@ -1,0 +1,90 @@
+//! One socket, as this process sees it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicUsize;
+
+use gm::{End, Segment, State};
+use ring::sync::{
+    AtomicU32,
+    Ordering::{Acquire, Relaxed},
+};
+use ring::{ReadCache, WriteCache};
+
+use crate::Spin;
+
+/// Process-private part of a socket. Everything that other holders must see is in `end`.
+pub struct Conn {
+    pub(crate) end: &'static End,
+    index: u32,
+    pub(crate) segment: OnceLock<Segment>,
+    pub(crate) write_cache: WriteCache,
+    pub(crate) read_cache: ReadCache,
+    /// How far the sending ring's pages are known to exist.
+    pub(crate) grown: AtomicUsize,
+    /// Sends since the peer's life was last checked.
+    pub(crate) unchecked_sends: AtomicU32,
+    /// Empty reads since the kernel was last asked.
+    pub(crate) empty_reads: AtomicU32,
+    /// How often a non-blocking send found no room: edges for edge-triggered waiters.
+    pub(crate) fulls: AtomicU32,
+    pub(crate) offer: OnceLock<(gm::node::Entry, u64)>,
+    pub(crate) read_spin: Spin,
+    pub(crate) write_spin: Spin,
+}
+
+impl Conn {
+    /// A socket that has just been made or accepted; `end` is entry `index` of this process's port.
+    pub fn new(end: &'static End, index: u32) -> Self {
+        Self {
+            end,
+            index,
+            segment: OnceLock::new(),
+            write_cache: WriteCache::default(),
+            read_cache: ReadCache::default(),
+            grown: AtomicUsize::new(0),
+            unchecked_sends: AtomicU32::new(0),
+            empty_reads: AtomicU32::new(0),
+            fulls: AtomicU32::new(0),
+            offer: OnceLock::new(),
+            read_spin: Spin::default(),
+            write_spin: Spin::default(),
+        }
+    }
+
+    pub fn end(&self) -> &'static End {
+        self.end
+    }
+
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Must calls on this socket go through the engine? False: the kernel's socket is all there is.
+    #[inline]
+    pub fn is_engaged(&self) -> bool {
+        let s = self.end.state.load(Acquire);
+        s == State::Carried as u32 || s == State::Claimed as u32
+    }
+
+    /// A call on the kernel's socket moved bytes while the connection was plain.
+    #[inline]
+    pub fn count_plain(&self, tx: usize, rx: usize) {
+        if tx > 0 {
+            self.end.tcp_tx.fetch_add(tx as u64, Relaxed);
+        }
+        if rx > 0 {
+            self.end.tcp_rx.fetch_add(rx as u64, Relaxed);
+        }
+        End::count32(&self.end.plain_calls);
+    }
+
+    pub(crate) fn segment(&self) -> Option<&Segment> {
+        self.segment.get()
+    }
+
+    /// The segment of an engaged connection. A process that inherited an engaged end has inherited its mapping, so
+    /// without one the shared state is nonsense.
+    pub(crate) fn rings(&self) -> Result<&Segment, crate::Fault> {
+        self.segment.get().ok_or(crate::Fault::Reset)
+    }
+}

@@ -1,0 +1,74 @@
+//! What the engine asks of the kernel's TCP socket underneath a connection.
+
+use ring::sync::AtomicU32;
+
+/// Why a call ended without bytes. The fronts map it to errno and WSA codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing now (EAGAIN, WSAEWOULDBLOCK); also a time-out of SO_RCVTIMEO or SO_SNDTIMEO.
+    WouldBlock,
+    /// A signal handler ran (EINTR).
+    Interrupted,
+    /// The peer aborted the connection (ECONNRESET).
+    Reset,
+    /// Sending is over (EPIPE, with SIGPIPE unless the call says otherwise).
+    Pipe,
+    /// The kernel's own code.
+    Other(i32),
+}
+
+/// What is next on the kernel's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peeked {
+    /// That many bytes at least.
+    Bytes(usize),
+    EndOfFile,
+}
+
+/// Both ends of the kernel's connection: IPv6 or IPv4-mapped addresses and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    pub local: ([u8; 16], u16),
+    pub peer: ([u8; 16], u16),
+}
+
+/// The kernel's socket. No method blocks unless its name says `sleep`; none raises SIGPIPE; none changes errno.
+pub trait Kernel {
+    /// Takes bytes off the stream; `Ok(0)` is end-of-file.
+    fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault>;
+    /// Puts bytes on the stream.
+    fn send(&self, buf: &[u8]) -> Result<usize, Fault>;
+    /// The state of O_NONBLOCK, from the kernel.
+    fn is_nonblocking(&self) -> bool;
+    /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:
+    /// SO_RCVTIMEO, signals (with the kernel's own restart rule).
+    fn sleep_readable(&self) -> Result<Peeked, Fault>;
+    /// Sleeps until the kernel's stream takes bytes again (or SO_SNDTIMEO, signals).
+    fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault>;
+    /// Sleeps while `*word == seq`, at most `timeout_us`.
+    fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault>;
+    /// Wakes all who sleep on `word`.
+    fn wake_word(&self, word: &AtomicU32);
+    /// What poll says of the socket now (without sleeping).
+    fn poll(&self) -> crate::Ready;
+    /// Unread bytes in the kernel's receive queue.
+    fn queued(&self) -> usize;
+    /// All bytes ever sent and ever received-and-read on the stream, by the kernel's own count.
+    fn positions(&self) -> Option<(u64, u64)>;
+    /// The connection's addresses.
+    fn stream(&self) -> Option<Stream>;
+    /// Makes the close that follows abort the connection.
+    fn abort_on_close(&self);
+    /// `shutdown(2)` on the kernel's socket; `read`, `write`: which halves.
+    fn shutdown(&self, read: bool, write: bool) -> Result<(), Fault>;
+    /// Lets another thread of this CPU run.
+    fn yield_now(&self);
+    /// A number for the calling thread, not zero, the same in no two live threads that share an end.
+    fn thread(&self) -> u32;
+    /// Is the thread that had this number gone?
+    fn thread_gone(&self, thread: u32) -> bool;
+    /// Microseconds of a monotonic clock.
+    fn now_us(&self) -> u64;
+    /// CPUs this process may run on.
+    fn cpus(&self) -> u32;
+}

@@ -1,0 +1,218 @@
+//! Promotion: the steps that take a connection from plain TCP to the ring. Each is made by a thread that is alone on
+//! this end ([`crate::Gate`]), with signals blocked, so the stream's positions stand still.
+
+use gm::end::flag;
+use gm::{End, Node, Reason, Role, Segment, State};
+use ring::sync::Ordering::{Acquire, Relaxed};
+use ring::{Decision, Key};
+
+use crate::lock::lock;
+use crate::{Conn, Kernel, OFFER_PATIENCE, PROMOTE_BYTES, PROMOTE_CALLS, RING_BYTES};
+
+impl Conn {
+    /// Is a step due? Called at the start of every call while the connection is plain, so a few loads at most.
+    #[inline]
+    pub fn wants_step(&self, node: &Node) -> bool {
+        let end = self.end;
+        if end.has(flag::KEEP_TCP) {
+            return false;
+        }
+        match end.state() {
+            State::Plain => match end.role() {
+                Role::Client => {
+                    end.plain_calls.load(Relaxed) >= PROMOTE_CALLS
+                        || end.tcp_tx.load(Relaxed) + end.tcp_rx.load(Relaxed) >= PROMOTE_BYTES
+                }
+                // An offer may be older than our accept: look once more when the connection has proved busy.
+                Role::Server => {
+                    node.offers_generation() != end.seen_generation.load(Relaxed)
+                        || end.plain_calls.load(Relaxed) == PROMOTE_CALLS
+                }
+                _ => false,
+            },
+            State::Offered => {
+                let decided = |s: &Segment| s.header().decision() != Ok(Decision::Offered);
+                self.segment().is_none_or(decided)
+                    || end.plain_calls.load(Relaxed) >= PROMOTE_CALLS + OFFER_PATIENCE
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes the step that is due. True: the connection is engaged now. The caller is alone on this end.
+    pub fn step(&self, node: &Node, k: &impl Kernel) -> bool {
+        match (self.end.state(), self.end.role()) {
+            (State::Plain, Role::Client) => self.post_offer(node, k),
+            (State::Plain, Role::Server) => self.claim_offer(node, k),
+            (State::Offered, _) => self.conclude_offer(node, k),
+            _ => {}
+        }
+        self.is_engaged()
+    }
+
+    /// The connection's name, from this end's addresses.
+    fn key(&self, node: &Node, k: &impl Kernel) -> Option<Key> {
+        let s = k.stream()?;
+        let mine = Key {
+            client_addr: s.local.0,
+            server_addr: s.peer.0,
+            client_port: s.local.1,
+            server_port: s.peer.1,
+            netns: node.netns,
+        };
+        for (slot, w) in self.end.address.iter().zip(mine.words()) {
+            slot.store(w, Relaxed);
+        }
+        Some(match self.end.role() {
+            Role::Server => Key {
+                client_addr: s.peer.0,
+                server_addr: s.local.0,
+                client_port: s.peer.1,
+                server_port: s.local.1,
+                netns: node.netns,
+            },
+            _ => mine,
+        })
+    }
+
+    /// Did all bytes go through calls that we saw? The kernel counts for itself; its count of sent bytes includes
+    /// the client's SYN.
+    fn positions_agree(&self, k: &impl Kernel) -> bool {
+        let (tx, rx) = (self.end.tcp_tx.load(Relaxed), self.end.tcp_rx.load(Relaxed));
+        let syn = u64::from(self.end.role() == Role::Client);
+        k.positions().is_some_and(|(sent, read)| read == rx && (sent == tx || sent == tx + syn))
+    }
+
+    fn post_offer(&self, node: &Node, k: &impl Kernel) {
+        let end = self.end;
+        if end.refs.load(Acquire) != 1 {
+            end.reason.store(Reason::Shared as u32, Relaxed);
+            return;
+        }
+        let Some(key) = self.key(node, k) else { return end.keep_tcp(Reason::Unsupported) };
+        if !same_host(&key) {
+            return end.keep_tcp(Reason::PeerNotLocal);
+        }
+        if !node.listens(&key.server_addr, key.server_port) {
+            return end.keep_tcp(Reason::PeerNotOurs);
+        }
+        if !self.positions_agree(k) {
+            return end.keep_tcp(Reason::UnseenCalls);
+        }
+        let id = gm::os::random();
+        let Ok(segment) = Segment::create(node.dir(), id, &key, RING_BYTES) else {
+            return end.keep_tcp(Reason::NoMemory);
+        };
+        match node.offer(&key, id) {
+            Ok(entry) => {
+                let _ = self.segment.set(segment);
+                let _ = self.offer.set((entry, id));
+                end.reason.store(Reason::NotClaimed as u32, Relaxed);
+                end.set_state(State::Offered);
+            }
+            Err(_) => {
+                Segment::unlink(node.dir(), id);
+                end.keep_tcp(Reason::TableFull);
+            }
+        }
+    }
+
+    fn claim_offer(&self, node: &Node, k: &impl Kernel) {
+        let end = self.end;
+        let generation = node.offers_generation();
+        if end.refs.load(Acquire) != 1 {
+            end.reason.store(Reason::Shared as u32, Relaxed);
+            return;
+        }
+        end.seen_generation.store(generation, Relaxed);
+        End::count32(&end.plain_calls);
+        let Some(key) = self.key(node, k) else { return end.keep_tcp(Reason::Unsupported) };
+        let Some((entry, id)) = node.find_offer(&key) else {
+            end.reason.store(Reason::NotOffered as u32, Relaxed);
+            return;
+        };
+        if !self.positions_agree(k) {
+            return end.keep_tcp(Reason::UnseenCalls);
+        }
+        // Not openable: it was withdrawn this moment, or it is another user's. Either way this stays TCP.
+        let Ok(segment) = Segment::open(node.dir(), id, &key) else { return };
+        let claimed = segment.header().claim();
+        Segment::unlink(node.dir(), id);
+        node.remove_offer(entry, id);
+        if claimed {
+            let _ = self.segment.set(segment);
+            end.reason.store(Reason::None as u32, Relaxed);
+            end.set_state(State::Claimed);
+        }
+    }
+
+    /// Client: the offer was claimed, or has waited long enough.
+    fn conclude_offer(&self, node: &Node, k: &impl Kernel) {
+        let end = self.end;
+        let Some(segment) = self.segment() else { return end.keep_tcp(Reason::NotClaimed) };
+        if segment.header().decision() == Ok(Decision::Claimed) {
+            let _tx = lock(&end.tx_lock, k);
+            if self.positions_agree(k) && segment.header().confirm() {
+                segment.tx().switch_up(end.tcp_tx.load(Relaxed));
+                end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
+                end.reason.store(Reason::None as u32, Relaxed);
+                end.set_state(State::Carried);
+                return;
+            }
+        }
+        self.withdraw(node);
+        end.keep_tcp(Reason::NotClaimed);
+        end.set_state(State::Plain);
+    }
+
+    /// Takes an offer back; no harm if it was decided already.
+    pub fn withdraw(&self, node: &Node) {
+        if let (Some(segment), Some(&(entry, id))) = (self.segment(), self.offer.get()) {
+            segment.header().withdraw();
+            Segment::unlink(node.dir(), id);
+            node.remove_offer(entry, id);
+        }
+    }
+
+    /// Server, engaged but not confirmed when last seen: has the client confirmed? Then this end's direction moves to
+    /// the ring as well.
+    pub(crate) fn see_confirmation(&self, k: &impl Kernel) {
+        let end = self.end;
+        if end.state() != State::Claimed {
+            return;
+        }
+        let Some(segment) = self.segment() else { return };
+        match segment.header().decision() {
+            Ok(Decision::Confirmed) => {
+                let _tx = lock(&end.tx_lock, k);
+                if end.state() == State::Claimed {
+                    segment.tx().switch_up(end.tcp_tx.load(Relaxed));
+                    end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
+                    end.set_state(State::Carried);
+                }
+            }
+            Ok(Decision::Withdrawn) => {
+                let _tx = lock(&end.tx_lock, k);
+                let _rx = lock(&end.rx_lock, k);
+                end.keep_tcp(Reason::Withdrawn);
+                end.set_state(State::Plain);
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes moved by an engaged connection while a direction is still on TCP.
+    pub(crate) fn count_tcp(&self, tx: u64, rx: u64) {
+        End::count(&self.end.tcp_tx, tx);
+        End::count(&self.end.tcp_rx, rx);
+    }
+}
+
+/// Loopback, or from an address to itself: nothing else is this host for certain.
+fn same_host(key: &Key) -> bool {
+    let loopback = |a: &[u8; 16]| {
+        (gm::node::is_v4_mapped(a) && a[12] == 127) || u128::from_be_bytes(*a) == 1
+    };
+    key.client_addr == key.server_addr
+        || (loopback(&key.client_addr) && loopback(&key.server_addr))
+}

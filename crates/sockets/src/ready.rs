@@ -1,0 +1,203 @@
+//! Readiness: what poll, select and epoll report of a carried connection.
+
+use gm::end::flag;
+use gm::{Path, State};
+use ring::layout;
+use ring::sync::Ordering::Relaxed;
+
+use crate::{Conn, Kernel};
+
+/// A set of poll events, with poll's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready(pub u32);
+
+impl Ready {
+    pub const NONE: Ready = Ready(0);
+    pub const IN: Ready = Ready(0x1);
+    pub const OUT: Ready = Ready(0x4);
+    pub const ERR: Ready = Ready(0x8);
+    pub const HUP: Ready = Ready(0x10);
+    pub const RDHUP: Ready = Ready(0x2000);
+
+    #[inline]
+    pub fn intersects(self, other: Ready) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl std::ops::BitOr for Ready {
+    type Output = Ready;
+    fn bitor(self, other: Ready) -> Ready {
+        Ready(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for Ready {
+    fn bitor_assign(&mut self, other: Ready) {
+        self.0 |= other.0;
+    }
+}
+
+impl Conn {
+    /// The connection's events now. `kernel`: what the kernel's poll just said, if it was asked; it is asked here only
+    /// where a direction is on TCP.
+    pub fn ready(&self, k: &impl Kernel, kernel: Option<Ready>) -> Ready {
+        let end = self.end;
+        if end.state() == State::Claimed {
+            self.see_confirmation(k);
+        }
+        let Some(segment) = self.segment() else { return kernel.unwrap_or_else(|| k.poll()) };
+        if let Some(kernel) = kernel {
+            self.note_kernel(kernel);
+        }
+        let rx = segment.rx();
+        let tx = segment.tx();
+        let mut ready = Ready::NONE;
+        let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
+        let kernel = if on_kernel { kernel.unwrap_or_else(|| k.poll()) } else { Ready::NONE };
+        let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
+        match end.rx_path() {
+            Path::Ring => {
+                read_over |= rx.flags() & layout::FIN != 0;
+                if rx.readable() != Ok(0) || rx.down_at().is_some() {
+                    ready |= Ready::IN;
+                }
+            }
+            Path::Tcp => {
+                let position = end.tcp_rx.load(Relaxed);
+                let switched = rx.up_at() == Some(position);
+                // Past the switch, what the kernel has are bells; the ring counts.
+                if switched && rx.readable() != Ok(0) || !switched && kernel.intersects(Ready::IN) {
+                    ready |= Ready::IN;
+                }
+                read_over |= switched && rx.flags() & layout::FIN != 0;
+            }
+            Path::Back => {
+                ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP).0);
+            }
+        }
+        if read_over {
+            ready |= Ready::IN | Ready::RDHUP;
+        }
+        match end.tx_path() {
+            Path::Ring => {
+                if self.has_room(segment) || tx.asks() != 0 || tx.finished() {
+                    ready |= Ready::OUT;
+                }
+            }
+            _ => ready |= Ready(kernel.0 & Ready::OUT.0),
+        }
+        let reset = rx.flags() & layout::RESET != 0 || end.has(flag::CORRUPT);
+        if read_over && end.has(flag::WRITE_SHUT) || end.has(flag::KERNEL_DEAD) || reset {
+            ready |= Ready::HUP | Ready::OUT | Ready::IN;
+        }
+        if reset && !end.has(flag::RESET_TOLD) {
+            ready |= Ready::ERR;
+        }
+        ready
+    }
+
+    /// Room enough to call the connection writable: a third of the ring, as TCP wants a third of its buffer.
+    fn has_room(&self, segment: &gm::Segment) -> bool {
+        let enough = segment.ring_bytes() / 3;
+        segment.tx().room(&self.write_cache, enough).map_or(true, |r| r >= enough)
+    }
+
+    /// Takes note of the kernel's events on the stream. True: they may change what a read gives.
+    pub fn note_kernel(&self, kernel: Ready) -> bool {
+        if self.end.rx_path() != Path::Ring {
+            return kernel.intersects(Ready::IN | Ready::RDHUP | Ready::HUP | Ready::ERR);
+        }
+        let mut news = false;
+        if kernel.intersects(Ready::RDHUP) && !self.end.has(flag::READ_SHUT) {
+            self.end.set(flag::KERNEL_EOF);
+            news = true;
+        }
+        if kernel.intersects(Ready::HUP | Ready::ERR) {
+            self.end.set(flag::KERNEL_DEAD);
+            news = true;
+        }
+        news
+    }
+
+    /// Is there a byte to read, a room to write, or an end? As cheap as can be, for polling many connections: false
+    /// may be wrong only about what the kernel alone knows.
+    #[inline]
+    pub fn has_news(&self, want_out: bool) -> bool {
+        let Some(segment) = self.segment() else { return true };
+        if self.end.rx_path() != Path::Ring {
+            return true;
+        }
+        let rx = segment.rx();
+        rx.published() != rx.position()
+            || rx.flags() != 0
+            || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+            || rx.down_at().is_some()
+            || (want_out && self.has_room(segment))
+    }
+
+    /// Before sleeping on the descriptor for these events (poll, epoll): bells off, armed, room asked for.
+    /// False: there is news already, and nothing is armed.
+    pub fn arm(&self, k: &impl Kernel, want_out: bool) -> bool {
+        let Some(segment) = self.segment() else { return false };
+        if want_out && self.end.tx_path() == Path::Ring && !self.has_room(segment) {
+            segment.tx().want_space(layout::WANT_BELL);
+        }
+        if !matches!(self.prepare_sleep(k), Ok(true)) {
+            return false;
+        }
+        if want_out && self.ready(k, None).intersects(Ready::OUT) {
+            self.disarm();
+            return false;
+        }
+        true
+    }
+
+    /// As [`Conn::arm`] for an epoll set, which keeps a connection armed while it is quiet, whatever it is waited
+    /// for: arms always, and says whether there is news.
+    pub fn arm_for_set(&self, k: &impl Kernel) -> bool {
+        let Some(segment) = self.segment() else { return true };
+        let _ = self.take_bells(k);
+        if self.end.tx_path() == Path::Ring && !self.has_room(segment) {
+            segment.tx().want_space(layout::WANT_BELL);
+        }
+        segment.rx().arm();
+        self.has_news(false)
+    }
+
+    pub fn disarm(&self) {
+        if let Some(segment) = self.segment() {
+            segment.rx().disarm();
+        }
+    }
+
+    /// What an edge-triggered waiter compares: (arrivals, times that room ran out). A change of either is an edge if the
+    /// readiness is there.
+    pub fn edges(&self) -> (u64, u32) {
+        let Some(segment) = self.segment() else { return (0, 0) };
+        let rx = segment.rx();
+        let ended = u64::from(rx.flags() | self.end.flags.load(Relaxed) & flag::KERNEL_ENDS);
+        let arrivals = rx.published() ^ ended << 40 ^ u64::from(rx.down_at().is_some()) << 62;
+        (arrivals, self.fulls.load(Relaxed))
+    }
+
+    /// FIONREAD: bytes that can be read now.
+    pub fn readable_bytes(&self, k: &impl Kernel) -> usize {
+        let Some(segment) = self.segment() else { return k.queued() };
+        let rx = segment.rx();
+        let in_ring = rx.readable().unwrap_or(0);
+        match self.end.rx_path() {
+            Path::Ring => in_ring,
+            Path::Tcp => {
+                let queued = k.queued();
+                let payload = match rx.up_at() {
+                    Some(up) => queued
+                        .min(up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize),
+                    None => queued,
+                };
+                payload + in_ring
+            }
+            Path::Back => k.queued(),
+        }
+    }
+}

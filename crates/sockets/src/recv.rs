@@ -1,0 +1,473 @@
+//! Receiving: from the ring, from the kernel's stream, and the wait between.
+
+use std::io::IoSliceMut;
+
+use gm::end::flag;
+use gm::{End, Path, Reason};
+use ring::layout;
+use ring::sync::Ordering::{Relaxed, Release};
+use ring::{Corrupt, Rx};
+
+use crate::lock::lock;
+use crate::{Conn, Fault, Kernel, Peeked, Spun};
+
+/// Flags of one receiving call.
+#[derive(Clone, Copy, Default)]
+pub struct RecvOptions {
+    /// MSG_DONTWAIT, or O_NONBLOCK.
+    pub dont_wait: bool,
+    pub peek: bool,
+    pub wait_all: bool,
+    /// MSG_TRUNC: throw the bytes away.
+    pub discard: bool,
+}
+
+/// What one look at the stream gave.
+enum Look {
+    Bytes(usize),
+    Empty,
+    EndOfFile,
+}
+
+/// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
+const ASK_KERNEL_EVERY: u32 = 8;
+
+impl Conn {
+    /// Receives on an engaged connection. `Ok(0)` with room in `bufs` is end-of-file.
+    #[inline]
+    pub fn recv(
+        &self,
+        k: &impl Kernel,
+        bufs: &mut [IoSliceMut<'_>],
+        o: RecvOptions,
+    ) -> Result<usize, Fault> {
+        let want: usize = bufs.iter().map(|b| b.len()).sum();
+        if want == 0 {
+            return Ok(0);
+        }
+        let mut done = 0;
+        loop {
+            match self.look(k, bufs, done, o) {
+                Ok(Look::Bytes(n)) => {
+                    done += n;
+                    if done == want || !o.wait_all || o.peek {
+                        return Ok(done);
+                    }
+                }
+                Ok(Look::EndOfFile) => return Ok(done),
+                // What was received is reported first; the fault comes again with the next call.
+                Ok(Look::Empty) if done > 0 && o.dont_wait => return Ok(done),
+                Ok(Look::Empty) => {
+                    if let Err(f) = self.wait_readable(k, o.dont_wait) {
+                        return if done > 0 { Ok(done) } else { Err(f) };
+                    }
+                }
+                Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
+            }
+        }
+    }
+
+    #[inline]
+    fn look(
+        &self,
+        k: &impl Kernel,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        o: RecvOptions,
+    ) -> Result<Look, Fault> {
+        loop {
+            match self.end.rx_path() {
+                Path::Ring => {
+                    let rx = self.rings()?.rx();
+                    let n = self.take_from_ring(rx, bufs, skip, o)?;
+                    if n > 0 {
+                        if !o.peek {
+                            self.took(k, n);
+                        }
+                        return Ok(Look::Bytes(n));
+                    }
+                    match self.ring_is_empty(k, rx)? {
+                        Some(look) => return Ok(look),
+                        None => continue,
+                    }
+                }
+                Path::Tcp => match self.look_at_tcp(k, bufs, skip, o)? {
+                    Some(look) => return Ok(look),
+                    None => continue,
+                },
+                Path::Back => return self.look_at_kernel(k, bufs, skip, o),
+            }
+        }
+    }
+
+    #[inline]
+    fn take_from_ring(
+        &self,
+        rx: Rx<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        o: RecvOptions,
+    ) -> Result<usize, Fault> {
+        let taken = if o.discard {
+            let room = bufs.iter().map(|b| b.len()).sum::<usize>().saturating_sub(skip);
+            rx.discard(room)
+        } else {
+            rx.read(&self.read_cache, bufs, skip, o.peek)
+        };
+        taken.map_err(|Corrupt| self.corrupt())
+    }
+
+    /// Bytes were taken off the ring: count them, wake a writer that waits for room.
+    #[inline]
+    fn took(&self, k: &impl Kernel, n: usize) {
+        End::count(&self.end.rx_bytes, n as u64);
+        End::count(&self.end.rx_messages, 1);
+        if let Ok(segment) = self.rings() {
+            let wanted = segment.rx().space_due();
+            if wanted != 0 {
+                self.wake_writer(k, wanted);
+            }
+        }
+    }
+
+    /// The peer's writer waits for room: a futex, or a doorbell on our half of the stream.
+    #[cold]
+    pub(crate) fn wake_writer(&self, k: &impl Kernel, wanted: u32) {
+        let Ok(segment) = self.rings() else { return };
+        if wanted & layout::WANT_FUTEX != 0 {
+            k.wake_word(&segment.rx().direction.wait.space_seq);
+        }
+        if wanted & layout::WANT_BELL != 0 {
+            self.see_confirmation(k);
+            let _tx = lock(&self.end.tx_lock, k);
+            if self.end.tx_path() == Path::Ring && !segment.tx().bell_under_way() {
+                self.ring_bell(k);
+            }
+        }
+    }
+
+    /// The ring was empty a moment ago. `None`: look again, the path has changed or bytes came.
+    fn ring_is_empty(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Option<Look>, Fault> {
+        let end = self.end;
+        if let Some((down, _)) = rx.down_at() {
+            if rx.position() == down {
+                self.receive_from_tcp_again(k, rx)?;
+            }
+            return Ok(None);
+        }
+        let flags = rx.flags();
+        let over = flags & layout::FIN != 0 || end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        if over {
+            // Bytes may have come between the first look and the flag; after the flag none can.
+            if rx.readable().map_err(|Corrupt| self.corrupt())? > 0 || rx.down_at().is_some() {
+                return Ok(None);
+            }
+            return self.over(rx).map(Some);
+        }
+        if end.has(flag::READ_SHUT) {
+            return Ok(Some(Look::EndOfFile));
+        }
+        Ok(Some(Look::Empty))
+    }
+
+    /// All bytes are read and no more will come: end-of-file, or (once) ECONNRESET, as TCP would say it.
+    fn over(&self, rx: Rx<'_>) -> Result<Look, Fault> {
+        let end = self.end;
+        let aborted = rx.flags() & layout::RESET != 0;
+        // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
+        // our sending ring were unread.
+        let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD) && rx.flags() & layout::FIN == 0;
+        let died_unread = gone && self.rings()?.tx().unread().is_ok_and(|n| n > 0);
+        if (aborted || died_unread) && !end.has(flag::RESET_TOLD) {
+            end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+            return Err(Fault::Reset);
+        }
+        Ok(Look::EndOfFile)
+    }
+
+    /// The direction goes back to TCP: takes the last doorbells off the stream, exactly.
+    #[cold]
+    fn receive_from_tcp_again(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<(), Fault> {
+        let end = self.end;
+        let guard = lock(&end.rx_lock, k);
+        if guard.is_nested() || end.rx_path() != Path::Ring {
+            return Ok(());
+        }
+        let Some((_, tcp)) = rx.down_at() else { return Ok(()) };
+        let mut scratch = [0_u8; 64];
+        loop {
+            let left = tcp.wrapping_sub(end.tcp_rx.load(Relaxed));
+            if left == 0 {
+                break;
+            }
+            if left > u64::from(u32::MAX) {
+                return Err(self.corrupt());
+            }
+            let n = scratch.len().min(left as usize);
+            match k.recv(&mut scratch[..n], false) {
+                Ok(0) => return self.kernel_says_end(),
+                Ok(n) => self.count_tcp(0, n as u64),
+                // The bells were sent before the switch was published; they are on their way.
+                Err(Fault::WouldBlock) => k.yield_now(),
+                Err(f) => return Err(f),
+            }
+        }
+        end.rx_path.store(Path::Back as u32, Release);
+        self.settle_back();
+        Ok(())
+    }
+
+    fn kernel_says_end(&self) -> Result<(), Fault> {
+        self.end.set(flag::KERNEL_EOF);
+        self.end.rx_path.store(Path::Back as u32, Release);
+        Ok(())
+    }
+
+    /// Engaged, but this direction's writer has not switched yet, or bytes from before its switch are unread.
+    #[cold]
+    fn look_at_tcp(
+        &self,
+        k: &impl Kernel,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        o: RecvOptions,
+    ) -> Result<Option<Look>, Fault> {
+        let end = self.end;
+        self.see_confirmation(k);
+        let _rx = lock(&end.rx_lock, k);
+        if end.rx_path() != Path::Tcp {
+            return Ok(None);
+        }
+        let rx = self.rings()?.rx();
+        let position = end.tcp_rx.load(Relaxed);
+        let before = rx.up_at();
+        let left = match before {
+            Some(up) if up == position => {
+                end.rx_path.store(Path::Ring as u32, Release);
+                return Ok(None);
+            }
+            Some(up) if up < position => return Err(self.corrupt()),
+            Some(up) => usize::try_from(up - position).unwrap_or(usize::MAX),
+            None => usize::MAX,
+        };
+        let Some(buf) = first_room(bufs, skip) else { return Ok(Some(Look::Bytes(0))) };
+        let n = buf.len().min(left);
+        let got = match k.recv(&mut buf[..n], o.peek) {
+            Ok(0) => {
+                end.set(flag::KERNEL_EOF);
+                return Ok(Some(Look::EndOfFile));
+            }
+            Ok(n) => n,
+            Err(Fault::WouldBlock) if end.has(flag::READ_SHUT) => return Ok(Some(Look::EndOfFile)),
+            Err(Fault::WouldBlock) => return Ok(Some(Look::Empty)),
+            Err(f) => return Err(f),
+        };
+        // The writer may have switched, and rung, between our look at `up` and the recv: what lies beyond the switch
+        // is doorbells.
+        let payload = match rx.up_at() {
+            Some(up) if before.is_none() => {
+                let p = up.checked_sub(position).ok_or_else(|| self.corrupt())?;
+                got.min(usize::try_from(p).unwrap_or(usize::MAX))
+            }
+            _ => got,
+        };
+        if !o.peek {
+            self.count_tcp(0, got as u64);
+            if payload < got {
+                rx.took_bells((got - payload) as u32);
+                end.rx_path.store(Path::Ring as u32, Release);
+            }
+        }
+        Ok(if payload == 0 { None } else { Some(Look::Bytes(payload)) })
+    }
+
+    /// This direction is back on TCP.
+    fn look_at_kernel(
+        &self,
+        k: &impl Kernel,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        o: RecvOptions,
+    ) -> Result<Look, Fault> {
+        let Some(buf) = first_room(bufs, skip) else { return Ok(Look::Bytes(0)) };
+        match k.recv(buf, o.peek) {
+            Ok(0) => Ok(Look::EndOfFile),
+            Ok(n) => {
+                if !o.peek {
+                    self.count_tcp(0, n as u64);
+                }
+                Ok(Look::Bytes(n))
+            }
+            Err(Fault::WouldBlock) if self.end.has(flag::KERNEL_EOF) => Ok(Look::EndOfFile),
+            Err(Fault::WouldBlock) => Ok(Look::Empty),
+            Err(f) => Err(f),
+        }
+    }
+
+    /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again.
+    fn wait_readable(&self, k: &impl Kernel, dont_wait: bool) -> Result<(), Fault> {
+        if dont_wait {
+            return self.would_block(k);
+        }
+        if self.spin_readable(k) == Spun::Found {
+            return Ok(());
+        }
+        // The program may have set O_NONBLOCK by a way that we did not see.
+        if k.is_nonblocking() {
+            self.end.set(flag::NONBLOCK);
+            return self.would_block(k);
+        }
+        self.sleep_readable(k)
+    }
+
+    fn spin_readable(&self, k: &impl Kernel) -> Spun {
+        let Ok(segment) = self.rings() else { return Spun::Nothing };
+        if self.end.rx_path() != Path::Ring {
+            return Spun::Nothing;
+        }
+        let rx = segment.rx();
+        let head = rx.position();
+        let news = || rx.published() != head || rx.flags() != 0 || rx.down_at().is_some();
+        self.read_spin.wait(k.cpus(), || k.yield_now(), news)
+    }
+
+    /// A non-blocking read found nothing. Now and then the kernel must be asked, for the peer may be gone.
+    fn would_block(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let end = self.end;
+        if end.rx_path() != Path::Ring {
+            return Err(Fault::WouldBlock);
+        }
+        let ask = end.has(flag::KERNEL_NEWS)
+            || self.empty_reads.fetch_add(1, Relaxed) % ASK_KERNEL_EVERY == 0;
+        if ask {
+            end.clear(flag::KERNEL_NEWS);
+            if self.note_kernel(k.poll()) {
+                return Ok(());
+            }
+        }
+        Err(Fault::WouldBlock)
+    }
+
+    fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let rx = self.rings()?.rx();
+        if !self.prepare_sleep(k)? {
+            return Ok(());
+        }
+        End::count(&self.end.sleeps, 1);
+        let start = gm::clock::ticks();
+        let woken = k.sleep_readable();
+        rx.disarm();
+        self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
+        match woken {
+            Ok(Peeked::EndOfFile) if self.end.rx_path() == Path::Ring => {
+                self.end.set(flag::KERNEL_EOF);
+                Ok(())
+            }
+            Ok(Peeked::EndOfFile) => Ok(()),
+            Ok(Peeked::Bytes(_)) => {
+                self.drop_stray_bells(k);
+                Ok(())
+            }
+            Err(f @ (Fault::WouldBlock | Fault::Interrupted)) => Err(f),
+            Err(_) if self.end.rx_path() == Path::Ring => {
+                self.end.set(flag::KERNEL_DEAD);
+                Ok(())
+            }
+            Err(f) => Err(f),
+        }
+    }
+
+    /// Takes the bells off, arms, and looks a last time. False: there is something to look at. True: armed.
+    pub fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
+        let rx = self.rings()?.rx();
+        self.take_bells(k)?;
+        rx.arm();
+        let quiet = match self.end.rx_path() {
+            Path::Ring => {
+                rx.readable().map_err(|Corrupt| self.corrupt())? == 0
+                    && rx.flags() == 0
+                    && rx.down_at().is_none()
+                    && !self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+            }
+            // The stream itself wakes us; only the switch must not be missed.
+            Path::Tcp => rx.up_at() != Some(self.end.tcp_rx.load(Relaxed)),
+            Path::Back => true,
+        };
+        if !quiet {
+            rx.disarm();
+        }
+        Ok(quiet)
+    }
+
+    /// Takes the doorbells that the writer has counted off the stream, if the ring is empty.
+    pub(crate) fn take_bells(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let end = self.end;
+        let rx = self.rings()?.rx();
+        let direction = rx.direction;
+        let counted = || {
+            let sent = direction.writer.bells_sent.load(Relaxed);
+            sent.wrapping_sub(direction.wait.bells_taken.load(Relaxed)) as i32
+        };
+        if counted() <= 0 || end.rx_path() != Path::Ring {
+            return Ok(());
+        }
+        let _rx = lock(&end.rx_lock, k);
+        let empty = rx.readable().map_err(|Corrupt| self.corrupt())? == 0;
+        let mut scratch = [0_u8; 64];
+        let n = scratch.len().min(usize::try_from(counted()).unwrap_or(0));
+        if end.rx_path() != Path::Ring || !empty || n == 0 || rx.down_at().is_some() {
+            return Ok(());
+        }
+        match k.recv(&mut scratch[..n], false) {
+            Ok(0) => end.set(flag::KERNEL_EOF),
+            Ok(n) => {
+                self.count_tcp(0, n as u64);
+                rx.took_bells(n as u32);
+            }
+            Err(Fault::WouldBlock | Fault::Interrupted) => {}
+            Err(_) => end.set(flag::KERNEL_DEAD),
+        }
+        Ok(())
+    }
+
+    /// Woken, with an empty ring and no bell counted: the writer was interrupted (or killed) between sending a bell
+    /// and counting it. Bytes seen on the stream while it is not back on TCP are bells, so one may be taken.
+    fn drop_stray_bells(&self, k: &impl Kernel) {
+        let Ok(segment) = self.rings() else { return };
+        let rx = segment.rx();
+        if self.end.rx_path() != Path::Ring || rx.readable() != Ok(0) || self.take_bells(k).is_err() {
+            return;
+        }
+        let _rx = lock(&self.end.rx_lock, k);
+        let mut scratch = [0_u8; 1];
+        if !matches!(k.recv(&mut scratch, true), Ok(1)) {
+            return;
+        }
+        // Seen on the stream first, no switch after: this byte is a bell.
+        if self.end.rx_path() == Path::Ring && rx.down_at().is_none() && rx.readable() == Ok(0) {
+            if let Ok(1) = k.recv(&mut scratch, false) {
+                self.count_tcp(0, 1);
+                rx.took_bells(1);
+            }
+        }
+    }
+
+    /// The shared words are nonsense: this connection is reset, the process lives.
+    #[cold]
+    pub(crate) fn corrupt(&self) -> Fault {
+        self.end.set(flag::CORRUPT | flag::KERNEL_DEAD);
+        self.end.reason.store(Reason::Corrupt as u32, Relaxed);
+        Fault::Reset
+    }
+}
+
+/// The first buffer with room after `skip` bytes.
+fn first_room<'b>(bufs: &'b mut [IoSliceMut<'_>], mut skip: usize) -> Option<&'b mut [u8]> {
+    for buf in bufs {
+        if skip < buf.len() {
+            return Some(&mut buf[skip..]);
+        }
+        skip -= buf.len();
+    }
+    None
+}

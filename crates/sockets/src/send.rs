@@ -1,0 +1,237 @@
+//! Sending: into the ring, onto the kernel's stream, doorbells, and the wait for room.
+
+use std::io::IoSlice;
+
+use gm::end::flag;
+use gm::{End, Path, Reason};
+use ring::sync::Ordering::Relaxed;
+use ring::{Corrupt, Tx, layout};
+
+use crate::lock::lock;
+use gm::Segment;
+
+use crate::{Conn, Fault, Kernel, Ready, Spun};
+
+/// Flags of one sending call.
+#[derive(Clone, Copy, Default)]
+pub struct SendOptions {
+    /// MSG_DONTWAIT, or O_NONBLOCK.
+    pub dont_wait: bool,
+}
+
+/// Sends into the ring between two looks whether the peer still lives.
+const CHECK_PEER_EVERY: u32 = 256;
+/// A writer that sleeps for room looks for the peer's death this often, in µs: no event says both "room" and "dead".
+const ROOM_SLICE_US: u64 = 20_000;
+
+/// Where the bytes of one attempt went.
+enum Put {
+    Bytes(usize),
+    /// The ring is full.
+    RingFull,
+    /// The kernel's stream is full.
+    StreamFull,
+}
+
+impl Conn {
+    /// Sends on an engaged connection; a blocking call returns when all bytes are taken.
+    #[inline]
+    pub fn send(
+        &self,
+        k: &impl Kernel,
+        bufs: &[IoSlice<'_>],
+        o: SendOptions,
+    ) -> Result<usize, Fault> {
+        let want: usize = bufs.iter().map(|b| b.len()).sum();
+        let mut done = 0;
+        loop {
+            let fault = match self.put(k, bufs, done) {
+                Ok(Put::Bytes(n)) => {
+                    done += n;
+                    if done >= want {
+                        return Ok(done);
+                    }
+                    continue;
+                }
+                Ok(Put::RingFull) => self.wait_room(k, o, want - done),
+                Ok(Put::StreamFull) if o.dont_wait => Err(Fault::WouldBlock),
+                Ok(Put::StreamFull) => k.sleep_writable(self.end.send_timeout_us.load(Relaxed)),
+                Err(f) => Err(f),
+            };
+            if let Err(f) = fault {
+                return if done > 0 { Ok(done) } else { Err(f) };
+            }
+        }
+    }
+
+    /// One attempt, under the sending lock.
+    #[inline]
+    fn put(&self, k: &impl Kernel, bufs: &[IoSlice<'_>], skip: usize) -> Result<Put, Fault> {
+        let end = self.end;
+        let guard = lock(&end.tx_lock, k);
+        if end.tx_path() == Path::Ring {
+            let segment = self.rings()?;
+            let tx = segment.tx();
+            if guard.is_nested() {
+                // A signal handler sends on the connection whose send it interrupted. Its bytes can't go between the
+                // halves of that copy, and waiting would be for ever.
+                return Err(Fault::WouldBlock);
+            }
+            if self.stays_on_ring(k, segment, tx, bufs) {
+                let n = tx
+                    .write(&self.write_cache, bufs, skip)
+                    .map_err(|Corrupt| self.corrupt())?;
+                if n == 0 {
+                    return Ok(if bufs.iter().all(|b| b.is_empty()) {
+                        Put::Bytes(0)
+                    } else {
+                        Put::RingFull
+                    });
+                }
+                End::count(&end.tx_bytes, n as u64);
+                End::count(&end.tx_messages, 1);
+                if tx.bell_due() {
+                    self.ring_bell(k);
+                }
+                return Ok(Put::Bytes(n));
+            }
+        }
+        self.put_on_stream(k, bufs, skip)
+    }
+
+    /// May these bytes go into the ring? If not, the direction has just been switched back to TCP.
+    #[inline]
+    fn stays_on_ring(
+        &self,
+        k: &impl Kernel,
+        segment: &Segment,
+        tx: Tx<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> bool {
+        let end = self.end;
+        if tx.asks() != 0 || tx.finished() || end.has(flag::KERNEL_DEAD) {
+            self.switch_down(k, tx, None);
+            return false;
+        }
+        let position = tx.position() as usize;
+        let grown = self.grown.load(Relaxed);
+        if grown < segment.ring_bytes() {
+            let len: usize = bufs.iter().map(|b| b.len()).sum();
+            match segment.grow(grown, position.saturating_add(len)) {
+                Ok(g) => self.grown.store(g, Relaxed),
+                Err(_) => {
+                    self.switch_down(k, tx, Some(Reason::NoMemory));
+                    return false;
+                }
+            }
+        }
+        // A peer that died leaves the ring writable; the kernel's socket knows better.
+        if self.unchecked_sends.fetch_add(1, Relaxed) >= CHECK_PEER_EVERY {
+            self.unchecked_sends.store(0, Relaxed);
+            if self.peer_is_gone(k) {
+                self.switch_down(k, tx, None);
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn peer_is_gone(&self, k: &impl Kernel) -> bool {
+        let ready = k.poll();
+        // A peer that only shut its sending side down does so in the ring, not on the stream; so an end of the
+        // stream means that the socket was closed.
+        let closed = ready.intersects(Ready::RDHUP) && !self.end.has(flag::READ_SHUT);
+        closed
+            || ready.intersects(Ready::HUP | Ready::ERR)
+            || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+    }
+
+    #[cold]
+    fn put_on_stream(
+        &self,
+        k: &impl Kernel,
+        bufs: &[IoSlice<'_>],
+        mut skip: usize,
+    ) -> Result<Put, Fault> {
+        for buf in bufs {
+            if skip >= buf.len() {
+                skip -= buf.len();
+                continue;
+            }
+            return match k.send(&buf[skip..]) {
+                Ok(n) => {
+                    self.count_tcp(n as u64, 0);
+                    Ok(Put::Bytes(n))
+                }
+                Err(Fault::WouldBlock) => Ok(Put::StreamFull),
+                Err(f) => Err(f),
+            };
+        }
+        Ok(Put::Bytes(0))
+    }
+
+    /// Sends one doorbell byte. Caller holds the sending lock, the direction is on the ring. If the stream takes no
+    /// byte now, it is full of payload from before the switch, and that wakes the reader as well.
+    #[cold]
+    pub(crate) fn ring_bell(&self, k: &impl Kernel) {
+        let Ok(segment) = self.rings() else { return };
+        match k.send(&[0]) {
+            Ok(_) => {
+                self.count_tcp(1, 0);
+                segment.tx().count_bell();
+                End::count(&self.end.bells_sent, 1);
+            }
+            Err(Fault::WouldBlock | Fault::Interrupted) => {}
+            Err(_) => self.end.set(flag::KERNEL_DEAD),
+        }
+    }
+
+    /// The ring is full: poll for room, then sleep for it.
+    fn wait_room(&self, k: &impl Kernel, o: SendOptions, want: usize) -> Result<(), Fault> {
+        let segment = self.rings()?;
+        let tx = segment.tx();
+        if o.dont_wait {
+            if self.peer_is_gone(k) {
+                self.end.set(flag::KERNEL_DEAD);
+                return Ok(());
+            }
+            // As TCP notes "no space": who polls for room after this gets a doorbell when there is some.
+            tx.want_space(layout::WANT_BELL);
+            self.fulls.fetch_add(1, Relaxed);
+            let room = tx.room(&self.write_cache, 1).map_err(|Corrupt| self.corrupt())?;
+            return if room > 0 { Ok(()) } else { Err(Fault::WouldBlock) };
+        }
+        // Wait for a good part of what is still to be sent, not for the first byte.
+        let enough = want.min(segment.ring_bytes() / 4);
+        let roomy = || tx.room(&self.write_cache, enough).map_or(true, |r| r >= enough);
+        let woken = || roomy() || tx.asks() != 0;
+        if self.write_spin.wait(k.cpus(), || k.yield_now(), woken) == Spun::Found {
+            return Ok(());
+        }
+        if k.is_nonblocking() {
+            self.end.set(flag::NONBLOCK);
+            return self.wait_room(k, SendOptions { dont_wait: true }, want);
+        }
+        let limit = self.end.send_timeout_us.load(Relaxed);
+        let since = k.now_us();
+        loop {
+            let seq = tx.want_space(layout::WANT_FUTEX);
+            if woken() {
+                return Ok(());
+            }
+            if self.peer_is_gone(k) {
+                self.end.set(flag::KERNEL_DEAD);
+                return Ok(());
+            }
+            End::count(&self.end.sleeps, 1);
+            let start = gm::clock::ticks();
+            // An interruption is not reported: whether the handler was installed with SA_RESTART is not known here, and
+            // an EINTR that TCP would not have given breaks more programs than one that is missing.
+            let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
+            self.write_spin.slept(gm::clock::ticks().wrapping_sub(start));
+            if limit > 0 && k.now_us().saturating_sub(since) >= limit && !woken() {
+                return Err(Fault::WouldBlock);
+            }
+        }
+    }
+}
