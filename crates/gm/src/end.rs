@@ -69,6 +69,8 @@ pub mod flag {
     pub const KERNEL_NEWS: u32 = 256;
     /// ECONNRESET was reported; what follows is end-of-file.
     pub const RESET_TOLD: u32 = 512;
+    /// Was promoted at some time.
+    pub const WAS_CARRIED: u32 = 1024;
     /// What ends reading.
     pub const KERNEL_ENDS: u32 = KERNEL_EOF | KERNEL_DEAD | READ_SHUT;
 }

@@ -25,6 +25,7 @@ const FILE_BYTES: usize = ENDS_OFFSET + ENDS_MAX * size_of::<End>();
 pub struct Totals {
     pub seen: AtomicU64,
     pub carried: AtomicU64,
+    pub stayed: AtomicU64,
     pub tx_bytes: AtomicU64,
     pub rx_bytes: AtomicU64,
     pub tx_messages: AtomicU64,
@@ -206,9 +207,10 @@ pub fn fold(t: &Totals, end: &End) {
     for (sum, part) in counted {
         sum.fetch_add(part.load(Relaxed), Relaxed);
     }
-    let carried = matches!(end.state(), State::Carried | State::Back);
+    let carried = end.has(crate::end::flag::WAS_CARRIED);
     t.carried.fetch_add(u64::from(carried), Relaxed);
     let stayed = matches!(end.role(), Role::Client | Role::Server) && !carried;
+    t.stayed.fetch_add(u64::from(stayed), Relaxed);
     let why = if stayed && end.reason() == Reason::None { Reason::Short } else { end.reason() };
     if stayed || why != Reason::None {
         t.reasons[why as usize].fetch_add(1, Relaxed);

@@ -3,6 +3,11 @@
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod compat;
+mod doctor;
+mod report;
+mod run;
+mod status;
 
 #[derive(Parser)]
 #[command(name = "sgm", version, about = "Run unmodified socket programs over shared memory")]
@@ -13,12 +18,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a program with Sockets-GM; its exit status is the program's
+    Run(run::Args),
+    /// Show every live socket that Sockets-GM sees on this node
+    Status(status::Args),
+    /// Check the node directory, permissions, space, stale state, versions and kernel features
+    Doctor(doctor::Args),
     /// Measure round trips, messages, bytes and connections, plain TCP beside carried
     Bench(bench::Args),
+    /// Print docs/compatibility.md, from the table of interposed functions
+    #[command(hide = true)]
+    Compat,
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
     match Cli::parse().command {
+        Command::Run(args) => run::main(args),
+        Command::Status(args) => status::main(args),
+        Command::Doctor(args) => doctor::main(args),
         Command::Bench(args) => bench::main(args),
+        Command::Compat => compat::main(),
     }
 }

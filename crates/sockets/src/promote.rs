@@ -156,6 +156,7 @@ impl Conn {
                 segment.tx().switch_up(end.tcp_tx.load(Relaxed));
                 end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
                 end.reason.store(Reason::None as u32, Relaxed);
+                end.set(flag::WAS_CARRIED);
                 end.set_state(State::Carried);
                 return;
             }
@@ -188,7 +189,8 @@ impl Conn {
                 if end.state() == State::Claimed {
                     segment.tx().switch_up(end.tcp_tx.load(Relaxed));
                     end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
-                    end.set_state(State::Carried);
+                    end.set(flag::WAS_CARRIED);
+                end.set_state(State::Carried);
                 }
             }
             Ok(Decision::Withdrawn) => {

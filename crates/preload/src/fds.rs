@@ -1,0 +1,373 @@
+//! Which descriptors are sockets of ours: a table indexed by descriptor, and the slots it points to.
+//!
+//! Slots are never unmapped, only used again, so a thread that lost a race with close finds a slot, if not its own;
+//! the gate and a second look at the table tell. A slot's connection lives from `track` until nobody is inside and no
+//! descriptor points to it.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize};
+use std::sync::OnceLock;
+
+use gm::Role;
+use sockets::{Conn, Gate};
+
+use crate::ctx::{self, Ctx};
+use crate::kernel::Fd;
+use crate::lock::Lock;
+
+/// Descriptors beyond this stay plain.
+const FDS_MAX: usize = 1 << 20;
+const NO_LISTENER: u32 = u32::MAX;
+
+/// One socket of this process.
+pub struct Slot {
+    gate: Gate,
+    /// Descriptors of this process that point here.
+    fds: AtomicU32,
+    /// 1: to be cleaned up by the last to leave.
+    dead: AtomicU32,
+    /// 1 + the end that the slot had last; 0: none yet.
+    hint: AtomicU32,
+    /// The round of `each_slot_once` that saw this slot.
+    round: AtomicU32,
+    /// Members of epoll sets that point here.
+    pub watches: AtomicU32,
+    /// Process that put our listener into the registry.
+    pub listener_pid: AtomicU32,
+    pub listener: Lock<Option<gm::node::Entry>>,
+    conn: UnsafeCell<MaybeUninit<Conn>>,
+}
+
+// SAFETY: `conn` is written only while nobody is inside (see `track`, `clean`), and read only from inside.
+unsafe impl Sync for Slot {}
+
+static TABLE: OnceLock<Option<Table>> = OnceLock::new();
+static FREE: Lock<Vec<&'static Slot>> = Lock::new(Vec::new());
+/// One beyond the largest descriptor ever tracked.
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+
+struct Table(*const AtomicPtr<Slot>);
+// SAFETY: the table is an array of atomics that is never unmapped.
+unsafe impl Send for Table {}
+// SAFETY: as above.
+unsafe impl Sync for Table {}
+
+fn table() -> Option<&'static [AtomicPtr<Slot>]> {
+    let t = TABLE.get_or_init(|| {
+        use rustix::mm::{MapFlags, ProtFlags};
+        let bytes = FDS_MAX * size_of::<AtomicPtr<Slot>>();
+        // SAFETY: a fresh private mapping; zero pages are null pointers. Only touched pages take memory.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        };
+        base.ok().map(|b| Table(b.cast()))
+    });
+    // SAFETY: mapped above with that many entries, never unmapped.
+    t.as_ref().map(|t| unsafe { std::slice::from_raw_parts(t.0, FDS_MAX) })
+}
+
+#[inline]
+fn cell(fd: c_int) -> Option<&'static AtomicPtr<Slot>> {
+    // Before the first tracked socket there is nothing to look up, nor a table to make.
+    if fd < 0 || fd as usize >= HIGHEST.load(Relaxed) {
+        return None;
+    }
+    table()?.get(fd as usize)
+}
+
+/// A call that is inside a connection.
+pub struct Inside {
+    pub slot: &'static Slot,
+    pub fd: Fd,
+}
+
+impl Inside {
+    #[inline]
+    pub fn conn(&self) -> &Conn {
+        // SAFETY: inside, and the descriptor pointed here after we entered: the connection is initialised and is not
+        // dropped before we leave.
+        unsafe { (*self.slot.conn.get()).assume_init_ref() }
+    }
+
+    pub fn ctx(&self) -> &'static Ctx {
+        ctx::opened().expect("a tracked socket implies an open context")
+    }
+
+    /// Is this connection carried (or about to be)? Makes the promotion step that is due, if any.
+    #[inline]
+    pub fn engaged(&self) -> bool {
+        let conn = self.conn();
+        conn.is_engaged() || (conn.wants_step(&self.ctx().node) && self.step())
+    }
+
+    #[cold]
+    fn step(&self) -> bool {
+        if !self.slot.gate.try_alone() {
+            return false;
+        }
+        // A signal handler that used this socket now would wait for its own thread.
+        let mask = block_signals();
+        let engaged = self.conn().step(&self.ctx().node, &self.fd);
+        self.slot.gate.not_alone();
+        restore_signals(&mask);
+        if engaged && self.slot.watches.load(Acquire) > 0 {
+            crate::epoll::on_engaged(self);
+        }
+        engaged
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        let empty = self.slot.gate.leave();
+        if empty && self.slot.dead.load(Acquire) != 0 {
+            self.slot.clean();
+        }
+    }
+}
+
+fn block_signals() -> libc::sigset_t {
+    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: valid sets; pthread_sigmask can't fail with them and leaves errno alone.
+    unsafe {
+        let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), old.as_mut_ptr());
+        old.assume_init()
+    }
+}
+
+fn restore_signals(mask: &libc::sigset_t) {
+    // SAFETY: a mask that the kernel gave us.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+}
+
+/// Goes inside the socket behind `fd`. `None`: not ours.
+#[inline]
+pub fn enter(fd: c_int) -> Option<Inside> {
+    let cell = cell(fd)?;
+    loop {
+        let p = cell.load(Acquire);
+        if p.is_null() {
+            return None;
+        }
+        // SAFETY: slots are never freed.
+        let slot: &'static Slot = unsafe { &*p };
+        slot.gate.enter(rustix::thread::sched_yield);
+        let inside = Inside { slot, fd: Fd(fd) };
+        if cell.load(Acquire) == p && slot.dead.load(Acquire) == 0 {
+            return Some(inside);
+        }
+        if cell.load(Acquire) == p {
+            return None;
+        }
+    }
+}
+
+/// Is `fd` one of ours? Without going inside: only a hint.
+#[inline]
+pub fn is_tracked(fd: c_int) -> bool {
+    cell(fd).is_some_and(|c| !c.load(Relaxed).is_null())
+}
+
+/// Starts following a fresh kernel socket. Does nothing if there is no node, or no room: it stays plain.
+pub fn track(fd: c_int, role: Role, flags: u32) {
+    let Some(ctx) = ctx::get() else { return };
+    if fd < 0 || fd as usize >= FDS_MAX {
+        return;
+    }
+    let Some(cell) = table().and_then(|t| t.get(fd as usize)) else { return };
+    if !cell.load(Acquire).is_null() {
+        // Its predecessor was closed by a call that we did not see.
+        leave_behind(fd, false);
+    }
+    let slot = FREE.lock().pop().unwrap_or_else(new_slot);
+    let hint = slot.hint.load(Relaxed);
+    let Ok(index) = ctx.port.allocate(hint.checked_sub(1), role, ctx.node.me().pid) else {
+        FREE.lock().push(slot);
+        return;
+    };
+    let end = &ctx.port.ends()[index as usize];
+    end.set(flags);
+    end.seen_generation.store(ctx.node.offers_generation(), Relaxed);
+    // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
+    unsafe { (*slot.conn.get()).write(Conn::new(end, index)) };
+    slot.fds.store(1, Relaxed);
+    slot.watches.store(0, Relaxed);
+    slot.dead.store(0, Release);
+    HIGHEST.fetch_max(fd as usize + 1, Relaxed);
+    cell.store(std::ptr::from_ref(slot).cast_mut(), Release);
+}
+
+fn new_slot() -> &'static Slot {
+    Box::leak(Box::new(Slot {
+        gate: Gate::default(),
+        fds: AtomicU32::new(0),
+        dead: AtomicU32::new(1),
+        hint: AtomicU32::new(0),
+        round: AtomicU32::new(0),
+        watches: AtomicU32::new(0),
+        listener_pid: AtomicU32::new(NO_LISTENER),
+        listener: Lock::new(None),
+        conn: UnsafeCell::new(MaybeUninit::uninit()),
+    }))
+}
+
+impl Slot {
+    /// The last one is out of a closed socket's slot.
+    fn clean(&'static self) {
+        // Only one of those who see it empty does the work; who enters meanwhile sees `dead` and leaves.
+        if !self.gate.is_empty() || self.dead.compare_exchange(1, 2, AcqRel, Relaxed).is_err() {
+            return;
+        }
+        // SAFETY: dead and empty: no reference to the connection exists, none can be made.
+        let conn = unsafe { (*self.conn.get()).assume_init_read() };
+        let index = conn.index();
+        let end = conn.end();
+        drop(conn);
+        if let Some(ctx) = ctx::opened()
+            && end.refs.load(Acquire) == 0
+        {
+            ctx.port.free(index);
+        }
+        // The next socket in this slot tries the same end first.
+        self.hint.store(index + 1, Relaxed);
+        FREE.lock().push(self);
+    }
+}
+
+/// A further descriptor for the same socket.
+pub fn alias(inside: &Inside, fd: c_int) {
+    if fd < 0 || fd as usize >= FDS_MAX {
+        // It would escape us: back to TCP while both are known.
+        let why = gm::Reason::TableFull;
+        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+        return;
+    }
+    leave_behind(fd, false);
+    inside.slot.fds.fetch_add(1, AcqRel);
+    HIGHEST.fetch_max(fd as usize + 1, Relaxed);
+    if let Some(cell) = table().and_then(|t| t.get(fd as usize)) {
+        cell.store(std::ptr::from_ref(inside.slot).cast_mut(), Release);
+    }
+}
+
+/// The descriptor is about to be closed: ends what ends with it. True: it was a socket of ours.
+pub fn forget(fd: c_int) -> bool {
+    leave_behind(fd, true)
+}
+
+/// The kernel just gave this number to something else: what we had under it was closed by a call that we did not see.
+#[inline]
+pub fn stale(fd: c_int) {
+    if is_tracked(fd) {
+        leave_behind(fd, false);
+    }
+}
+
+/// As [`forget`]; `still_open`: the kernel's socket is still what it was, and may be used for ending well.
+fn leave_behind(fd: c_int, still_open: bool) -> bool {
+    let Some(inside) = enter(fd) else { return false };
+    let Some(cell) = cell(fd) else { return false };
+    let slot = std::ptr::from_ref(inside.slot).cast_mut();
+    if cell.compare_exchange(slot, std::ptr::null_mut(), AcqRel, Relaxed).is_err() {
+        return false;
+    }
+    let last_here = inside.slot.fds.fetch_sub(1, AcqRel) == 1;
+    if inside.slot.watches.load(Acquire) > 0 {
+        crate::epoll::on_close(inside.slot, fd, last_here);
+    }
+    if last_here {
+        let last = inside.conn().end().refs.fetch_sub(1, AcqRel) == 1;
+        let ctx = inside.ctx();
+        if let Some(entry) = inside.slot.listener.lock().take()
+            && inside.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
+        {
+            ctx.node.unlisten(entry);
+        }
+        if still_open {
+            inside.conn().close(&ctx.node, &inside.fd, last);
+        }
+        inside.slot.dead.store(1, Release);
+    }
+    true
+}
+
+/// Every tracked descriptor, with its slot once per descriptor.
+pub fn each(mut f: impl FnMut(c_int, &Inside)) {
+    for fd in 0..HIGHEST.load(Relaxed) as c_int {
+        if is_tracked(fd)
+            && let Some(inside) = enter(fd)
+        {
+            f(fd, &inside);
+        }
+    }
+}
+
+/// The tracked descriptors of a range, to be closed one by one.
+pub fn forget_range(first: usize, last: usize) {
+    for fd in first..HIGHEST.load(Relaxed).min(last.saturating_add(1)) {
+        if is_tracked(fd as c_int) {
+            forget(fd as c_int);
+        }
+    }
+}
+
+/// Before fork: the child will hold every socket as well, and must find the tables whole.
+pub fn before_fork() {
+    each_slot_once(|conn| {
+        conn.end().refs.fetch_add(1, AcqRel);
+    });
+    FREE.hold();
+}
+
+/// In the parent; if fork failed, nobody else holds the sockets.
+pub fn after_fork_in_parent() {
+    FREE.give_back();
+}
+
+/// In the child: other threads that were inside a gate are not here.
+pub fn after_fork_in_child() {
+    FREE.give_back();
+    for fd in 0..HIGHEST.load(Relaxed) as c_int {
+        if let Some(cell) = cell(fd) {
+            let p = cell.load(Relaxed);
+            if !p.is_null() {
+                // SAFETY: slots are never freed.
+                unsafe { &*p }.gate.reset();
+            }
+        }
+    }
+}
+
+/// This process is about to end: its sockets have one holder less. The kernel ends the connections.
+pub fn at_exit() {
+    each_slot_once(|conn| {
+        let end = conn.end();
+        if end.refs.fetch_sub(1, AcqRel) == 1
+            && let Some(ctx) = ctx::opened()
+        {
+            ctx.port.free(conn.index());
+        }
+    });
+}
+
+/// Every socket once, however many descriptors it has.
+pub fn each_slot_once(mut f: impl FnMut(&Conn)) {
+    static ROUND: AtomicU32 = AtomicU32::new(0);
+    let round = ROUND.fetch_add(1, Relaxed) + 1;
+    each(|_, inside| {
+        if inside.slot.round.swap(round, Relaxed) != round {
+            f(inside.conn());
+        }
+    });
+}

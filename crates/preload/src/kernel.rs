@@ -1,0 +1,219 @@
+//! The kernel's socket, for the engine: raw system calls, so errno stays the program's.
+
+use std::cell::Cell;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use sockets::{Fault, Kernel, Peeked, Ready, Stream};
+
+/// A descriptor that the calling hook was given.
+#[derive(Clone, Copy)]
+pub struct Fd(pub RawFd);
+
+impl Fd {
+    fn get(&self) -> BorrowedFd<'_> {
+        // SAFETY: the hook's caller passed it and must not close it meanwhile; if it does, the kernel says EBADF.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+pub fn fault(e: Errno) -> Fault {
+    match e {
+        Errno::AGAIN => Fault::WouldBlock,
+        Errno::INTR => Fault::Interrupted,
+        Errno::CONNRESET => Fault::Reset,
+        Errno::PIPE => Fault::Pipe,
+        e => Fault::Other(e.raw_os_error()),
+    }
+}
+
+/// errno for a fault.
+pub fn errno_of(f: Fault) -> i32 {
+    match f {
+        Fault::WouldBlock => libc::EAGAIN,
+        Fault::Interrupted => libc::EINTR,
+        Fault::Reset => libc::ECONNRESET,
+        Fault::Pipe => libc::EPIPE,
+        Fault::Other(e) => e,
+    }
+}
+
+pub fn timespec(us: u64) -> rustix::event::Timespec {
+    rustix::event::Timespec {
+        tv_sec: (us / 1_000_000) as i64,
+        tv_nsec: ((us % 1_000_000) * 1000) as _,
+    }
+}
+
+thread_local! {
+    static THREAD: Cell<u32> = const { Cell::new(0) };
+}
+
+/// In a forked child: the thread has another number now.
+pub fn forget_thread() {
+    THREAD.set(0);
+}
+
+/// CPUs this process may run on, asked again now and then: programs pin themselves.
+pub fn cpus() -> u32 {
+    static CPUS: AtomicU32 = AtomicU32::new(0);
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let known = CPUS.load(Relaxed);
+    if known != 0 && ASKED.fetch_add(1, Relaxed) % 256 != 0 {
+        return known;
+    }
+    let n = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));
+    CPUS.store(n, Relaxed);
+    n
+}
+
+impl Kernel for Fd {
+    fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
+        let flags = RecvFlags::DONTWAIT | if peek { RecvFlags::PEEK } else { RecvFlags::empty() };
+        rustix::net::recv(self.get(), buf, flags).map(|(n, _)| n).map_err(fault)
+    }
+
+    fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
+        rustix::net::send(self.get(), buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(fault)
+    }
+
+    fn is_nonblocking(&self) -> bool {
+        rustix::fs::fcntl_getfl(self.get()).is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK))
+    }
+
+    fn sleep_readable(&self) -> Result<Peeked, Fault> {
+        let mut scratch = [0_u8; 1];
+        match rustix::net::recv(self.get(), &mut scratch, RecvFlags::PEEK) {
+            Ok((0, _)) => Ok(Peeked::EndOfFile),
+            Ok((n, _)) => Ok(Peeked::Bytes(n)),
+            Err(e) => Err(fault(e)),
+        }
+    }
+
+    fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
+        let limit = (timeout_us > 0).then(|| timespec(timeout_us));
+        let fd = self.get();
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Ok(0) => Err(Fault::WouldBlock),
+            Ok(_) => Ok(()),
+            Err(e) => Err(fault(e)),
+        }
+    }
+
+    fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
+        let limit = timespec(timeout_us);
+        let flags = rustix::thread::futex::Flags::empty();
+        match rustix::thread::futex::wait(word, flags, seq, Some(&limit)) {
+            Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT) => Ok(()),
+            Err(e) => Err(fault(e)),
+        }
+    }
+
+    fn wake_word(&self, word: &AtomicU32) {
+        let flags = rustix::thread::futex::Flags::empty();
+        let _ = rustix::thread::futex::wake(word, flags, i32::MAX as u32);
+    }
+
+    fn poll(&self) -> Ready {
+        let all = PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP;
+        let fd = self.get();
+        let mut fds = [PollFd::new(&fd, all)];
+        let now = timespec(0);
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(1..) => Ready(u32::from(fds[0].revents().bits())),
+            _ => Ready::NONE,
+        }
+    }
+
+    fn queued(&self) -> usize {
+        rustix::io::ioctl_fionread(self.get()).map_or(0, |n| n as usize)
+    }
+
+    fn positions(&self) -> Option<(u64, u64)> {
+        /// Offsets of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `struct tcp_info` (Linux 4.1).
+        const ACKED: usize = 120;
+        const RECEIVED: usize = 128;
+        let saved = crate::errno();
+        let mut info = [0_u64; 32];
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        let mut unacked = 0_i32;
+        // SAFETY: out-pointers to locals of the sizes given.
+        let ok = unsafe {
+            libc::getsockopt(
+                self.0,
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &mut len,
+            ) == 0
+                && crate::real::ioctl(self.0, libc::TIOCOUTQ, &raw mut unacked as usize) == 0
+        };
+        crate::set_errno(saved);
+        if !ok || (len as usize) < RECEIVED + 8 {
+            return None;
+        }
+        let sent = info[ACKED / 8] + unacked as u64;
+        let read = info[RECEIVED / 8].checked_sub(self.queued() as u64)?;
+        Some((sent, read))
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        let split = |a: rustix::net::SocketAddrAny| {
+            let a = std::net::SocketAddr::try_from(a).ok()?;
+            let ip = match a.ip() {
+                std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                std::net::IpAddr::V6(v6) => v6.octets(),
+            };
+            Some((ip, a.port()))
+        };
+        Some(Stream {
+            local: split(rustix::net::getsockname(self.get()).ok()?)?,
+            peer: split(rustix::net::getpeername(self.get()).ok()??)?,
+        })
+    }
+
+    fn abort_on_close(&self) {
+        let zero = Some(std::time::Duration::ZERO);
+        let _ = rustix::net::sockopt::set_socket_linger(self.get(), zero);
+    }
+
+    fn shutdown(&self, read: bool, write: bool) -> Result<(), Fault> {
+        let how = match (read, write) {
+            (true, true) => rustix::net::Shutdown::Both,
+            (true, false) => rustix::net::Shutdown::Read,
+            (false, true) => rustix::net::Shutdown::Write,
+            (false, false) => return Ok(()),
+        };
+        rustix::net::shutdown(self.get(), how).map_err(fault)
+    }
+
+    fn yield_now(&self) {
+        rustix::thread::sched_yield();
+    }
+
+    fn thread(&self) -> u32 {
+        let known = THREAD.get();
+        if known != 0 {
+            return known;
+        }
+        let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        THREAD.set(tid);
+        tid
+    }
+
+    fn thread_gone(&self, thread: u32) -> bool {
+        !gm::os::task_alive(thread)
+    }
+
+    fn now_us(&self) -> u64 {
+        gm::os::monotonic_ns() / 1000
+    }
+
+    fn cpus(&self) -> u32 {
+        cpus()
+    }
+}

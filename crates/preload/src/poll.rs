@@ -1,0 +1,368 @@
+//! poll and ppoll over carried and other descriptors together; select comes here as well.
+
+use std::ffi::c_int;
+
+use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
+use sockets::{Kernel, Ready, Spin, Spun};
+
+use crate::fds::{self, Inside, enter};
+use crate::{kernel, real};
+
+/// A point in time, or never.
+#[derive(Clone, Copy)]
+pub struct Deadline(Option<u64>);
+
+impl Deadline {
+    pub fn never() -> Self {
+        Self(None)
+    }
+
+    /// That many µs from now.
+    pub fn after_us(us: u64) -> Self {
+        Self(Some(gm::os::monotonic_ns().saturating_add(us.saturating_mul(1000))))
+    }
+
+    /// poll's and epoll_wait's time-out: negative is never.
+    pub fn after_ms(ms: c_int) -> Self {
+        u64::try_from(ms).map_or(Self::never(), |ms| Self::after_us(ms * 1000))
+    }
+
+    /// ppoll's time-out: null is never.
+    ///
+    /// # Safety
+    /// Null or readable.
+    pub unsafe fn after_timespec(t: *const timespec) -> Self {
+        // SAFETY: by the caller.
+        match unsafe { t.as_ref() } {
+            None => Self::never(),
+            Some(t) => Self::after_us(
+                (t.tv_sec.max(0) as u64) * 1_000_000 + (t.tv_nsec.max(0) as u64).div_ceil(1000),
+            ),
+        }
+    }
+
+    pub fn left_ns(self) -> Option<u64> {
+        self.0.map(|at| at.saturating_sub(gm::os::monotonic_ns()))
+    }
+
+    pub fn passed(self) -> bool {
+        self.left_ns() == Some(0)
+    }
+
+    /// What is left, for a system call.
+    pub fn left(self) -> Option<timespec> {
+        self.left_ns().map(|ns| timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        })
+    }
+}
+
+/// The tracked descriptors of one call. A handful stay on the stack, because poll may be called where allocation may
+/// not.
+#[derive(Default)]
+struct Members {
+    few: [Option<Member>; 8],
+    many: Vec<Member>,
+    used: usize,
+}
+
+struct Member {
+    at: usize,
+    inside: Inside,
+    engaged: bool,
+}
+
+impl Members {
+    fn add(&mut self, m: Member) {
+        match self.few.get_mut(self.used) {
+            Some(slot) => *slot = Some(m),
+            None => self.many.push(m),
+        }
+        self.used += 1;
+    }
+
+    fn engaged(&self) -> impl Iterator<Item = &Member> {
+        self.few.iter().flatten().chain(&self.many).filter(|m| m.engaged)
+    }
+}
+
+const OUT: i16 = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
+
+/// What poll reports of `ready` to somebody who asked for `events`.
+fn reported(ready: Ready, events: i16) -> i16 {
+    let r = ready.0 as i16;
+    let mut out = r & (events | libc::POLLERR | libc::POLLHUP);
+    if r & libc::POLLIN != 0 {
+        out |= events & libc::POLLRDNORM;
+    }
+    if r & libc::POLLOUT != 0 {
+        out |= events & libc::POLLWRNORM;
+    }
+    out
+}
+
+static SPIN: std::sync::OnceLock<Spin> = std::sync::OnceLock::new();
+
+/// The call behind poll, ppoll and select.
+pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
+    let mut members = Members::default();
+    for (at, p) in fds.iter().enumerate() {
+        if let Some(inside) = enter(p.fd) {
+            let engaged = inside.engaged();
+            members.add(Member { at, inside, engaged });
+        }
+    }
+    if members.engaged().next().is_none() {
+        // Staying inside the plain ones keeps them plain while we sleep.
+        return ask_kernel(fds, deadline.left(), mask);
+    }
+    let others = members.engaged().count() < fds.len();
+    loop {
+        let mut ready = report(fds, &members);
+        if ready > 0 || deadline.passed() {
+            // The kernel knows of the others, and of peers that are gone.
+            if others || ready == 0 {
+                ready = ask_kernel_too(fds, &members);
+            }
+            return ready;
+        }
+        let spin = SPIN.get_or_init(Spin::default);
+        let mut rounds = 0_u32;
+        let mut others_ready = false;
+        let news = || {
+            rounds += 1;
+            others_ready = others && rounds.is_multiple_of(64) && ask_kernel_too(fds, &members) > 0;
+            others_ready || members.engaged().any(|m| look(fds, m) != 0)
+        };
+        if spin.wait(kernel::cpus(), rustix::thread::sched_yield, news) == Spun::Found {
+            if others_ready {
+                return ask_kernel_too(fds, &members);
+            }
+            continue;
+        }
+        match sleep(fds, &members, deadline, mask) {
+            Slept::News => {}
+            Slept::Over(n) => return n,
+        }
+    }
+}
+
+fn look(fds: &[pollfd], m: &Member) -> i16 {
+    let events = fds[m.at].events;
+    if !m.inside.conn().has_news(events & OUT != 0) {
+        return 0;
+    }
+    reported(m.inside.conn().ready(&m.inside.fd, None), events)
+}
+
+/// Fills in the carried ones' events, clears the others'.
+fn report(fds: &mut [pollfd], members: &Members) -> c_int {
+    fds.iter_mut().for_each(|p| p.revents = 0);
+    let mut n = 0;
+    for m in members.engaged() {
+        let p = &mut fds[m.at];
+        p.revents = reported(m.inside.conn().ready(&m.inside.fd, None), p.events);
+        n += c_int::from(p.revents != 0);
+    }
+    n
+}
+
+/// All descriptors, without sleeping: the carried ones by their rings and the kernel's view of them.
+fn ask_kernel_too(fds: &mut [pollfd], members: &Members) -> c_int {
+    let none = timespec { tv_sec: 0, tv_nsec: 0 };
+    ask_substituted(fds, members, Some(none), std::ptr::null())
+}
+
+fn ask_kernel(fds: &mut [pollfd], left: Option<timespec>, mask: *const sigset_t) -> c_int {
+    let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the program's array; a local time-out.
+    unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as nfds_t, left, mask) }
+}
+
+/// Asks the kernel, with the carried descriptors' events put in its terms and its answer put in ours.
+fn ask_substituted(
+    fds: &mut [pollfd],
+    members: &Members,
+    left: Option<timespec>,
+    mask: *const sigset_t,
+) -> c_int {
+    let asked: Vec<(usize, i16)> = members.engaged().map(|m| (m.at, fds[m.at].events)).collect();
+    for m in members.engaged() {
+        let p = &mut fds[m.at];
+        p.events = kernel_events(m, p.events);
+    }
+    let r = ask_kernel(fds, left, mask);
+    for (at, events) in asked {
+        fds[at].events = events;
+    }
+    if r < 0 {
+        return r;
+    }
+    let mut n = fds.iter().filter(|p| p.revents != 0).count() as c_int;
+    for m in members.engaged() {
+        let p = &mut fds[m.at];
+        n -= c_int::from(p.revents != 0);
+        let kernel = Ready(p.revents as u16 as u32);
+        let ready = match p.revents & libc::POLLNVAL {
+            0 => reported(m.inside.conn().ready(&m.inside.fd, Some(with_out(m, kernel))), p.events),
+            nval => nval,
+        };
+        p.revents = ready;
+        n += c_int::from(ready != 0);
+    }
+    n
+}
+
+/// Where a direction is on TCP the engine wants the kernel's whole view; the sleep asked only for a part of it.
+fn with_out(m: &Member, kernel: Ready) -> Ready {
+    let end = m.inside.conn().end();
+    let on_ring = end.tx_path() == gm::Path::Ring && end.rx_path() == gm::Path::Ring;
+    if on_ring { kernel } else { m.inside.fd.poll() | kernel }
+}
+
+/// What to ask the kernel about a carried descriptor.
+fn kernel_events(m: &Member, events: i16) -> i16 {
+    let mut ask = libc::POLLRDHUP;
+    if events & (libc::POLLIN | libc::POLLRDNORM) != 0 || m.inside.conn().readable_bytes(&m.inside.fd) == 0 {
+        ask |= libc::POLLIN;
+    }
+    if m.inside.conn().end().tx_path() != gm::Path::Ring {
+        ask |= events & OUT;
+    }
+    ask
+}
+
+enum Slept {
+    News,
+    Over(c_int),
+}
+
+/// With unread bytes that nobody asked for, the doorbell for room can't be told from theirs: look this often, in ns.
+const BLIND_SLICE_NS: u64 = 1_000_000;
+
+fn sleep(
+    fds: &mut [pollfd],
+    members: &Members,
+    deadline: Deadline,
+    mask: *const sigset_t,
+) -> Slept {
+    let mut armed = 0;
+    let mut news = false;
+    let mut blind = false;
+    for m in members.engaged() {
+        let events = fds[m.at].events;
+        let conn = m.inside.conn();
+        let wants_in = events & (libc::POLLIN | libc::POLLRDNORM) != 0;
+        if !wants_in && conn.readable_bytes(&m.inside.fd) > 0 {
+            blind |= events & OUT != 0;
+            conn.arm_for_set(&m.inside.fd);
+            armed += 1;
+            continue;
+        }
+        if !conn.arm(&m.inside.fd, events & OUT != 0) {
+            news = true;
+            break;
+        }
+        armed += 1;
+    }
+    let result = if news {
+        Slept::News
+    } else {
+        let left = deadline.left_ns();
+        let slice = if blind { Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS)) } else { left };
+        let left = slice.map(|ns| timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
+        let start = gm::clock::ticks();
+        let n = ask_substituted(fds, members, left, mask);
+        if let Some(spin) = SPIN.get() {
+            spin.slept(gm::clock::ticks().wrapping_sub(start));
+        }
+        for m in members.engaged() {
+            gm::End::count(&m.inside.conn().end().sleeps, 1);
+        }
+        if n != 0 || deadline.passed() { Slept::Over(n) } else { Slept::News }
+    };
+    for m in members.engaged().take(armed) {
+        m.inside.conn().disarm();
+    }
+    result
+}
+
+/// # Safety
+/// As poll(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the caller's array.
+    match unsafe { carried(fds, n) } {
+        Some(fds) => wait(fds, Deadline::after_ms(timeout), std::ptr::null()),
+        // SAFETY: the caller's arguments, unchanged.
+        None => unsafe { real::poll(fds, n, timeout) },
+    }
+}
+
+/// The program's array, if a descriptor in it is one of ours.
+///
+/// # Safety
+/// As for poll.
+unsafe fn carried<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
+    if fds.is_null() || n == 0 {
+        return None;
+    }
+    // SAFETY: by the caller.
+    let fds = unsafe { std::slice::from_raw_parts_mut(fds, n as usize) };
+    fds.iter().any(|p| fds::is_tracked(p.fd)).then_some(fds)
+}
+
+/// # Safety
+/// As poll(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __poll_chk(
+    fds: *mut pollfd,
+    n: nfds_t,
+    timeout: c_int,
+    room: size_t,
+) -> c_int {
+    if room / size_of::<pollfd>() < n as usize {
+        std::process::abort();
+    }
+    // SAFETY: the caller's arguments.
+    unsafe { poll(fds, n, timeout) }
+}
+
+/// # Safety
+/// As ppoll(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ppoll(
+    fds: *mut pollfd,
+    n: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        match carried(fds, n) {
+            Some(fds) => wait(fds, Deadline::after_timespec(timeout), mask),
+            None => real::ppoll(fds, n, timeout, mask),
+        }
+    }
+}
+
+/// # Safety
+/// As ppoll(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __ppoll_chk(
+    fds: *mut pollfd,
+    n: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+    room: size_t,
+) -> c_int {
+    if room / size_of::<pollfd>() < n as usize {
+        std::process::abort();
+    }
+    // SAFETY: the caller's arguments.
+    unsafe { ppoll(fds, n, timeout, mask) }
+}

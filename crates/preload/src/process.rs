@@ -1,0 +1,145 @@
+//! Processes: fork, exec, exit.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use gm::Reason;
+use gm::os::ProcessId;
+
+use crate::{ctx, epoll, fds, kernel, real};
+
+/// Once, when the first TCP socket is made.
+pub fn at_first_socket() {
+    // Fork handlers cover fork, daemon and forkpty, which call no interposable fork.
+    // SAFETY: three handlers that stay loaded as long as the library.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+}
+
+unsafe extern "C" fn before() {
+    fds::before_fork();
+    epoll::before_fork();
+}
+
+unsafe extern "C" fn in_parent() {
+    epoll::after_fork();
+    fds::after_fork_in_parent();
+}
+
+unsafe extern "C" fn in_child() {
+    epoll::after_fork();
+    fds::after_fork_in_child();
+    kernel::forget_thread();
+    if let Some(ctx) = ctx::opened() {
+        ctx.node.after_fork();
+        ctx.port.join(ctx.node.me());
+        let pid = ctx.node.me().pid;
+        fds::each_slot_once(|conn| {
+            let end = conn.end();
+            if end.role() != gm::Role::Listener {
+                end.pid.store(pid, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        epoll::in_child();
+    }
+}
+
+/// The process ends in an orderly way.
+fn leave() {
+    let Some(ctx) = ctx::opened() else { return };
+    let me = ctx.node.me();
+    if me != ProcessId::me() {
+        // A child of a raw clone: not a member of the family.
+        return;
+    }
+    fds::at_exit();
+    ctx.port.leave(me);
+    if !ctx.port.alive() && ctx.port.header().run.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        gm::os::remove(ctx.port.path());
+    }
+}
+
+extern "C" fn at_exit() {
+    leave();
+}
+
+/// Runs with the destructors of the program's other libraries, after its own exit handlers.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;
+
+/// # Safety
+/// As _exit(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    leave();
+    // SAFETY: the caller's argument, unchanged.
+    unsafe { real::_exit(status) }
+}
+
+/// # Safety
+/// As _Exit(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    // SAFETY: as _exit.
+    unsafe { _exit(status) }
+}
+
+/// # Safety
+/// As fork(2): POSIX lets vfork be fork, and a child that writes to our tables in the parent's memory would not do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfork() -> c_int {
+    // SAFETY: fork has no preconditions of its own.
+    unsafe { libc::fork() }
+}
+
+/// The descriptor goes to somebody who may not run our code: back to TCP.
+pub fn give_away(fd: c_int, why: Reason) {
+    if let Some(inside) = fds::enter(fd) {
+        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+    }
+}
+
+/// Before exec: what stays open goes back to TCP. If exec then fails, it is slower, not wrong.
+fn before_exec() {
+    if ctx::opened().is_none() {
+        return;
+    }
+    let saved = crate::errno();
+    fds::each(|fd, inside| {
+        // SAFETY: F_GETFD takes no argument.
+        let flags = unsafe { real::fcntl(fd, libc::F_GETFD, 0) };
+        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            let conn = inside.conn();
+            conn.hand_back(&inside.ctx().node, &inside.fd, Reason::Handed);
+        }
+    });
+    crate::set_errno(saved);
+}
+
+macro_rules! exec {
+    ($($name:ident($($arg:ident: $ty:ty),*);)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) -> c_int {
+            before_exec();
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name($($arg),*) }
+        }
+    )*};
+}
+exec! {
+    execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char);
+    execv(path: *const c_char, argv: *const *const c_char);
+    execvp(path: *const c_char, argv: *const *const c_char);
+    execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char);
+    fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char);
+}
+
+/// # Safety
+/// As fdopen(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
+    give_away(fd, Reason::Unsupported);
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::fdopen(fd, mode) }
+}

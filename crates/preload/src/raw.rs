@@ -1,0 +1,64 @@
+//! `syscall(2)`: libuv closes its sockets with it, nginx and others call newer functions by number.
+
+use std::ffi::{c_int, c_long, c_uint};
+
+use crate::{epoll, poll, process, real, receive, select, send, setup};
+
+/// # Safety
+/// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    // A raw call on a descriptor that we don't follow is none of our business, except those that make new ones.
+    let fd = a as c_int;
+    // SAFETY: each arm decodes the arguments as the kernel would for that number.
+    unsafe {
+        match number {
+            libc::SYS_read => receive::read(fd, b as _, c) as c_long,
+            libc::SYS_write => send::write(fd, b as _, c) as c_long,
+            libc::SYS_readv => receive::readv(fd, b as _, c as c_int) as c_long,
+            libc::SYS_writev => send::writev(fd, b as _, c as c_int) as c_long,
+            libc::SYS_recvfrom => receive::recvfrom(fd, b as _, c, d as c_int, e as _, f as _) as c_long,
+            libc::SYS_sendto => send::sendto(fd, b as _, c, d as c_int, e as _, f as u32) as c_long,
+            libc::SYS_recvmsg => receive::recvmsg(fd, b as _, c as c_int) as c_long,
+            libc::SYS_sendmsg => send::sendmsg(fd, b as _, c as c_int) as c_long,
+            libc::SYS_recvmmsg => {
+                receive::recvmmsg(fd, b as _, c as c_uint, d as c_int, e as _).into()
+            }
+            libc::SYS_sendmmsg => send::sendmmsg(fd, b as _, c as c_uint, d as c_int).into(),
+            libc::SYS_sendfile => send::sendfile(fd, b as c_int, c as _, d) as c_long,
+            libc::SYS_socket => setup::socket(fd, b as c_int, c as c_int).into(),
+            libc::SYS_connect => setup::connect(fd, b as _, c as u32).into(),
+            libc::SYS_listen => setup::listen(fd, b as c_int).into(),
+            libc::SYS_accept => setup::accept(fd, b as _, c as _).into(),
+            libc::SYS_accept4 => setup::accept4(fd, b as _, c as _, d as c_int).into(),
+            libc::SYS_close => setup::close(fd).into(),
+            libc::SYS_close_range => setup::close_range(a as c_uint, b as c_uint, c as c_int).into(),
+            libc::SYS_shutdown => setup::shutdown(fd, b as c_int).into(),
+            libc::SYS_dup => setup::dup(fd).into(),
+            libc::SYS_dup2 => setup::dup2(fd, b as c_int).into(),
+            libc::SYS_dup3 => setup::dup3(fd, b as c_int, c as c_int).into(),
+            libc::SYS_fcntl => setup::fcntl(fd, b as c_int, c).into(),
+            libc::SYS_ioctl => setup::ioctl(fd, b as _, c).into(),
+            libc::SYS_setsockopt => {
+                setup::setsockopt(fd, b as c_int, c as c_int, d as _, e as u32).into()
+            }
+            libc::SYS_poll => poll::poll(a as _, b as _, c as c_int).into(),
+            libc::SYS_select => select::select(fd, b as _, c as _, d as _, e as _).into(),
+            libc::SYS_epoll_ctl => epoll::epoll_ctl(fd, b as c_int, c as c_int, d as _).into(),
+            libc::SYS_epoll_wait => epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into(),
+            libc::SYS_epoll_pwait if e == 0 => {
+                epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into()
+            }
+            libc::SYS_execve => process::execve(a as _, b as _, c as _).into(),
+            _ => real::syscall(number, a, b, c, d, e, f),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! read, recv and their family.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::io::IoSliceMut;
+
+use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
+use sockets::{Fault, RecvOptions};
+
+use crate::fds::{Inside, enter};
+use crate::kernel::errno_of;
+use crate::real;
+
+/// Flags of recv that the ring carries; a call with any other goes to the kernel, on TCP.
+const CARRIED: c_int =
+    libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL
+        | libc::MSG_CMSG_CLOEXEC;
+
+fn options(inside: &Inside, flags: c_int) -> RecvOptions {
+    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    RecvOptions {
+        dont_wait: nonblocking || flags & libc::MSG_DONTWAIT != 0,
+        peek: flags & libc::MSG_PEEK != 0,
+        wait_all: flags & libc::MSG_WAITALL != 0,
+        discard: flags & libc::MSG_TRUNC != 0,
+    }
+}
+
+fn answer(r: Result<usize, Fault>) -> ssize_t {
+    match r {
+        Ok(n) => n as ssize_t,
+        Err(f) => {
+            crate::set_errno(errno_of(f));
+            -1
+        }
+    }
+}
+
+/// One receiving call: into the ring if the connection is carried, else `plain`.
+#[inline]
+fn receive(
+    fd: c_int,
+    flags: c_int,
+    bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> ssize_t,
+    plain: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    let Some(inside) = enter(fd) else { return plain() };
+    if inside.engaged() {
+        if flags & !CARRIED == 0 {
+            let o = options(&inside, flags);
+            return bufs(&mut |b| answer(inside.conn().recv(&inside.fd, b, o)));
+        }
+        // MSG_OOB and the error queue are the kernel's; they take no byte of the stream.
+        return plain();
+    }
+    let n = plain();
+    if n > 0 && flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0 {
+        inside.conn().count_plain(0, n as usize);
+    }
+    n
+}
+
+/// The program's buffer as a slice.
+///
+/// # Safety
+/// `buf` must be writable for `n` bytes, as the C function demands.
+unsafe fn one<'a>(buf: *mut c_void, n: size_t) -> IoSliceMut<'a> {
+    if n == 0 || buf.is_null() {
+        return IoSliceMut::new(&mut []);
+    }
+    // SAFETY: by the caller; no call takes more than isize::MAX bytes.
+    IoSliceMut::new(unsafe {
+        std::slice::from_raw_parts_mut(buf.cast(), n.min(isize::MAX as usize))
+    })
+}
+
+/// The program's buffers. `IoSliceMut` is promised to have iovec's layout.
+///
+/// # Safety
+/// As for readv.
+unsafe fn many<'a>(iov: *const iovec, n: usize) -> &'a mut [IoSliceMut<'a>] {
+    if n == 0 || iov.is_null() {
+        return &mut [];
+    }
+    // SAFETY: by the caller; the array itself is only read.
+    unsafe { std::slice::from_raw_parts_mut(iov.cast_mut().cast(), n) }
+}
+
+/// # Safety
+/// As recv(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+    receive(
+        fd,
+        flags,
+        // SAFETY: the caller's buffer.
+        |f| f(&mut [unsafe { one(buf, n) }]),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::recv(fd, buf, n, flags) },
+    )
+}
+
+/// # Safety
+/// As read(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
+    receive(
+        fd,
+        0,
+        // SAFETY: the caller's buffer.
+        |f| f(&mut [unsafe { one(buf, n) }]),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::read(fd, buf, n) },
+    )
+}
+
+/// # Safety
+/// As recvfrom(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvfrom(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    flags: c_int,
+    from: *mut sockaddr,
+    len: *mut socklen_t,
+) -> ssize_t {
+    receive(
+        fd,
+        flags,
+        |f| {
+            // SAFETY: the caller's buffer.
+            let r = f(&mut [unsafe { one(buf, n) }]);
+            if r >= 0 && !from.is_null() && !len.is_null() {
+                // TCP reports no address: the kernel sets the length to zero.
+                // SAFETY: the caller's out-pointer.
+                unsafe { *len = 0 };
+            }
+            r
+        },
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::recvfrom(fd, buf, n, flags, from, len) },
+    )
+}
+
+/// # Safety
+/// As readv(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    receive(
+        fd,
+        0,
+        // SAFETY: the caller's buffers.
+        |f| f(unsafe { many(iov, usize::try_from(n).unwrap_or(0)) }),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::readv(fd, iov, n) },
+    )
+}
+
+/// # Safety
+/// As preadv2(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv2(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    offset: i64,
+    flags: c_int,
+) -> ssize_t {
+    if offset == -1 && crate::fds::is_tracked(fd) {
+        // SAFETY: the same buffers.
+        return unsafe { readv(fd, iov, n) };
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::preadv2(fd, iov, n, offset, flags) }
+}
+
+/// # Safety
+/// As recvmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+    receive(
+        fd,
+        flags,
+        |f| {
+            // SAFETY: the caller's header and the buffers in it.
+            unsafe {
+                let m = &mut *msg;
+                let r = f(many(m.msg_iov, m.msg_iovlen as usize));
+                if r >= 0 {
+                    m.msg_namelen = 0;
+                    m.msg_controllen = 0;
+                    m.msg_flags = 0;
+                }
+                r
+            }
+        },
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::recvmsg(fd, msg, flags) },
+    )
+}
+
+/// # Safety
+/// As recvmmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmmsg(
+    fd: c_int,
+    msgs: *mut mmsghdr,
+    n: c_uint,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> c_int {
+    if !crate::fds::is_tracked(fd) {
+        // SAFETY: the caller's arguments, unchanged.
+        return unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };
+    }
+    let mut done = 0;
+    while done < n {
+        // After the first message MSG_WAITFORONE means "what is there".
+        let wait = done > 0 && flags & libc::MSG_WAITFORONE != 0;
+        let f = flags & !libc::MSG_WAITFORONE | if wait { libc::MSG_DONTWAIT } else { 0 };
+        // SAFETY: the caller's array of `n` headers.
+        let r = unsafe {
+            let m = &mut *msgs.add(done as usize);
+            let r = recvmsg(fd, &raw mut m.msg_hdr, f);
+            m.msg_len = r.max(0) as c_uint;
+            r
+        };
+        if r < 0 {
+            return if done > 0 { done as c_int } else { -1 };
+        }
+        done += 1;
+        if r == 0 {
+            break;
+        }
+    }
+    done as c_int
+}
+
+/// glibc's fortified calls check the buffer's size and go on as the plain ones.
+fn fortify(n: size_t, room: size_t) {
+    if n > room {
+        std::process::abort();
+    }
+}
+
+/// # Safety
+/// As read(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __read_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    room: size_t,
+) -> ssize_t {
+    fortify(n, room);
+    // SAFETY: the caller's arguments.
+    unsafe { read(fd, buf, n) }
+}
+
+/// # Safety
+/// As recv(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __recv_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    room: size_t,
+    flags: c_int,
+) -> ssize_t {
+    fortify(n, room);
+    // SAFETY: the caller's arguments.
+    unsafe { recv(fd, buf, n, flags) }
+}
+
+/// # Safety
+/// As recvfrom(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __recvfrom_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    room: size_t,
+    flags: c_int,
+    from: *mut sockaddr,
+    len: *mut socklen_t,
+) -> ssize_t {
+    fortify(n, room);
+    // SAFETY: the caller's arguments.
+    unsafe { recvfrom(fd, buf, n, flags, from, len) }
+}

@@ -1,0 +1,352 @@
+//! write, send and their family, and sendfile.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::io::IoSlice;
+
+use gm::Reason;
+use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+use sockets::{Fault, SendOptions};
+
+use crate::fds::{Inside, enter};
+use crate::kernel::errno_of;
+use crate::real;
+
+const CARRIED: c_int =
+    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_DONTROUTE | libc::MSG_CONFIRM;
+
+fn options(inside: &Inside, flags: c_int) -> SendOptions {
+    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    SendOptions { dont_wait: nonblocking || flags & libc::MSG_DONTWAIT != 0 }
+}
+
+fn answer(r: Result<usize, Fault>, flags: c_int) -> ssize_t {
+    match r {
+        Ok(n) => n as ssize_t,
+        Err(f) => {
+            if f == Fault::Pipe && flags & libc::MSG_NOSIGNAL == 0 {
+                // SAFETY: raises in this thread, as the kernel would.
+                unsafe { libc::raise(libc::SIGPIPE) };
+            }
+            crate::set_errno(errno_of(f));
+            -1
+        }
+    }
+}
+
+/// One sending call: into the ring if the connection is carried, else `plain`.
+#[inline]
+fn transmit(
+    fd: c_int,
+    flags: c_int,
+    bufs: impl FnOnce(&dyn Fn(&[IoSlice<'_>]) -> ssize_t) -> ssize_t,
+    plain: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    let Some(inside) = enter(fd) else { return plain() };
+    if inside.engaged() {
+        if flags & !CARRIED == 0 {
+            let o = options(&inside, flags);
+            return bufs(&|b| answer(inside.conn().send(&inside.fd, b, o), flags));
+        }
+        // MSG_OOB, MSG_ZEROCOPY, ...: this direction goes back to TCP, in order, and then the kernel does it.
+        inside.conn().send_over_tcp(&inside.fd, Reason::Unsupported);
+    }
+    let n = plain();
+    if n > 0 {
+        // The byte of MSG_OOB takes its place in the sequence as any other.
+        inside.conn().count_plain(n as usize, 0);
+    }
+    n
+}
+
+/// # Safety
+/// `buf` must be readable for `n` bytes.
+unsafe fn one<'a>(buf: *const c_void, n: size_t) -> IoSlice<'a> {
+    if n == 0 || buf.is_null() {
+        return IoSlice::new(&[]);
+    }
+    // SAFETY: by the caller.
+    IoSlice::new(unsafe { std::slice::from_raw_parts(buf.cast(), n.min(isize::MAX as usize)) })
+}
+
+/// # Safety
+/// As for writev. `IoSlice` is promised to have iovec's layout.
+unsafe fn many<'a>(iov: *const iovec, n: usize) -> &'a [IoSlice<'a>] {
+    if n == 0 || iov.is_null() {
+        return &[];
+    }
+    // SAFETY: by the caller.
+    unsafe { std::slice::from_raw_parts(iov.cast(), n) }
+}
+
+/// # Safety
+/// As write(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
+    transmit(
+        fd,
+        0,
+        // SAFETY: the caller's buffer.
+        |f| f(&[unsafe { one(buf, n) }]),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::write(fd, buf, n) },
+    )
+}
+
+/// # Safety
+/// As send(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+    transmit(
+        fd,
+        flags,
+        // SAFETY: the caller's buffer.
+        |f| f(&[unsafe { one(buf, n) }]),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::send(fd, buf, n, flags) },
+    )
+}
+
+/// # Safety
+/// As sendto(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendto(
+    fd: c_int,
+    buf: *const c_void,
+    n: size_t,
+    flags: c_int,
+    to: *const sockaddr,
+    len: socklen_t,
+) -> ssize_t {
+    transmit(
+        fd,
+        flags,
+        // SAFETY: the caller's buffer.
+        |f| f(&[unsafe { one(buf, n) }]),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::sendto(fd, buf, n, flags, to, len) },
+    )
+}
+
+/// # Safety
+/// As writev(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    transmit(
+        fd,
+        0,
+        // SAFETY: the caller's buffers.
+        |f| f(unsafe { many(iov, usize::try_from(n).unwrap_or(0)) }),
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::writev(fd, iov, n) },
+    )
+}
+
+/// # Safety
+/// As pwritev2(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev2(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    offset: i64,
+    flags: c_int,
+) -> ssize_t {
+    if offset == -1 && crate::fds::is_tracked(fd) {
+        // SAFETY: the same buffers.
+        return unsafe { writev(fd, iov, n) };
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::pwritev2(fd, iov, n, offset, flags) }
+}
+
+/// # Safety
+/// As sendmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: the caller's header.
+    unsafe { hand_back_passed(msg) };
+    transmit(
+        fd,
+        flags,
+        // SAFETY: the caller's header and the buffers in it.
+        |f| unsafe { f(many((*msg).msg_iov, (*msg).msg_iovlen as usize)) },
+        // SAFETY: the caller's arguments, unchanged.
+        || unsafe { real::sendmsg(fd, msg, flags) },
+    )
+}
+
+/// # Safety
+/// As sendmmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmmsg(
+    fd: c_int,
+    msgs: *mut mmsghdr,
+    n: c_uint,
+    flags: c_int,
+) -> c_int {
+    if !crate::fds::is_tracked(fd) {
+        // SAFETY: the caller's arguments, unchanged.
+        return unsafe { real::sendmmsg(fd, msgs, n, flags) };
+    }
+    for i in 0..n {
+        // SAFETY: the caller's array of `n` headers.
+        let r = unsafe {
+            let m = &mut *msgs.add(i as usize);
+            let r = sendmsg(fd, &raw const m.msg_hdr, flags);
+            m.msg_len = r.max(0) as c_uint;
+            r
+        };
+        if r < 0 {
+            return if i > 0 { i as c_int } else { -1 };
+        }
+    }
+    n as c_int
+}
+
+/// Descriptors in a message's control data leave for another process that may not run our code.
+///
+/// # Safety
+/// `msg` as for sendmsg.
+unsafe fn hand_back_passed(msg: *const msghdr) {
+    // SAFETY: the CMSG macros walk the caller's control buffer within its length.
+    unsafe {
+        if msg.is_null() || (*msg).msg_control.is_null() || (*msg).msg_controllen == 0 {
+            return;
+        }
+        let mut c = libc::CMSG_FIRSTHDR(msg);
+        while !c.is_null() {
+            if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(c).cast::<c_int>();
+                let bytes = ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                for i in 0..bytes / size_of::<c_int>() {
+                    crate::process::give_away(data.add(i).read_unaligned(), Reason::Handed);
+                }
+            }
+            c = libc::CMSG_NXTHDR(msg, c);
+        }
+    }
+}
+
+/// # Safety
+/// As sendfile(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile(
+    out: c_int,
+    from: c_int,
+    offset: *mut i64,
+    n: size_t,
+) -> ssize_t {
+    // SAFETY: the caller's arguments, unchanged.
+    transmit_file(out, from, offset, n, || unsafe { real::sendfile(out, from, offset, n) })
+}
+
+/// # Safety
+/// As sendfile64(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile64(
+    out: c_int,
+    from: c_int,
+    offset: *mut i64,
+    n: size_t,
+) -> ssize_t {
+    // SAFETY: the caller's arguments, unchanged.
+    transmit_file(out, from, offset, n, || unsafe { real::sendfile64(out, from, offset, n) })
+}
+
+/// A piece of file at a time through a buffer on the stack.
+const FILE_PIECE: usize = 32 * 1024;
+/// What sendfile(2) moves at most.
+const FILE_MOST: usize = 0x7fff_f000;
+
+fn transmit_file(
+    out: c_int,
+    from: c_int,
+    offset: *mut i64,
+    n: size_t,
+    plain: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    let Some(inside) = enter(out) else { return plain() };
+    if !inside.engaged() {
+        let r = plain();
+        if r > 0 {
+            inside.conn().count_plain(r as usize, 0);
+        }
+        return r;
+    }
+    let n = n.min(FILE_MOST);
+    let o = options(&inside, 0);
+    let mut piece = [0_u8; FILE_PIECE];
+    let mut done = 0;
+    // SAFETY: the caller's out-pointer, or null: then the file's own position counts, and moves only by what was sent.
+    let start = unsafe {
+        if offset.is_null() { libc::lseek64(from, 0, libc::SEEK_CUR) } else { *offset }
+    };
+    let mut fault = (start < 0).then(crate::errno);
+    while done < n && fault.is_none() {
+        let want = piece.len().min(n - done);
+        // SAFETY: into our own buffer.
+        let got = unsafe { libc::pread64(from, piece.as_mut_ptr().cast(), want, start + done as i64) };
+        match got {
+            0 => break,
+            ..0 => fault = Some(crate::errno()),
+            got => {
+                let got = got as usize;
+                match inside.conn().send(&inside.fd, &[IoSlice::new(&piece[..got])], o) {
+                    Ok(sent) => {
+                        done += sent;
+                        if sent < got {
+                            break;
+                        }
+                    }
+                    Err(f) => {
+                        if f == Fault::Pipe && done == 0 {
+                            return answer(Err(f), 0);
+                        }
+                        fault = Some(errno_of(f));
+                    }
+                }
+            }
+        }
+    }
+    if done == 0
+        && let Some(e) = fault
+    {
+        crate::set_errno(e);
+        return -1;
+    }
+    // SAFETY: as above.
+    unsafe {
+        if offset.is_null() {
+            libc::lseek64(from, start + done as i64, libc::SEEK_SET);
+        } else {
+            *offset = start + done as i64;
+        }
+    }
+    done as ssize_t
+}
+
+/// # Safety
+/// As splice(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn splice(
+    from: c_int,
+    off_in: *mut i64,
+    to: c_int,
+    off_out: *mut i64,
+    n: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    crate::process::give_away(from, Reason::Unsupported);
+    crate::process::give_away(to, Reason::Unsupported);
+    // SAFETY: the caller's arguments, unchanged.
+    let r = unsafe { real::splice(from, off_in, to, off_out, n, flags) };
+    if r > 0 {
+        if let Some(inside) = enter(from) {
+            inside.conn().count_plain(0, r as usize);
+        }
+        if let Some(inside) = enter(to) {
+            inside.conn().count_plain(r as usize, 0);
+        }
+    }
+    r
+}

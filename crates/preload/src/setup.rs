@@ -1,0 +1,368 @@
+//! Life of a socket: making, connecting, accepting, options, copies, closing.
+
+use std::ffi::{c_int, c_uint, c_ulong, c_void};
+use std::sync::atomic::Ordering::Relaxed;
+
+use gm::end::flag;
+use gm::node::ListenAddress;
+use gm::{Reason, Role};
+use libc::{sockaddr, socklen_t, timeval};
+
+use crate::fds::{self, Inside, enter};
+use crate::real;
+
+/// # Safety
+/// As socket(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let fd = unsafe { real::socket(domain, kind, protocol) };
+    let stream = kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) == libc::SOCK_STREAM;
+    let inet = domain == libc::AF_INET || domain == libc::AF_INET6;
+    if fd >= 0 && stream && inet && (protocol == 0 || protocol == libc::IPPROTO_TCP) {
+        fds::track(fd, Role::Fresh, nonblock_flag(kind));
+    } else if fd >= 0 {
+        fds::stale(fd);
+    }
+    fd
+}
+
+fn nonblock_flag(kind: c_int) -> u32 {
+    if kind & libc::SOCK_NONBLOCK != 0 { flag::NONBLOCK } else { 0 }
+}
+
+/// # Safety
+/// As connect(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
+    if let Some(inside) = enter(fd) {
+        // SAFETY: the caller's address, at least a family long or refused by the kernel.
+        let unspec = len >= 2 && !to.is_null() && unsafe { (*to).sa_family } as c_int == libc::AF_UNSPEC;
+        if unspec {
+            // Dissolves a connection; what comes after it is another one on the same descriptor.
+            inside.conn().hand_back(&inside.ctx().node, &inside.fd, Reason::Unsupported);
+        } else if inside.conn().end().role() == Role::Fresh {
+            inside.conn().end().role.store(Role::Client as u32, Relaxed);
+        }
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::connect(fd, to, len) }
+}
+
+/// # Safety
+/// As listen(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let r = unsafe { real::listen(fd, backlog) };
+    if r == 0
+        && let Some(inside) = enter(fd)
+    {
+        inside.conn().end().role.store(Role::Listener as u32, Relaxed);
+        register(&inside);
+    }
+    r
+}
+
+/// Puts the listener into the node's registry, once per process that listens or accepts on it.
+fn register(inside: &Inside) {
+    let ctx = inside.ctx();
+    let me = ctx.node.me().pid;
+    if inside.slot.listener_pid.swap(me, Relaxed) == me {
+        return;
+    }
+    let saved = crate::errno();
+    if let Some(at) = listen_address(inside) {
+        *inside.slot.listener.lock() = ctx.node.listen(&at).ok();
+    }
+    crate::set_errno(saved);
+}
+
+fn listen_address(inside: &Inside) -> Option<ListenAddress> {
+    // A listener has no peer, so `Kernel::stream` does not serve here.
+    // SAFETY: the hook's caller passed the descriptor.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.fd.0) };
+    let at = std::net::SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?;
+    let netns = inside.ctx().node.netns;
+    let (address, any_v4, any_v6) = match at.ip() {
+        std::net::IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), v4.is_unspecified(), false),
+        std::net::IpAddr::V6(v6) => {
+            let only = rustix::net::sockopt::ipv6_v6only(fd).unwrap_or(true);
+            (v6.octets(), v6.is_unspecified() && !only, v6.is_unspecified())
+        }
+    };
+    Some(ListenAddress { address, port: at.port(), netns, any_v4, any_v6 })
+}
+
+fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
+    if fd < 0 {
+        return;
+    }
+    match enter(listener) {
+        Some(l) => {
+            register(&l);
+            fds::track(fd, Role::Server, if nonblocking { flag::NONBLOCK } else { 0 });
+        }
+        None => fds::stale(fd),
+    }
+}
+
+/// # Safety
+/// As accept(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept(fd: c_int, from: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let new = unsafe { real::accept(fd, from, len) };
+    accepted(fd, new, false);
+    new
+}
+
+/// # Safety
+/// As accept4(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept4(
+    fd: c_int,
+    from: *mut sockaddr,
+    len: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let new = unsafe { real::accept4(fd, from, len, flags) };
+    accepted(fd, new, flags & libc::SOCK_NONBLOCK != 0);
+    new
+}
+
+/// # Safety
+/// As close(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+    fds::forget(fd);
+    crate::epoll::close_set(fd);
+    // SAFETY: the caller's argument, unchanged.
+    unsafe { real::close(fd) }
+}
+
+/// # Safety
+/// As close_range(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    const UNSHARE: c_int = 2;
+    const CLOEXEC: c_int = 4;
+    if flags & (CLOEXEC | UNSHARE) == 0 && first <= last {
+        fds::forget_range(first as usize, last as usize);
+        crate::epoll::close_sets(first as usize, last as usize);
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::close_range(first, last, flags) }
+}
+
+/// # Safety
+/// As closefrom(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn closefrom(first: c_int) {
+    fds::forget_range(first.max(0) as usize, usize::MAX - 1);
+    crate::epoll::close_sets(first.max(0) as usize, usize::MAX - 1);
+    // SAFETY: the caller's argument, unchanged.
+    unsafe { real::closefrom(first) }
+}
+
+/// # Safety
+/// As shutdown(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let plain = || unsafe { real::shutdown(fd, how) };
+    let Some(inside) = enter(fd) else { return plain() };
+    if !inside.conn().is_engaged() || !(0..=2).contains(&how) {
+        if (0..=2).contains(&how) && inside.conn().end().role() != Role::Listener {
+            inside.conn().hand_back(&inside.ctx().node, &inside.fd, Reason::Shutdown);
+        }
+        return plain();
+    }
+    let read = how == libc::SHUT_RD || how == libc::SHUT_RDWR;
+    let write = how == libc::SHUT_WR || how == libc::SHUT_RDWR;
+    match inside.conn().shutdown(&inside.fd, read, write) {
+        Ok(()) => 0,
+        Err(f) => {
+            crate::set_errno(crate::kernel::errno_of(f));
+            -1
+        }
+    }
+}
+
+fn aliased(old: c_int, new: c_int) -> c_int {
+    if new >= 0 && new != old {
+        match enter(old) {
+            Some(inside) => fds::alias(&inside, new),
+            None => fds::stale(new),
+        }
+        crate::epoll::alias_set(old, new);
+    }
+    new
+}
+
+/// # Safety
+/// As dup(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
+    // SAFETY: the caller's argument, unchanged.
+    aliased(fd, unsafe { real::dup(fd) })
+}
+
+/// Is `fd` open? dup2 over a descriptor must not close it when it is going to fail.
+fn is_open(fd: c_int) -> bool {
+    // SAFETY: F_GETFD takes no argument.
+    let saved = crate::errno();
+    let open = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } >= 0;
+    crate::set_errno(saved);
+    open
+}
+
+/// # Safety
+/// As dup2(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
+    if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
+        fds::forget(to);
+        crate::epoll::close_set(to);
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    aliased(fd, unsafe { real::dup2(fd, to) })
+}
+
+/// # Safety
+/// As dup3(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
+        fds::forget(to);
+        crate::epoll::close_set(to);
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    aliased(fd, unsafe { real::dup3(fd, to, flags) })
+}
+
+fn after_fcntl(fd: c_int, cmd: c_int, arg: usize, r: c_int) -> c_int {
+    match cmd {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return aliased(fd, r),
+        libc::F_SETFL if r == 0 => set_nonblocking(fd, arg as c_int & libc::O_NONBLOCK != 0),
+        _ => {}
+    }
+    r
+}
+
+fn set_nonblocking(fd: c_int, on: bool) {
+    if let Some(inside) = enter(fd) {
+        let end = inside.conn().end();
+        if on { end.set(flag::NONBLOCK) } else { end.clear(flag::NONBLOCK) }
+    }
+}
+
+/// # Safety
+/// As fcntl(2). The third argument, if any, is in the register where `arg` is expected.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    after_fcntl(fd, cmd, arg, unsafe { real::fcntl(fd, cmd, arg) })
+}
+
+/// # Safety
+/// As fcntl(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    after_fcntl(fd, cmd, arg, unsafe { real::fcntl64(fd, cmd, arg) })
+}
+
+/// # Safety
+/// As ioctl(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int {
+    const SIOCOUTQNSD: c_ulong = 0x894b;
+    if let Some(inside) = enter(fd)
+        && inside.conn().is_engaged()
+        && arg != 0
+    {
+        let n = match request {
+            libc::FIONREAD => Some(inside.conn().readable_bytes(&inside.fd)),
+            // What TCP has not been acknowledged; bytes in a ring are delivered as soon as they are written.
+            libc::TIOCOUTQ | SIOCOUTQNSD => Some(0),
+            _ => None,
+        };
+        if let Some(n) = n {
+            // SAFETY: these requests take a pointer to int.
+            unsafe { *(arg as *mut c_int) = c_int::try_from(n).unwrap_or(c_int::MAX) };
+            return 0;
+        }
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    let r = unsafe { real::ioctl(fd, request, arg) };
+    if r == 0 && request == libc::FIONBIO && fds::is_tracked(fd) {
+        // SAFETY: FIONBIO takes a pointer to int, and the kernel has just read it.
+        set_nonblocking(fd, unsafe { *(arg as *const c_int) } != 0);
+    }
+    r
+}
+
+/// # Safety
+/// As setsockopt(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: socklen_t,
+) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let r = unsafe { real::setsockopt(fd, level, name, value, len) };
+    if r == 0
+        && let Some(inside) = enter(fd)
+    {
+        // SAFETY: the kernel has just read `len` bytes there.
+        unsafe { note_option(&inside, level, name, value, len as usize) };
+    }
+    r
+}
+
+/// # Safety
+/// `value` must be readable for `len` bytes.
+unsafe fn note_option(inside: &Inside, level: c_int, name: c_int, value: *const c_void, len: usize) {
+    let end = inside.conn().end();
+    // SAFETY: by the caller, and the length is checked.
+    let int = || (len >= 4).then(|| unsafe { value.cast::<c_int>().read_unaligned() });
+    let time = || {
+        // SAFETY: as above.
+        let t = (len >= size_of::<timeval>())
+            .then(|| unsafe { value.cast::<timeval>().read_unaligned() })?;
+        Some((t.tv_sec.max(0) as u64) * 1_000_000 + t.tv_usec.max(0) as u64)
+    };
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => {
+            end.receive_timeout_us.store(time().unwrap_or(0), Relaxed);
+        }
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => {
+            end.send_timeout_us.store(time().unwrap_or(0), Relaxed);
+        }
+        (libc::SOL_SOCKET, libc::SO_LINGER) if len >= size_of::<libc::linger>() => {
+            // SAFETY: as above.
+            let l = unsafe { value.cast::<libc::linger>().read_unaligned() };
+            if l.l_onoff != 0 && l.l_linger == 0 {
+                end.set(flag::LINGER_ZERO);
+            } else {
+                end.clear(flag::LINGER_ZERO);
+            }
+        }
+        // What the ring can't do: the kernel does it.
+        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) if int() > Some(1) => give_up(inside),
+        (libc::SOL_SOCKET, libc::SO_ZEROCOPY | libc::SO_OOBINLINE) if int() != Some(0) => {
+            give_up(inside);
+        }
+        (libc::IPPROTO_TCP, libc::TCP_ULP | libc::TCP_REPAIR) => give_up(inside),
+        _ => {}
+    }
+}
+
+fn give_up(inside: &Inside) {
+    inside.conn().hand_back(&inside.ctx().node, &inside.fd, Reason::Option);
+}

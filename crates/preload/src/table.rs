@@ -1,0 +1,74 @@
+// One row per interposed function. Everything else about a hook's existence derives from this table: the original's
+// pointer (`real.rs`), and `docs/compatibility.md` (`sgm compat`). This file is included by both, so it holds only the
+// macro.
+//
+// name, (signature), class, what it does when the socket is carried
+#[macro_export]
+macro_rules! for_each_hook {
+    ($m:ident) => {
+        $m! {
+            // Bytes in
+            read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t, receive, "read from the ring";
+            recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t, receive, "read from the ring; MSG_PEEK, MSG_WAITALL, MSG_DONTWAIT, MSG_TRUNC carried, MSG_OOB goes to the kernel";
+            recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t, receive, "as recv; the address is left alone, as TCP does";
+            recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t, receive, "as recv, into all buffers; no control data";
+            readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, receive, "as read, into all buffers";
+            __read_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t) -> ssize_t, receive, "fortified read";
+            __recv_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t, receive, "fortified recv";
+            __recvfrom_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t, receive, "fortified recvfrom";
+            recvmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int, timeout: *mut timespec) -> c_int, receive, "one message at a time";
+            preadv2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, receive, "as readv when the offset is -1";
+            // Bytes out
+            write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t, send, "write to the ring";
+            send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t, send, "write to the ring; MSG_OOB goes back to TCP first";
+            sendto(fd: c_int, buf: *const c_void, n: size_t, flags: c_int, to: *const sockaddr, len: socklen_t) -> ssize_t, send, "as send";
+            sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t, send, "as send, from all buffers; a descriptor passed along (SCM_RIGHTS) goes back to TCP first";
+            writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, send, "as write, from all buffers";
+            sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int, send, "one message at a time";
+            pwritev2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as writev when the offset is -1";
+            sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
+            sendfile64(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
+            splice(from: c_int, off_in: *mut i64, to: c_int, off_out: *mut i64, n: size_t, flags: c_uint) -> ssize_t, handback, "goes back to TCP first";
+            // Life of a socket
+            socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int, setup, "remembers TCP sockets";
+            connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int, setup, "the kernel connects; this end may offer a ring later";
+            listen(fd: c_int, backlog: c_int) -> c_int, setup, "the kernel listens; the address goes into the node's registry";
+            accept(fd: c_int, from: *mut sockaddr, len: *mut socklen_t) -> c_int, setup, "the kernel accepts; this end may claim a ring later";
+            accept4(fd: c_int, from: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int, setup, "as accept";
+            close(fd: c_int) -> c_int, setup, "ends the ring as TCP would: end-of-file, or reset if bytes are unread";
+            close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, setup, "closes the range's carried sockets one by one first";
+            closefrom(first: c_int) -> (), setup, "as close_range";
+            shutdown(fd: c_int, how: c_int) -> c_int, setup, "shuts the direction in the ring";
+            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection";
+            dup2(fd: c_int, to: c_int) -> c_int, setup, "as dup; the old one is closed first";
+            dup3(fd: c_int, to: c_int, flags: c_int) -> c_int, setup, "as dup2";
+            fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "F_DUPFD*, F_SETFL";
+            fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "as fcntl";
+            ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int, setup, "FIONREAD, FIONBIO, SIOCOUTQ, SIOCOUTQNSD; the rest is the kernel's";
+            setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int, setup, "the kernel keeps the value; time-outs and linger are also obeyed on the ring";
+            // Waiting
+            poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int, wait, "carried and other descriptors together";
+            __poll_chk(fds: *mut pollfd, n: nfds_t, timeout: c_int, room: size_t) -> c_int, wait, "fortified poll";
+            ppoll(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as poll";
+            __ppoll_chk(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t, room: size_t) -> c_int, wait, "fortified ppoll";
+            select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, timeout: *mut timeval) -> c_int, wait, "as poll";
+            pselect(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as poll";
+            epoll_ctl(set: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int, wait, "the kernel's set stays true; carried members are remembered";
+            epoll_wait(set: c_int, events: *mut epoll_event, max: c_int, timeout: c_int) -> c_int, wait, "carried members' events are added: level, edge, one-shot";
+            epoll_pwait(set: c_int, events: *mut epoll_event, max: c_int, timeout: c_int, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";
+            epoll_pwait2(set: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";
+            // Processes
+            vfork() -> c_int, process, "is fork: a child that shares our memory can't be told from us";
+            _exit(status: c_int) -> !, process, "gives this process's sockets back";
+            _Exit(status: c_int) -> !, process, "as _exit";
+            execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "connections that stay open over exec go back to TCP";
+            execv(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
+            execvp(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
+            execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            // Ways around the others
+            fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, handback, "stdio's own calls are not seen: goes back to TCP";
+            syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number"
+        }
+    };
+}

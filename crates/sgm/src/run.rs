@@ -1,0 +1,135 @@
+//! `sgm run`: a program with the front loaded.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use gm::Node;
+
+use crate::report;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Say at the end what was carried, and what went over plain TCP and why
+    #[arg(long)]
+    explain: bool,
+    /// Write the same as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// Finds libsockets_gm.so: beside this program, or in the lib directory next to its bin directory.
+pub fn library() -> Result<PathBuf> {
+    const NAME: &str = "libsockets_gm.so";
+    let exe = std::env::current_exe().context("where am I?")?;
+    let dir = exe.parent().unwrap_or(Path::new("."));
+    let places = [dir.join(NAME), dir.join("../lib").join(NAME), dir.join("../lib/sockets-gm").join(NAME)];
+    match places.iter().find(|p| p.is_file()) {
+        Some(p) => Ok(p.canonicalize()?),
+        None => bail!(
+            "{NAME} is not beside {} (build it with `cargo xtask build`)",
+            exe.display()
+        ),
+    }
+}
+
+/// LD_PRELOAD with our library first, and whatever was there after it.
+fn preload(library: &Path) -> OsString {
+    let mut value = library.as_os_str().to_owned();
+    if let Some(old) = std::env::var_os("LD_PRELOAD").filter(|v| !v.is_empty()) {
+        value.push(":");
+        value.push(old);
+    }
+    value
+}
+
+pub fn main(args: Args) -> Result<ExitCode> {
+    let library = library()?;
+    let (program, rest) = args.command.split_first().context("no program")?;
+    let mut command = Command::new(program);
+    command.args(rest).env("LD_PRELOAD", preload(&library));
+    if !args.explain && args.report.is_none() {
+        return Err(command.exec()).with_context(|| format!("can't run {}", program.display()));
+    }
+    let run = gm::os::random() | 1;
+    command.env("SGM_RUN", format!("{run:x}"));
+    let status = supervise(&mut command).with_context(|| format!("can't run {}", program.display()))?;
+    let report = report::gather(&Node::dir_from_env(), run);
+    if let Some(file) = &args.report {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    if args.explain {
+        eprint!("{}", report.explain());
+        if report.ports == 0
+            && let Some(why) = cannot_load(Path::new(program))
+        {
+            eprintln!("sgm: {}: {why}", program.display());
+        }
+    }
+    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    Ok(ExitCode::from(code as u8))
+}
+
+/// Runs the program to its end. Signals that ask us to end are the program's to decide.
+#[allow(unsafe_code)] // kill(2) from a signal handler: the only way to pass a signal on without a thread.
+fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus> {
+    use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+    static CHILD: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn pass_on(signal: i32) {
+        let child = CHILD.load(Relaxed);
+        if child > 0 {
+            // SAFETY: kill is async-signal-safe; the child is ours and not yet waited for.
+            unsafe { libc::kill(child, signal) };
+        }
+    }
+    let handler = pass_on as extern "C" fn(i32) as usize;
+    let passed = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+    let mut child = command.spawn()?;
+    CHILD.store(child.id() as i32, Relaxed);
+    for signal in passed {
+        // SAFETY: a handler that only loads an atomic and calls kill.
+        unsafe { libc::signal(signal, handler) };
+    }
+    let status = child.wait();
+    CHILD.store(0, Relaxed);
+    status
+}
+
+/// Why the dynamic loader would not preload anything into this program.
+fn cannot_load(program: &Path) -> Option<&'static str> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = if program.components().count() > 1 {
+        program.to_owned()
+    } else {
+        let dirs = std::env::var_os("PATH")?;
+        std::env::split_paths(&dirs).map(|d| d.join(program)).find(|p| p.is_file())?
+    };
+    let mode = std::fs::metadata(&path).ok()?.permissions().mode();
+    if mode & 0o6000 != 0 {
+        return Some("set-uid or set-gid: the loader ignores LD_PRELOAD, so it ran on plain TCP");
+    }
+    let image = std::fs::read(&path).ok()?;
+    if image.starts_with(b"\x7fELF") && !has_interpreter(&image) {
+        return Some("statically linked: there is no loader to preload anything, so it ran on plain TCP");
+    }
+    None
+}
+
+/// Does a 64-bit ELF image ask for a dynamic loader (PT_INTERP)?
+fn has_interpreter(image: &[u8]) -> bool {
+    const PT_INTERP: u32 = 3;
+    let word = |at: usize, n: usize| -> Option<u64> {
+        let bytes = image.get(at..at + n)?;
+        Some(bytes.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
+    };
+    let (Some(table), Some(size), Some(count)) = (word(32, 8), word(54, 2), word(56, 2)) else {
+        return false;
+    };
+    (0..count).any(|i| word((table + i * size) as usize, 4) == Some(u64::from(PT_INTERP)))
+}

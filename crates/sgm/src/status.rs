@@ -1,0 +1,174 @@
+//! `sgm status`: every live socket that Sockets-GM sees on this node.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+
+use anyhow::Result;
+use gm::{End, Node, Path, Port, Reason, Role, State};
+use serde::Serialize;
+
+use crate::report::is_connection;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Status {
+    node: NodeStatus,
+    sockets: Vec<Socket>,
+}
+
+#[derive(Serialize)]
+struct NodeStatus {
+    dir: String,
+    usable: bool,
+    error: Option<String>,
+    listeners: usize,
+    offers: usize,
+    ports: usize,
+}
+
+#[derive(Serialize)]
+struct Socket {
+    pid: u32,
+    program: String,
+    role: &'static str,
+    local: Option<String>,
+    peer: Option<String>,
+    path: &'static str,
+    reason: Option<&'static str>,
+    tx_bytes: u64,
+    rx_bytes: u64,
+    tx_messages: u64,
+    rx_messages: u64,
+    tcp_tx_bytes: u64,
+    tcp_rx_bytes: u64,
+    bells_sent: u64,
+    sleeps: u64,
+}
+
+pub fn main(args: Args) -> Result<ExitCode> {
+    let status = look();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", table(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn look() -> Status {
+    let dir = Node::dir_from_env();
+    let node = Node::attach(&dir);
+    let census = node.as_ref().map(Node::census).unwrap_or_default();
+    let ports: Vec<Port> = Port::list(&dir)
+        .iter()
+        .filter_map(|p| Port::open(p).ok())
+        .filter(Port::alive)
+        .collect();
+    let sockets = ports
+        .iter()
+        .flat_map(|p| p.used_ends().iter().filter(|e| is_connection(e)).map(socket))
+        .flatten()
+        .collect();
+    let missing = !dir.exists();
+    Status {
+        node: NodeStatus {
+            dir: dir.display().to_string(),
+            usable: node.is_ok() || missing,
+            error: node.err().filter(|_| !missing).map(|e| e.to_string()),
+            listeners: census.listeners,
+            offers: census.offers,
+            ports: ports.len(),
+        },
+        sockets,
+    }
+}
+
+/// One line. `None`: its process is gone.
+fn socket(end: &End) -> Option<Socket> {
+    let pid = end.pid.load(Relaxed);
+    let program = gm::os::process_name(pid)?;
+    let shm = matches!(end.state(), State::Carried | State::Claimed)
+        && (end.tx_path() == Path::Ring || end.rx_path() == Path::Ring);
+    let why = match (shm, end.reason()) {
+        (true, _) => None,
+        (false, Reason::None) => Some(Reason::Short),
+        (false, r) => Some(r),
+    };
+    let (local, peer) = addresses(end).unzip();
+    Some(Socket {
+        pid,
+        program,
+        role: if end.role() == Role::Server { "server" } else { "client" },
+        local,
+        peer,
+        path: if shm { "shm" } else { "tcp" },
+        reason: why.map(Reason::word),
+        tx_bytes: end.tx_bytes.load(Relaxed),
+        rx_bytes: end.rx_bytes.load(Relaxed),
+        tx_messages: end.tx_messages.load(Relaxed),
+        rx_messages: end.rx_messages.load(Relaxed),
+        tcp_tx_bytes: end.tcp_tx.load(Relaxed),
+        tcp_rx_bytes: end.tcp_rx.load(Relaxed),
+        bells_sent: end.bells_sent.load(Relaxed),
+        sleeps: end.sleeps.load(Relaxed),
+    })
+}
+
+/// Known once the connection has been looked at for promotion.
+fn addresses(end: &End) -> Option<(String, String)> {
+    let w: Vec<u64> = end.address.iter().map(|w| w.load(Relaxed)).collect();
+    if w.iter().all(|w| *w == 0) {
+        return None;
+    }
+    let ip = |low: u64, high: u64| {
+        let octets = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+        let v6 = Ipv6Addr::from(octets);
+        v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+    };
+    let local = SocketAddr::new(ip(w[0], w[1]), w[4] as u16);
+    let peer = SocketAddr::new(ip(w[2], w[3]), (w[4] >> 16) as u16);
+    Some((local.to_string(), peer.to_string()))
+}
+
+fn table(s: &Status) -> String {
+    let mut out = format!(
+        "node {}: {} ports, {} listeners, {} offers{}\n",
+        s.node.dir,
+        s.node.ports,
+        s.node.listeners,
+        s.node.offers,
+        s.node.error.as_ref().map(|e| format!(" (not usable: {e})")).unwrap_or_default()
+    );
+    if s.sockets.is_empty() {
+        return out + "no live connections\n";
+    }
+    out += &format!(
+        "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>13} {:>13} {:>10} {:>10} {:>8}  {}\n",
+        "pid", "program", "role", "local", "peer", "path", "bytes out", "bytes in", "msgs out", "msgs in", "bells", "reason"
+    );
+    for c in &s.sockets {
+        out += &format!(
+            "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>13} {:>13} {:>10} {:>10} {:>8}  {}\n",
+            c.pid,
+            c.program,
+            c.role,
+            c.local.as_deref().unwrap_or("-"),
+            c.peer.as_deref().unwrap_or("-"),
+            c.path,
+            c.tx_bytes,
+            c.rx_bytes,
+            c.tx_messages,
+            c.rx_messages,
+            c.bells_sent,
+            c.reason.unwrap_or("")
+        );
+    }
+    out
+}
