@@ -167,10 +167,11 @@ impl End {
         crate::Reason::from_number(self.reason.load(Relaxed)).unwrap_or(crate::Reason::None)
     }
 
-    /// Stays on TCP (or goes back to it), and says why.
+    /// Stays on TCP (or goes back to it), and says why. The first reason is the one that counts.
     pub fn keep_tcp(&self, why: crate::Reason) {
-        self.reason.store(why as u32, Relaxed);
-        self.set(flag::KEEP_TCP);
+        if self.flags.fetch_or(flag::KEEP_TCP, Relaxed) & flag::KEEP_TCP == 0 {
+            self.reason.store(why as u32, Relaxed);
+        }
     }
 
     /// Adds to a counter that only this end's side stores to: a plain load and store, since lagging is allowed.

@@ -70,6 +70,31 @@ pub fn cpus() -> u32 {
     n
 }
 
+/// Bytes that the program gave to the stream, and bytes that arrived in order, by the kernel's own count.
+fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
+    // Offsets in the kernel's `struct tcp_info`, which only grows: tcpi_bytes_received (Linux 4.1),
+    // tcpi_notsent_bytes (4.6), tcpi_bytes_sent and tcpi_bytes_retrans (4.19).
+    const RECEIVED: usize = 128;
+    const NOT_SENT: usize = 144;
+    const SENT: usize = 200;
+    const RETRANSMITTED: usize = 208;
+    let mut info = [0_u8; 256];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: out-pointers to locals of the sizes given.
+    let r = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+    };
+    if r != 0 || (len as usize) < RETRANSMITTED + 8 {
+        return None;
+    }
+    let word = |at: usize| {
+        let bytes: [u8; 8] = info[at..at + 8].try_into().unwrap_or_default();
+        u64::from_ne_bytes(bytes)
+    };
+    let not_sent = word(NOT_SENT) & 0xffff_ffff;
+    Some((word(SENT).wrapping_sub(word(RETRANSMITTED)).wrapping_add(not_sent), word(RECEIVED)))
+}
+
 impl Kernel for Fd {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
         let flags = RecvFlags::DONTWAIT | if peek { RecvFlags::PEEK } else { RecvFlags::empty() };
@@ -134,31 +159,22 @@ impl Kernel for Fd {
     }
 
     fn positions(&self) -> Option<(u64, u64)> {
-        /// Offsets of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `struct tcp_info` (Linux 4.1).
-        const ACKED: usize = 120;
-        const RECEIVED: usize = 128;
+        // The queue is asked separately, so the answer holds only if nothing arrived in between.
+        const TRIES: usize = 8;
         let saved = crate::errno();
-        let mut info = [0_u64; 32];
-        let mut len = size_of_val(&info) as libc::socklen_t;
-        let mut unacked = 0_i32;
-        // SAFETY: out-pointers to locals of the sizes given.
-        let ok = unsafe {
-            libc::getsockopt(
-                self.0,
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &mut len,
-            ) == 0
-                && crate::real::ioctl(self.0, libc::TIOCOUTQ, &raw mut unacked as usize) == 0
-        };
-        crate::set_errno(saved);
-        if !ok || (len as usize) < RECEIVED + 8 {
-            return None;
+        let mut info = tcp_info(self.0);
+        let mut found = None;
+        for _ in 0..TRIES {
+            let Some((sent, received)) = info else { break };
+            let queued = self.queued() as u64;
+            info = tcp_info(self.0);
+            if info.is_some_and(|(_, r)| r == received) {
+                found = received.checked_sub(queued).map(|read| (sent, read));
+                break;
+            }
         }
-        let sent = info[ACKED / 8] + unacked as u64;
-        let read = info[RECEIVED / 8].checked_sub(self.queued() as u64)?;
-        Some((sent, read))
+        crate::set_errno(saved);
+        found
     }
 
     fn stream(&self) -> Option<Stream> {

@@ -53,7 +53,8 @@ pub trait Kernel {
     fn poll(&self) -> crate::Ready;
     /// Unread bytes in the kernel's receive queue.
     fn queued(&self) -> usize;
-    /// All bytes ever sent and ever received-and-read on the stream, by the kernel's own count.
+    /// All bytes ever sent and ever received-and-read on the stream, by the kernel's own count. `None`: it can't be told
+    /// now (bytes are arriving).
     fn positions(&self) -> Option<(u64, u64)>;
     /// The connection's addresses.
     fn stream(&self) -> Option<Stream>;

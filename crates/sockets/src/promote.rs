@@ -75,19 +75,23 @@ impl Conn {
         })
     }
 
-    /// Did all bytes go through calls that we saw? The kernel counts for itself; its count of sent bytes includes
-    /// the client's SYN.
-    fn positions_agree(&self, k: &impl Kernel) -> bool {
+    /// Did all bytes go through calls that we saw? The kernel counts for itself. `None`: can't be told now.
+    fn positions_agree(&self, k: &impl Kernel) -> Option<bool> {
+        let (sent, read) = k.positions()?;
         let (tx, rx) = (self.end.tcp_tx.load(Relaxed), self.end.tcp_rx.load(Relaxed));
-        let syn = u64::from(self.end.role() == Role::Client);
-        k.positions().is_some_and(|(sent, read)| read == rx && (sent == tx || sent == tx + syn))
+        Some(sent == tx && read == rx)
+    }
+
+    /// Not now; the client tries again after some more calls.
+    fn try_later(&self) {
+        self.end.plain_calls.store(0, Relaxed);
     }
 
     fn post_offer(&self, node: &Node, k: &impl Kernel) {
         let end = self.end;
         if end.refs.load(Acquire) != 1 {
             end.reason.store(Reason::Shared as u32, Relaxed);
-            return;
+            return self.try_later();
         }
         let Some(key) = self.key(node, k) else { return end.keep_tcp(Reason::Unsupported) };
         if !same_host(&key) {
@@ -96,8 +100,10 @@ impl Conn {
         if !node.listens(&key.server_addr, key.server_port) {
             return end.keep_tcp(Reason::PeerNotOurs);
         }
-        if !self.positions_agree(k) {
-            return end.keep_tcp(Reason::UnseenCalls);
+        match self.positions_agree(k) {
+            Some(true) => {}
+            Some(false) => return end.keep_tcp(Reason::UnseenCalls),
+            None => return self.try_later(),
         }
         let id = gm::os::random();
         let Ok(segment) = Segment::create(node.dir(), id, &key, RING_BYTES) else {
@@ -131,8 +137,11 @@ impl Conn {
             end.reason.store(Reason::NotOffered as u32, Relaxed);
             return;
         };
-        if !self.positions_agree(k) {
-            return end.keep_tcp(Reason::UnseenCalls);
+        match self.positions_agree(k) {
+            Some(true) => {}
+            Some(false) => return end.keep_tcp(Reason::UnseenCalls),
+            // The next call looks again.
+            None => return end.seen_generation.store(generation.wrapping_sub(1), Relaxed),
         }
         // Not openable: it was withdrawn this moment, or it is another user's. Either way this stays TCP.
         let Ok(segment) = Segment::open(node.dir(), id, &key) else { return };
@@ -152,7 +161,11 @@ impl Conn {
         let Some(segment) = self.segment() else { return end.keep_tcp(Reason::NotClaimed) };
         if segment.header().decision() == Ok(Decision::Claimed) {
             let _tx = lock(&end.tx_lock, k);
-            if self.positions_agree(k) && segment.header().confirm() {
+            let agree = self.positions_agree(k);
+            if agree.is_none() {
+                return;
+            }
+            if agree == Some(true) && segment.header().confirm() {
                 segment.tx().switch_up(end.tcp_tx.load(Relaxed));
                 end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
                 end.reason.store(Reason::None as u32, Relaxed);
