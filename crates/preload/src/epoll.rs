@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   hot    used lately: looked at directly on every wait, not armed (its writer rings no bell)
-//!   cold   quiet: armed, a bell comes through the kernel's set and makes it hot again
+//!   cold   quiet: armed (`Conn::arm_edge`), a bell comes through the kernel's set and makes it hot again
 //! ```
 //!
 //! Rules:
@@ -72,7 +72,6 @@ struct Watch {
     /// Registered there for writability, because sending is on TCP.
     kernel_out: bool,
     hot: bool,
-    armed: bool,
     /// One-shot, and it was shot.
     spent: bool,
     /// Edges already reported; `None`: report whatever is ready (just added or modified).
@@ -228,9 +227,6 @@ pub fn alias_set(old: c_int, new: c_int) {
 
 impl Set {
     fn drop_watch(&self, w: Watch) {
-        if w.armed {
-            w.conn().disarm();
-        }
         if w.carried {
             self.carried.fetch_sub(1, AcqRel);
         }
@@ -277,10 +273,6 @@ impl Members {
 
     fn heat(&mut self, i: usize) {
         if let Some(Some(w)) = self.list.get_mut(i) {
-            if w.armed {
-                w.armed = false;
-                w.conn().disarm();
-            }
             w.quiet = 0;
             if !w.hot {
                 w.hot = true;
@@ -292,10 +284,7 @@ impl Members {
     /// Arms a hot member. False: it has news.
     fn cool(&mut self, epfd: c_int, i: usize) -> bool {
         let Some(Some(w)) = self.list.get_mut(i) else { return true };
-        if !w.armed {
-            w.armed = true;
-            w.conn().arm_for_set(&Fd(w.fd));
-        }
+        w.conn().arm_edge(&Fd(w.fd));
         let tx_on_tcp = w.conn().end().tx_path() != gm::Path::Ring;
         if tx_on_tcp != w.kernel_out && w.wants_out() {
             w.kernel_out = tx_on_tcp;
@@ -412,7 +401,6 @@ fn add(
         carried,
         kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
         hot: false,
-        armed: false,
         spent: false,
         seen: None,
         kernel_edge: false,
@@ -693,13 +681,6 @@ impl Set {
                 }
             } else {
                 m.hot.extend_from_slice(&hot[k..]);
-                // Back to unarmed for the one with news, or its writer would ring for what we are about to report.
-                if let Some(Some(w)) = m.list.get_mut(i)
-                    && w.armed
-                {
-                    w.armed = false;
-                    w.conn().disarm();
-                }
                 return false;
             }
         }
@@ -774,9 +755,6 @@ impl Set {
             }
             w.carried = false;
             self.carried.fetch_sub(1, AcqRel);
-            if std::mem::take(&mut w.armed) {
-                w.conn().disarm();
-            }
             w.hot = false;
             let mut e = epoll_event { events: if w.spent { 0 } else { w.events }, u64: w.data };
             // SAFETY: a local event.
@@ -873,13 +851,9 @@ pub fn after_fork() {
     ALL.give_back();
 }
 
-/// In the child: its copies of armed members are armed on their own account, and nobody sleeps.
+/// In the child: nobody sleeps.
 pub fn in_child() {
     for set in live_sets() {
         set.sleepers.store(0, Relaxed);
-        let m = set.lock.lock();
-        for w in m.list.iter().flatten().filter(|w| w.armed) {
-            w.conn().arm_for_set(&Fd(w.fd));
-        }
     }
 }

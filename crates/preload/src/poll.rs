@@ -247,7 +247,7 @@ fn sleep(
     deadline: Deadline,
     mask: *const sigset_t,
 ) -> Slept {
-    let mut armed = 0;
+    let mut armed: Vec<&Member> = Vec::new();
     let mut news = false;
     let mut blind = false;
     for m in members.engaged() {
@@ -255,16 +255,15 @@ fn sleep(
         let conn = m.inside.conn();
         let wants_in = events & (libc::POLLIN | libc::POLLRDNORM) != 0;
         if !wants_in && conn.readable_bytes(&m.inside.fd) > 0 {
+            // Nothing that comes in matters; for room, look now and then.
             blind |= events & OUT != 0;
-            conn.arm_for_set(&m.inside.fd);
-            armed += 1;
             continue;
         }
         if !conn.arm(&m.inside.fd, events & OUT != 0) {
             news = true;
             break;
         }
-        armed += 1;
+        armed.push(m);
     }
     let result = if news {
         Slept::News
@@ -285,7 +284,7 @@ fn sleep(
         }
         if n != 0 || deadline.passed() { Slept::Over(n) } else { Slept::News }
     };
-    for m in members.engaged().take(armed) {
+    for m in armed {
         m.inside.conn().disarm();
     }
     result

@@ -42,6 +42,7 @@ impl<'a> Bytes<'a> {
 
     /// Splits `len` bytes at `position` into the piece before the wrap and the rest.
     #[inline]
+    #[cfg(not(loom))]
     fn pieces(&self, position: u64, len: usize) -> (usize, usize) {
         debug_assert!(len as u64 <= self.capacity());
         let offset = (position & self.mask) as usize;

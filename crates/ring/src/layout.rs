@@ -123,6 +123,9 @@ pub struct WaitLine {
     pub asks: AtomicU32,
     /// Who waits for room: [`WANT_FUTEX`], [`WANT_BELL`]. Set by the writing end, taken by the reading end.
     pub space_wanted: AtomicU32,
+    /// Ring at the next publication, whatever bells are under way: for edge-triggered waiters, whom a bell that lies on
+    /// the stream already does not wake. Set by the reading end, taken by the writing end.
+    pub edge: AtomicU32,
     /// Futex word: bumped by the reading end when it made room for somebody.
     pub space_seq: AtomicU32,
 }
@@ -162,7 +165,7 @@ zeroed!(
     Direction { writer, reader, wait },
     WriterLine { tail, up, down, down_tcp, flags, bells_sent },
     ReaderLine { head },
-    WaitLine { sleepers, bells_taken, asks, space_wanted, space_seq }
+    WaitLine { sleepers, bells_taken, asks, space_wanted, edge, space_seq }
 );
 
 impl Default for SegmentHeader {

@@ -8,14 +8,18 @@
 //!   bells_taken += n                           publish tail            (read-modify-write)
 //!   sleepers += 1          (rmw)               sleepers != 0 ?
 //!   ring still empty?  ──▶ sleep on TCP        and no bell under way (bells_sent <= bells_taken)?
-//!   ...                                            ──▶ send one byte, bells_sent += 1
+//!   ...                                            ──▶ bells_sent += 1, send one byte
 //!   sleepers -= 1
 //! ```
+//!
+//! An edge-triggered waiter (a member of an epoll set) sets `edge` instead of counting itself in `sleepers`; the
+//! writer takes it and rings, even if bells lie on the stream already, for those give no new edge.
 //!
 //! 1. Bells are taken off TCP only while the ring is empty, under the reading end's lock: as long as there are bytes
 //!    after a bell, the descriptor stays readable for every waiter, ours or foreign.
 //! 2. A bell under way is as good as a new one, because it will be seen before anybody sleeps again.
-//! 3. Both sides store first and look second, with a full barrier between: one of them sees the other.
+//! 3. A bell is counted before it is sent: once it can be seen on the stream, it can be taken.
+//! 4. Both sides store first and look second, with a full barrier between: one of them sees the other.
 
 use std::io::{IoSlice, IoSliceMut};
 
@@ -120,7 +124,8 @@ impl Tx<'_> {
     #[inline]
     pub fn bell_due(&self) -> bool {
         let wait = &self.direction.wait;
-        wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
+        let edge = wait.edge.load(Relaxed) != 0 && wait.edge.swap(0, AcqRel) != 0;
+        edge || wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
     }
 
     /// Is a doorbell on its way that the reader has not taken yet?
@@ -130,10 +135,16 @@ impl Tx<'_> {
         (sent.wrapping_sub(taken) as i32) > 0
     }
 
-    /// A doorbell byte went out for this direction's reader. Caller holds the writing end's lock.
+    /// A doorbell byte is about to be sent for this direction's reader. Caller holds the writing end's lock.
     pub fn count_bell(&self) {
         let sent = &self.direction.writer.bells_sent;
-        sent.store(sent.load(Relaxed).wrapping_add(1), Relaxed);
+        sent.store(sent.load(Relaxed).wrapping_add(1), Release);
+    }
+
+    /// It could not be sent.
+    pub fn uncount_bell(&self) {
+        let sent = &self.direction.writer.bells_sent;
+        sent.store(sent.load(Relaxed).wrapping_sub(1), Release);
     }
 
     /// Asks the reader to wake us when it has made room; then look at `room` again before sleeping.
@@ -328,6 +339,19 @@ impl Rx<'_> {
     pub fn arm(&self) {
         self.direction.wait.sleepers.fetch_add(1, AcqRel);
         barrier_after_rmw();
+    }
+
+    /// As [`Rx::arm`] for an edge-triggered waiter; needs no disarming.
+    pub fn arm_edge(&self) {
+        self.direction.wait.edge.swap(1, AcqRel);
+        barrier_after_rmw();
+    }
+
+    /// Bells that the writer has counted and that are still on the stream (or about to be).
+    pub fn bells_untaken(&self) -> usize {
+        let sent = self.direction.writer.bells_sent.load(Acquire);
+        let taken = self.direction.wait.bells_taken.load(Relaxed);
+        usize::try_from(sent.wrapping_sub(taken) as i32).unwrap_or(0)
     }
 
     pub fn disarm(&self) {

@@ -14,12 +14,19 @@ pub(crate) struct Guard<'a> {
     word: &'a AtomicU32,
     /// False: the same thread already held it (a signal handler interrupted the holder).
     outermost: bool,
+    /// Taken from a thread that died.
+    inherited: bool,
 }
 
 impl Guard<'_> {
     /// Did a signal handler enter here while its own thread holds the lock?
     pub(crate) fn is_nested(&self) -> bool {
         !self.outermost
+    }
+
+    /// Did the last holder die with it?
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
     }
 }
 
@@ -36,7 +43,7 @@ impl Drop for Guard<'_> {
 pub(crate) fn lock<'a>(word: &'a AtomicU32, k: &impl Kernel) -> Guard<'a> {
     let me = k.thread();
     if word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
-        return Guard { word, outermost: true };
+        return Guard { word, outermost: true, inherited: false };
     }
     contended(word, me, k)
 }
@@ -46,8 +53,10 @@ fn contended<'a>(word: &'a AtomicU32, me: u32, k: &impl Kernel) -> Guard<'a> {
     let mut rounds = 0_u32;
     loop {
         match word.compare_exchange(0, me, Acquire, Relaxed) {
-            Ok(_) => return Guard { word, outermost: true },
-            Err(holder) if holder == me => return Guard { word, outermost: false },
+            Ok(_) => return Guard { word, outermost: true, inherited: false },
+            Err(holder) if holder == me => {
+                return Guard { word, outermost: false, inherited: false };
+            }
             Err(holder) => {
                 rounds += 1;
                 if rounds < 64 {
@@ -57,7 +66,7 @@ fn contended<'a>(word: &'a AtomicU32, me: u32, k: &impl Kernel) -> Guard<'a> {
                 k.yield_now();
                 let gone = rounds.is_multiple_of(1024) && k.thread_gone(holder);
                 if gone && word.compare_exchange(holder, me, AcqRel, Relaxed).is_ok() {
-                    return Guard { word, outermost: true };
+                    return Guard { word, outermost: true, inherited: true };
                 }
             }
         }

@@ -153,16 +153,20 @@ impl Conn {
         true
     }
 
-    /// As [`Conn::arm`] for an epoll set, which keeps a connection armed while it is quiet, whatever it is waited
-    /// for: arms always, and says whether there is news.
-    pub fn arm_for_set(&self, k: &impl Kernel) -> bool {
-        let Some(segment) = self.segment() else { return true };
-        let _ = self.take_bells(k);
+    /// As [`Conn::arm`] for a member of an epoll set, which the kernel wakes by edges: look at it again after this.
+    /// Needs no disarming.
+    pub fn arm_edge(&self, k: &impl Kernel) {
+        /// Bells may lie on the stream for a while, they cost a call to take; but they must not fill it.
+        const BELLS_LEFT: usize = 16;
+        let Some(segment) = self.segment() else { return };
+        let rx = segment.rx();
+        if rx.bells_untaken() > BELLS_LEFT {
+            let _ = self.take_bells(k);
+        }
         if self.end.tx_path() == Path::Ring && !self.has_room(segment) {
             segment.tx().want_space(layout::WANT_BELL);
         }
-        segment.rx().arm();
-        self.has_news(false)
+        rx.arm_edge();
     }
 
     pub fn disarm(&self) {

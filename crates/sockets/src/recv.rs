@@ -140,7 +140,7 @@ impl Conn {
         if wanted & layout::WANT_BELL != 0 {
             self.see_confirmation(k);
             let _tx = lock(&self.end.tx_lock, k);
-            if self.end.tx_path() == Path::Ring && !segment.tx().bell_under_way() {
+            if self.end.tx_path() == Path::Ring {
                 self.ring_bell(k);
             }
         }
@@ -403,18 +403,13 @@ impl Conn {
     pub(crate) fn take_bells(&self, k: &impl Kernel) -> Result<(), Fault> {
         let end = self.end;
         let rx = self.rings()?.rx();
-        let direction = rx.direction;
-        let counted = || {
-            let sent = direction.writer.bells_sent.load(Relaxed);
-            sent.wrapping_sub(direction.wait.bells_taken.load(Relaxed)) as i32
-        };
-        if counted() <= 0 || end.rx_path() != Path::Ring {
+        if rx.bells_untaken() == 0 || end.rx_path() != Path::Ring {
             return Ok(());
         }
         let _rx = lock(&end.rx_lock, k);
         let empty = rx.readable().map_err(|Corrupt| self.corrupt())? == 0;
         let mut scratch = [0_u8; 64];
-        let n = scratch.len().min(usize::try_from(counted()).unwrap_or(0));
+        let n = scratch.len().min(rx.bells_untaken());
         if end.rx_path() != Path::Ring || !empty || n == 0 || rx.down_at().is_some() {
             return Ok(());
         }
@@ -430,8 +425,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Woken, with an empty ring and no bell counted: the writer was interrupted (or killed) between sending a bell
-    /// and counting it. Bytes seen on the stream while it is not back on TCP are bells, so one may be taken.
+    /// Woken, with an empty ring and no bell counted: a writer rang once more for one that was killed while ringing.
+    /// Bytes seen on the stream while it is not back on TCP are bells, so one may be taken.
     fn drop_stray_bells(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
         let rx = segment.rx();

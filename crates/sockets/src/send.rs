@@ -77,6 +77,11 @@ impl Conn {
                 // halves of that copy, and waiting would be for ever.
                 return Err(Fault::WouldBlock);
             }
+            if guard.is_inherited() {
+                // Its last holder may have died between counting a bell and sending it.
+                self.ring_bell(k);
+                tx.uncount_bell();
+            }
             if self.stays_on_ring(k, segment, tx, bufs) {
                 let n = tx
                     .write(&self.write_cache, bufs, skip)
@@ -175,14 +180,18 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
+        segment.tx().count_bell();
         match k.send(&[0]) {
             Ok(_) => {
                 self.count_tcp(1, 0);
-                segment.tx().count_bell();
                 End::count(&self.end.bells_sent, 1);
             }
-            Err(Fault::WouldBlock | Fault::Interrupted) => {}
-            Err(_) => self.end.set(flag::KERNEL_DEAD),
+            Err(f) => {
+                segment.tx().uncount_bell();
+                if !matches!(f, Fault::WouldBlock | Fault::Interrupted) {
+                    self.end.set(flag::KERNEL_DEAD);
+                }
+            }
         }
     }
 
