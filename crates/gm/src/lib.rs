@@ -29,7 +29,11 @@ pub use segment::Segment;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{what} {path}: {error}")]
-    Os { what: &'static str, path: String, error: std::io::Error },
+    Os {
+        what: &'static str,
+        path: String,
+        error: std::io::Error,
+    },
     #[error("{path}: {what}")]
     Unsound { path: String, what: &'static str },
     #[error("the table of {0} is full")]
@@ -38,10 +42,17 @@ pub enum Error {
 
 impl Error {
     fn os(what: &'static str, path: &std::path::Path, error: rustix::io::Errno) -> Self {
-        Self::Os { what, path: path.display().to_string(), error: error.into() }
+        Self::Os {
+            what,
+            path: path.display().to_string(),
+            error: error.into(),
+        }
     }
 
     fn unsound(path: &std::path::Path, what: &'static str) -> Self {
-        Self::Unsound { path: path.display().to_string(), what }
+        Self::Unsound {
+            path: path.display().to_string(),
+            what,
+        }
     }
 }

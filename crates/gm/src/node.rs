@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use ring::Key;
 
-use crate::os::{self, Mapping, ProcessId};
 use crate::Error;
+use crate::os::{self, Mapping, ProcessId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
 const BUCKETS: usize = 256;
@@ -125,7 +125,8 @@ impl Node {
         }
         // Made under another name and then published, so nobody ever sees half a registry.
         let draft = dir.join(format!("new-{:016x}", os::random()));
-        let map = os::create_mapped(&draft, FILE_BYTES, 0o600).map_err(|e| Error::os("create", &draft, e))?;
+        let map = os::create_mapped(&draft, FILE_BYTES, 0o600)
+            .map_err(|e| Error::os("create", &draft, e))?;
         let filled = map.populate(0, FILE_BYTES);
         if let Err(e) = filled {
             os::remove(&draft);
@@ -180,7 +181,10 @@ impl Node {
     }
 
     pub fn me(&self) -> ProcessId {
-        ProcessId { pid: self.me_pid.load(Relaxed), start: self.me_start.load(Relaxed) }
+        ProcessId {
+            pid: self.me_pid.load(Relaxed),
+            start: self.me_start.load(Relaxed),
+        }
     }
 
     /// In a forked child: from now on entries are its own.
@@ -250,7 +254,11 @@ impl Node {
             }
             let at = l.port.load(Relaxed);
             let any = at & (if v4 { 1 << 16 } else { 1 << 17 }) != 0;
-            let same = l.address.iter().zip(words(address)).all(|(s, w)| s.load(Relaxed) == w);
+            let same = l
+                .address
+                .iter()
+                .zip(words(address))
+                .all(|(s, w)| s.load(Relaxed) == w);
             at as u16 == port && (any || same)
         })
     }
@@ -260,7 +268,8 @@ impl Node {
         let offers = self.offers();
         let start = key.hash64() as usize % (OFFERS - PROBE);
         let window = &offers[start..start + PROBE];
-        let i = take_entry(window.iter().map(|o| (&o.state, &o.pid, &o.start))).ok_or(Error::Full("offers"))?;
+        let i = take_entry(window.iter().map(|o| (&o.state, &o.pid, &o.start)))
+            .ok_or(Error::Full("offers"))?;
         let o = &window[i];
         for (slot, w) in o.key.iter().zip(key.words()) {
             slot.store(w, Relaxed);
@@ -281,7 +290,9 @@ impl Node {
             o.state.load(Acquire) == LIVE
                 && o.key.iter().zip(words).all(|(s, w)| s.load(Relaxed) == w)
         };
-        let i = self.offers()[start..start + PROBE].iter().position(matches)?;
+        let i = self.offers()[start..start + PROBE]
+            .iter()
+            .position(matches)?;
         let segment = self.offers()[start + i].segment.load(Relaxed);
         Some((Entry((start + i) as u32), segment))
     }
@@ -290,7 +301,9 @@ impl Node {
     pub fn remove_offer(&self, e: Entry, segment: u64) {
         if let Some(o) = self.offers().get(e.0 as usize)
             && o.segment.load(Relaxed) == segment
-            && o.state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
+            && o.state
+                .compare_exchange(LIVE, BUSY, AcqRel, Relaxed)
+                .is_ok()
         {
             o.segment.store(0, Relaxed);
             o.state.store(FREE, Release);
@@ -300,11 +313,19 @@ impl Node {
     /// Live listeners and offers, and how many of them belong to processes that are gone.
     pub fn census(&self) -> Census {
         let mut c = Census::default();
-        for l in self.listeners().iter().filter(|l| l.state.load(Acquire) == LIVE) {
+        for l in self
+            .listeners()
+            .iter()
+            .filter(|l| l.state.load(Acquire) == LIVE)
+        {
             c.listeners += 1;
             c.stale += usize::from(!owner(&l.pid, &l.start).alive());
         }
-        for o in self.offers().iter().filter(|o| o.state.load(Acquire) == LIVE) {
+        for o in self
+            .offers()
+            .iter()
+            .filter(|o| o.state.load(Acquire) == LIVE)
+        {
             c.offers += 1;
             c.stale += usize::from(!owner(&o.pid, &o.start).alive());
         }
@@ -314,7 +335,10 @@ impl Node {
     /// Gives back all entries of processes that are gone. Returns how many.
     pub fn sweep(&self) -> usize {
         let mut n = 0;
-        let listeners = self.listeners().iter().map(|l| (&l.state, &l.pid, &l.start));
+        let listeners = self
+            .listeners()
+            .iter()
+            .map(|l| (&l.state, &l.pid, &l.start));
         let offers = self.offers().iter().map(|o| (&o.state, &o.pid, &o.start));
         for (state, pid, start) in listeners.chain(offers) {
             if state.load(Acquire) == LIVE && !owner(pid, start).alive() {
@@ -335,7 +359,10 @@ pub struct Census {
 }
 
 fn owner(pid: &AtomicU32, start: &AtomicU64) -> ProcessId {
-    ProcessId { pid: pid.load(Relaxed), start: start.load(Relaxed) }
+    ProcessId {
+        pid: pid.load(Relaxed),
+        start: start.load(Relaxed),
+    }
 }
 
 /// Takes a free entry, else one whose owner is gone. The entry is left BUSY, for the caller to fill.
@@ -349,8 +376,7 @@ fn take_entry<'a>(
         return Some(i);
     }
     let gone = |(state, pid, start): (&AtomicU32, &AtomicU32, &AtomicU64)| {
-        !owner(pid, start).alive()
-            && state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
+        !owner(pid, start).alive() && state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
     };
     entries.clone().position(gone)
 }

@@ -72,7 +72,8 @@ impl Port {
         let path = dir.join(format!("port-{}-{}", me.pid, me.start));
         // Only left behind by an exec of this very process: its sockets are not ours to describe any more.
         os::remove(&path);
-        let map = os::create_mapped(&path, FILE_BYTES, 0o600).map_err(|e| Error::os("create", &path, e))?;
+        let map = os::create_mapped(&path, FILE_BYTES, 0o600)
+            .map_err(|e| Error::os("create", &path, e))?;
         if let Err(e) = map.populate(0, ENDS_OFFSET) {
             os::remove(&path);
             return Err(Error::os("populate", &path, e));
@@ -89,22 +90,38 @@ impl Port {
 
     /// Opens a port file for reading its state.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let map = os::open_mapped(path, FILE_BYTES, FILE_BYTES).map_err(|e| Error::os("open", path, e))?;
-        let port = Self { map, path: path.to_owned() };
+        let map = os::open_mapped(path, FILE_BYTES, FILE_BYTES)
+            .map_err(|e| Error::os("open", path, e))?;
+        let port = Self {
+            map,
+            path: path.to_owned(),
+        };
         let h = port.header();
         let sound = h.magic.load(Acquire) == MAGIC
             && h.version.load(Relaxed) == ring::VERSION
             && h.capacity.load(Relaxed) == ENDS_MAX as u32;
-        if sound { Ok(port) } else { Err(Error::unsound(path, "not a port of this version")) }
+        if sound {
+            Ok(port)
+        } else {
+            Err(Error::unsound(path, "not a port of this version"))
+        }
     }
 
     /// All port files of a node.
     pub fn list(dir: &Path) -> Vec<PathBuf> {
-        let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-        let is_port = |p: &PathBuf| {
-            p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("port-"))
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return Vec::new();
         };
-        entries.flatten().map(|e| e.path()).filter(is_port).collect()
+        let is_port = |p: &PathBuf| {
+            p.file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with("port-"))
+        };
+        entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(is_port)
+            .collect()
     }
 
     pub fn header(&self) -> &PortHeader {
@@ -134,7 +151,10 @@ impl Port {
         let slot = family.iter().find(free).or_else(|| {
             // Full: take the place of one that is gone.
             let gone = |s: &&FamilySlot| !s.process().alive();
-            family.iter().find(gone).inspect(|s| s.pid.store(me.pid, Relaxed))
+            family
+                .iter()
+                .find(gone)
+                .inspect(|s| s.pid.store(me.pid, Relaxed))
         });
         if let Some(slot) = slot {
             slot.start.store(me.start, Release);
@@ -161,21 +181,33 @@ impl Port {
         let take = |i: u32| {
             let e = &ends[i as usize];
             // `Claimed` while being reset: nobody else looks at an end that is neither free nor known to it.
-            e.state.compare_exchange(State::Free as u32, State::Claimed as u32, AcqRel, Relaxed).is_ok()
+            e.state
+                .compare_exchange(State::Free as u32, State::Claimed as u32, AcqRel, Relaxed)
+                .is_ok()
         };
-        let index = hint.filter(|i| (*i as usize) < ends.len() && take(*i)).or_else(|| {
-            loop {
-                let next = self.header().high_water.load(Relaxed);
-                if next as usize >= ends.len() {
-                    return (0..ends.len() as u32).find(|i| take(*i));
+        let index = hint
+            .filter(|i| (*i as usize) < ends.len() && take(*i))
+            .or_else(|| {
+                loop {
+                    let next = self.header().high_water.load(Relaxed);
+                    if next as usize >= ends.len() {
+                        return (0..ends.len() as u32).find(|i| take(*i));
+                    }
+                    self.map
+                        .populate(
+                            ENDS_OFFSET + next as usize * size_of::<End>(),
+                            size_of::<End>(),
+                        )
+                        .ok()?;
+                    let claimed =
+                        self.header()
+                            .high_water
+                            .compare_exchange(next, next + 1, AcqRel, Relaxed);
+                    if claimed.is_ok() && take(next) {
+                        return Some(next);
+                    }
                 }
-                self.map.populate(ENDS_OFFSET + next as usize * size_of::<End>(), size_of::<End>()).ok()?;
-                let claimed = self.header().high_water.compare_exchange(next, next + 1, AcqRel, Relaxed);
-                if claimed.is_ok() && take(next) {
-                    return Some(next);
-                }
-            }
-        });
+            });
         let index = index.ok_or(Error::Full("sockets of a port"))?;
         let end = &ends[index as usize];
         end.reset(role, pid);
@@ -186,7 +218,9 @@ impl Port {
 
     /// Gives an end back and adds its counters to the totals.
     pub fn free(&self, index: u32) {
-        let Some(end) = self.ends().get(index as usize) else { return };
+        let Some(end) = self.ends().get(index as usize) else {
+            return;
+        };
         fold(&self.header().totals, end);
         end.set_state(State::Free);
     }
@@ -211,7 +245,11 @@ pub fn fold(t: &Totals, end: &End) {
     t.carried.fetch_add(u64::from(carried), Relaxed);
     let stayed = matches!(end.role(), Role::Client | Role::Server) && !carried;
     t.stayed.fetch_add(u64::from(stayed), Relaxed);
-    let why = if stayed && end.reason() == Reason::None { Reason::Short } else { end.reason() };
+    let why = if stayed && end.reason() == Reason::None {
+        Reason::Short
+    } else {
+        end.reason()
+    };
     if stayed || why != Reason::None {
         t.reasons[why as usize].fetch_add(1, Relaxed);
     }
@@ -219,6 +257,9 @@ pub fn fold(t: &Totals, end: &End) {
 
 impl FamilySlot {
     pub fn process(&self) -> ProcessId {
-        ProcessId { pid: self.pid.load(Acquire), start: self.start.load(Acquire) }
+        ProcessId {
+            pid: self.pid.load(Acquire),
+            start: self.start.load(Acquire),
+        }
     }
 }

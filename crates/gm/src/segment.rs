@@ -7,8 +7,8 @@ use ring::bytes::Bytes;
 use ring::layout::{self, DATA_OFFSET, SegmentHeader, segment_bytes};
 use ring::{Corrupt, Key, Rx, Tx};
 
-use crate::os::{self, Mapping};
 use crate::Error;
+use crate::os::{self, Mapping};
 
 /// Pages that exist from the start: the header and the first page of each ring. The others come as the rings are
 /// first passed through (see [`Segment::grow`]).
@@ -38,8 +38,13 @@ impl Segment {
     pub fn create(dir: &Path, id: u64, key: &Key, ring_bytes: usize) -> Result<Self, Error> {
         let path = file_name(dir, id);
         let bytes = segment_bytes(ring_bytes);
-        let map = os::create_mapped(&path, bytes, 0o600).map_err(|e| Error::os("create", &path, e))?;
-        let me = Self { map, ring_bytes, side: Side::Client };
+        let map =
+            os::create_mapped(&path, bytes, 0o600).map_err(|e| Error::os("create", &path, e))?;
+        let me = Self {
+            map,
+            ring_bytes,
+            side: Side::Client,
+        };
         let first = me
             .map
             .populate(0, DATA_OFFSET + CHUNK_MIN)
@@ -55,11 +60,20 @@ impl Segment {
     /// Server: opens the segment that was offered under `id` and checks that it is for the connection `key`.
     pub fn open(dir: &Path, id: u64, key: &Key) -> Result<Self, Error> {
         let path = file_name(dir, id);
-        let limits = (segment_bytes(layout::RING_BYTES_MIN), segment_bytes(layout::RING_BYTES_MAX));
-        let map = os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
-        let mut me = Self { map, ring_bytes: layout::RING_BYTES_MIN, side: Side::Server };
+        let limits = (
+            segment_bytes(layout::RING_BYTES_MIN),
+            segment_bytes(layout::RING_BYTES_MAX),
+        );
+        let map =
+            os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
+        let mut me = Self {
+            map,
+            ring_bytes: layout::RING_BYTES_MIN,
+            side: Side::Server,
+        };
         let sound = me.header().check(key, me.map.bytes());
-        me.ring_bytes = sound.map_err(|Corrupt| Error::unsound(&path, "not a segment of this version"))?;
+        me.ring_bytes =
+            sound.map_err(|Corrupt| Error::unsound(&path, "not a segment of this version"))?;
         Ok(me)
     }
 
@@ -76,7 +90,10 @@ impl Segment {
     fn bytes_of(&self, direction: usize) -> Bytes<'_> {
         // SAFETY: `segment_bytes(ring_bytes)` fits the mapping (made so, or checked in `open`); a power of two.
         unsafe {
-            let base = self.map.base().add(DATA_OFFSET + direction * self.ring_bytes);
+            let base = self
+                .map
+                .base()
+                .add(DATA_OFFSET + direction * self.ring_bytes);
             Bytes::new(base, self.ring_bytes)
         }
     }
@@ -91,13 +108,19 @@ impl Segment {
     #[inline]
     pub fn tx(&self) -> Tx<'_> {
         let i = self.tx_index();
-        Tx { direction: &self.header().directions[i], bytes: self.bytes_of(i) }
+        Tx {
+            direction: &self.header().directions[i],
+            bytes: self.bytes_of(i),
+        }
     }
 
     #[inline]
     pub fn rx(&self) -> Rx<'_> {
         let i = 1 - self.tx_index();
-        Rx { direction: &self.header().directions[i], bytes: self.bytes_of(i) }
+        Rx {
+            direction: &self.header().directions[i],
+            bytes: self.bytes_of(i),
+        }
     }
 
     pub fn side(&self) -> Side {
@@ -114,9 +137,13 @@ impl Segment {
         let target = upto.min(self.ring_bytes);
         let mut grown = grown.max(CHUNK_MIN);
         while grown < target {
-            let chunk = grown.clamp(CHUNK_MIN, CHUNK_MAX).min(self.ring_bytes - grown);
+            let chunk = grown
+                .clamp(CHUNK_MIN, CHUNK_MAX)
+                .min(self.ring_bytes - grown);
             let offset = DATA_OFFSET + self.tx_index() * self.ring_bytes + grown;
-            self.map.populate(offset, chunk).map_err(|e| Error::os("populate", Path::new("segment"), e))?;
+            self.map
+                .populate(offset, chunk)
+                .map_err(|e| Error::os("populate", Path::new("segment"), e))?;
             grown += chunk;
         }
         Ok(grown)

@@ -34,7 +34,9 @@ fn open() -> Option<&'static Ctx> {
             return None;
         }
         let dir = Node::dir_from_env();
-        let run = std::env::var("SGM_RUN").ok().and_then(|v| u64::from_str_radix(&v, 16).ok());
+        let run = std::env::var("SGM_RUN")
+            .ok()
+            .and_then(|v| u64::from_str_radix(&v, 16).ok());
         let node = Node::open(&dir).ok()?;
         let port = Port::create(&dir, ProcessId::me(), run.unwrap_or(0)).ok()?;
         crate::process::at_first_socket();

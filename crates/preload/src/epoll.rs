@@ -141,11 +141,15 @@ impl Watch {
     }
 
     fn event(&self, events: u32) -> epoll_event {
-        epoll_event { events, u64: self.data }
+        epoll_event {
+            events,
+            u64: self.data,
+        }
     }
 }
 
-static SETS: [AtomicPtr<Set>; SETS_MAX] = [const { AtomicPtr::new(std::ptr::null_mut()) }; SETS_MAX];
+static SETS: [AtomicPtr<Set>; SETS_MAX] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; SETS_MAX];
 /// All sets ever made, for finding a socket's members. Sets are used again, never freed.
 static ALL: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
 static FREE: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
@@ -196,7 +200,9 @@ pub fn close_set(fd: c_int) {
     }
     let p = cell.swap(std::ptr::null_mut(), AcqRel);
     // SAFETY: sets are never freed.
-    let Some(set) = (unsafe { p.as_ref() }) else { return };
+    let Some(set) = (unsafe { p.as_ref() }) else {
+        return;
+    };
     if set.fds.fetch_sub(1, AcqRel) != 1 {
         // Another descriptor stands for it now.
         let other = SETS.iter().position(|c| std::ptr::eq(c.load(Acquire), p));
@@ -221,7 +227,10 @@ pub fn alias_set(old: c_int, new: c_int) {
     close_set(new);
     if let (Some(set), Some(cell)) = (find(old), cell(new)) {
         set.fds.fetch_add(1, AcqRel);
-        cell.store(std::ptr::from_ref(set).cast_mut(), std::sync::atomic::Ordering::Release);
+        cell.store(
+            std::ptr::from_ref(set).cast_mut(),
+            std::sync::atomic::Ordering::Release,
+        );
     }
 }
 
@@ -237,7 +246,11 @@ impl Set {
 impl Members {
     fn position(&self, fd: c_int, slot: &Slot) -> Option<usize> {
         let i = *self.by_fd.get(&fd)?;
-        self.list.get(i)?.as_ref().is_some_and(|w| std::ptr::eq(w.slot, slot)).then_some(i)
+        self.list
+            .get(i)?
+            .as_ref()
+            .is_some_and(|w| std::ptr::eq(w.slot, slot))
+            .then_some(i)
     }
 
     fn insert(&mut self, i: usize, w: Watch) {
@@ -266,7 +279,11 @@ impl Members {
         match self.position(fd, slot) {
             Some(i) if slot.watches.load(Acquire) == 1 => vec![i],
             _ => (0..self.list.len())
-                .filter(|i| self.list[*i].as_ref().is_some_and(|w| std::ptr::eq(w.slot, slot)))
+                .filter(|i| {
+                    self.list[*i]
+                        .as_ref()
+                        .is_some_and(|w| std::ptr::eq(w.slot, slot))
+                })
                 .collect(),
         }
     }
@@ -283,7 +300,9 @@ impl Members {
 
     /// Arms a hot member. False: it has news.
     fn cool(&mut self, epfd: c_int, i: usize) -> bool {
-        let Some(Some(w)) = self.list.get_mut(i) else { return true };
+        let Some(Some(w)) = self.list.get_mut(i) else {
+            return true;
+        };
         w.conn().arm_edge(&Fd(w.fd));
         let tx_on_tcp = w.conn().end().tx_path() != gm::Path::Ring;
         if tx_on_tcp != w.kernel_out && w.wants_out() {
@@ -300,7 +319,10 @@ fn register(epfd: c_int, op: c_int, w: &Watch, i: usize) -> c_int {
     if w.kernel_out {
         events |= libc::EPOLLOUT as u32;
     }
-    let mut e = epoll_event { events, u64: Watch::tag(i) };
+    let mut e = epoll_event {
+        events,
+        u64: Watch::tag(i),
+    };
     // SAFETY: a local event.
     unsafe { real::epoll_ctl(epfd, op, w.fd, &mut e) }
 }
@@ -313,7 +335,9 @@ pub fn on_engaged(inside: &Inside) {
         let epfd = set.fd.load(Relaxed);
         let mut m = set.lock.lock();
         for i in m.of_slot(slot, inside.fd.0) {
-            let Some(w) = m.list[i].as_mut().filter(|w| !w.carried) else { continue };
+            let Some(w) = m.list[i].as_mut().filter(|w| !w.carried) else {
+                continue;
+            };
             w.carried = true;
             w.seen = None;
             w.conn = conn;
@@ -336,7 +360,11 @@ pub fn on_engaged(inside: &Inside) {
 }
 
 fn live_sets() -> Vec<&'static Set> {
-    ALL.lock().iter().copied().filter(|s| s.fds.load(Acquire) > 0).collect()
+    ALL.lock()
+        .iter()
+        .copied()
+        .filter(|s| s.fds.load(Acquire) > 0)
+        .collect()
 }
 
 /// A descriptor of a socket closes; with the last one of this process the kernel forgets its registrations (unless
@@ -345,7 +373,9 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
     for set in live_sets() {
         let mut m = set.lock.lock();
         for i in m.of_slot(slot, fd) {
-            let gone = m.list[i].as_ref().is_some_and(|w| last || w.fd == fd && !w.carried);
+            let gone = m.list[i]
+                .as_ref()
+                .is_some_and(|w| last || w.fd == fd && !w.carried);
             if gone && let Some(w) = m.take(i) {
                 set.drop_watch(w);
             }
@@ -364,7 +394,9 @@ pub unsafe extern "C" fn epoll_ctl(
 ) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let plain = || unsafe { real::epoll_ctl(epfd, op, fd, event) };
-    let Some(inside) = enter(fd) else { return plain() };
+    let Some(inside) = enter(fd) else {
+        return plain();
+    };
     let Some(set) = find_or_make(epfd) else {
         inside.conn().end().keep_tcp(gm::Reason::TableFull);
         return plain();
@@ -406,7 +438,11 @@ fn add(
         kernel_edge: false,
         quiet: 0,
     };
-    let r = if carried { register(epfd, libc::EPOLL_CTL_ADD, &w, i) } else { plain() };
+    let r = if carried {
+        register(epfd, libc::EPOLL_CTL_ADD, &w, i)
+    } else {
+        plain()
+    };
     if r != 0 {
         if i < m.list.len() {
             m.free.push(i);
@@ -445,8 +481,12 @@ fn modify(
     plain: impl FnOnce() -> c_int,
 ) -> c_int {
     let mut m = set.lock.lock();
-    let Some(i) = m.position(inside.fd.0, inside.slot) else { return plain() };
-    let Some(w) = m.list[i].as_mut() else { return plain() };
+    let Some(i) = m.position(inside.fd.0, inside.slot) else {
+        return plain();
+    };
+    let Some(w) = m.list[i].as_mut() else {
+        return plain();
+    };
     if !w.carried {
         let r = plain();
         if r == 0 {
@@ -476,12 +516,7 @@ fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> 
 }
 
 /// One wait. `real`: asks the kernel's set, with a time-out in its own terms.
-fn wait(
-    epfd: c_int,
-    out: &mut [epoll_event],
-    deadline: Deadline,
-    mask: *const sigset_t,
-) -> c_int {
+fn wait(epfd: c_int, out: &mut [epoll_event], deadline: Deadline, mask: *const sigset_t) -> c_int {
     loop {
         let Some(set) = find(epfd) else {
             let r = ask(epfd, out, deadline.left(), mask);
@@ -512,14 +547,20 @@ fn ask(
     let max = c_int::try_from(out.len()).unwrap_or(c_int::MAX);
     // Milliseconds round up, as a sleep may be longer than asked, not shorter.
     let ms = left.map_or(-1, |t| {
-        let ms = t.tv_sec.saturating_mul(1000).saturating_add((t.tv_nsec + 999_999) / 1_000_000);
+        let ms = t
+            .tv_sec
+            .saturating_mul(1000)
+            .saturating_add((t.tv_nsec + 999_999) / 1_000_000);
         c_int::try_from(ms).unwrap_or(c_int::MAX)
     });
     // SAFETY: the caller's array.
     unsafe { real::epoll_pwait(epfd, out.as_mut_ptr(), max, ms, mask) }
 }
 
-const NOW: timespec = timespec { tv_sec: 0, tv_nsec: 0 };
+const NOW: timespec = timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 impl Set {
     /// A round of a wait: rings, then polling, then the kernel. `None`: nothing yet, go round again.
@@ -536,8 +577,15 @@ impl Set {
         let n = self.collect(epfd, out);
         if n > 0 {
             // Others must get their turn as well.
-            let ask_now = self.unasked.fetch_add(1, Relaxed) % KERNEL_EVERY == 0;
-            let more = if ask_now && n < out.len() { self.ask_now(epfd, out, n) } else { 0 };
+            let ask_now = self
+                .unasked
+                .fetch_add(1, Relaxed)
+                .is_multiple_of(KERNEL_EVERY);
+            let more = if ask_now && n < out.len() {
+                self.ask_now(epfd, out, n)
+            } else {
+                0
+            };
             self.leave(epfd);
             return Some((n + more) as c_int);
         }
@@ -588,7 +636,11 @@ impl Set {
         self.spin.slept(gm::clock::ticks().wrapping_sub(start));
         let n = self.sort(epfd, out, 0, r as usize);
         self.leave(epfd);
-        if n > 0 || deadline.passed() { Some(n as c_int) } else { None }
+        if n > 0 || deadline.passed() {
+            Some(n as c_int)
+        } else {
+            None
+        }
     }
 
     fn ask_now(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
@@ -615,12 +667,18 @@ impl Set {
         let mut stale = false;
         for step in 0..hot {
             let i = m.hot[(start + step) % hot];
-            let Some(w) = m.list[i].as_mut() else { continue };
+            let Some(w) = m.list[i].as_mut() else {
+                continue;
+            };
             if !w.conn().is_engaged() {
                 stale = true;
                 continue;
             }
-            let due = if w.conn().has_news(w.wants_out()) { w.report(None) } else { 0 };
+            let due = if w.conn().has_news(w.wants_out()) {
+                w.report(None)
+            } else {
+                0
+            };
             if due == 0 {
                 w.quiet += 1;
                 continue;
@@ -723,12 +781,16 @@ impl Set {
             }
             let i = (tag & 0xffff_ffff) as usize;
             m.heat(i);
-            let Some(Some(w)) = m.list.get_mut(i) else { continue };
+            let Some(Some(w)) = m.list.get_mut(i) else {
+                continue;
+            };
             if !w.conn().is_engaged() {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);
-            if w.conn().end().rx_path() != gm::Path::Ring || w.conn().end().tx_path() != gm::Path::Ring {
+            if w.conn().end().rx_path() != gm::Path::Ring
+                || w.conn().end().tx_path() != gm::Path::Ring
+            {
                 w.kernel_edge = true;
                 kernel |= Fd(w.fd).poll();
             }
@@ -749,14 +811,19 @@ impl Set {
     fn plain_again(&self, epfd: c_int, m: &mut Members) {
         let saved = crate::errno();
         for i in 0..m.list.len() {
-            let Some(w) = m.list[i].as_mut() else { continue };
+            let Some(w) = m.list[i].as_mut() else {
+                continue;
+            };
             if !w.carried || w.conn().is_engaged() {
                 continue;
             }
             w.carried = false;
             self.carried.fetch_sub(1, AcqRel);
             w.hot = false;
-            let mut e = epoll_event { events: if w.spent { 0 } else { w.events }, u64: w.data };
+            let mut e = epoll_event {
+                events: if w.spent { 0 } else { w.events },
+                u64: w.data,
+            };
             // SAFETY: a local event.
             unsafe { real::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, w.fd, &mut e) };
             m.hot.retain(|h| *h != i);

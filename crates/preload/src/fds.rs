@@ -7,9 +7,9 @@
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize};
-use std::sync::OnceLock;
 
 use gm::Role;
 use sockets::{Conn, Gate};
@@ -71,7 +71,8 @@ fn table() -> Option<&'static [AtomicPtr<Slot>]> {
         base.ok().map(|b| Table(b.cast()))
     });
     // SAFETY: mapped above with that many entries, never unmapped.
-    t.as_ref().map(|t| unsafe { std::slice::from_raw_parts(t.0, FDS_MAX) })
+    t.as_ref()
+        .map(|t| unsafe { std::slice::from_raw_parts(t.0, FDS_MAX) })
 }
 
 #[inline]
@@ -185,20 +186,26 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     if fd < 0 || fd as usize >= FDS_MAX {
         return;
     }
-    let Some(cell) = table().and_then(|t| t.get(fd as usize)) else { return };
+    let Some(cell) = table().and_then(|t| t.get(fd as usize)) else {
+        return;
+    };
     if !cell.load(Acquire).is_null() {
         // Its predecessor was closed by a call that we did not see.
         leave_behind(fd, false);
     }
     let slot = FREE.lock().pop().unwrap_or_else(new_slot);
     let hint = slot.hint.load(Relaxed);
-    let Ok(index) = ctx.port.allocate(hint.checked_sub(1), role, ctx.node.me().pid) else {
+    let Ok(index) = ctx
+        .port
+        .allocate(hint.checked_sub(1), role, ctx.node.me().pid)
+    else {
         FREE.lock().push(slot);
         return;
     };
     let end = &ctx.port.ends()[index as usize];
     end.set(flags);
-    end.seen_generation.store(ctx.node.offers_generation(), Relaxed);
+    end.seen_generation
+        .store(ctx.node.offers_generation(), Relaxed);
     // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
     unsafe { (*slot.conn.get()).write(Conn::new(end, index)) };
     slot.fds.store(1, Relaxed);
@@ -276,10 +283,15 @@ pub fn stale(fd: c_int) {
 
 /// As [`forget`]; `still_open`: the kernel's socket is still what it was, and may be used for ending well.
 fn leave_behind(fd: c_int, still_open: bool) -> bool {
-    let Some(inside) = enter(fd) else { return false };
+    let Some(inside) = enter(fd) else {
+        return false;
+    };
     let Some(cell) = cell(fd) else { return false };
     let slot = std::ptr::from_ref(inside.slot).cast_mut();
-    if cell.compare_exchange(slot, std::ptr::null_mut(), AcqRel, Relaxed).is_err() {
+    if cell
+        .compare_exchange(slot, std::ptr::null_mut(), AcqRel, Relaxed)
+        .is_err()
+    {
         return false;
     }
     let last_here = inside.slot.fds.fetch_sub(1, AcqRel) == 1;

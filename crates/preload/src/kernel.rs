@@ -62,7 +62,7 @@ pub fn cpus() -> u32 {
     static CPUS: AtomicU32 = AtomicU32::new(0);
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let known = CPUS.load(Relaxed);
-    if known != 0 && ASKED.fetch_add(1, Relaxed) % 256 != 0 {
+    if known != 0 && !ASKED.fetch_add(1, Relaxed).is_multiple_of(256) {
         return known;
     }
     let n = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));
@@ -82,7 +82,13 @@ fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
     let mut len = info.len() as libc::socklen_t;
     // SAFETY: out-pointers to locals of the sizes given.
     let r = unsafe {
-        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut len,
+        )
     };
     if r != 0 || (len as usize) < RETRANSMITTED + 8 {
         return None;
@@ -92,13 +98,25 @@ fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
         u64::from_ne_bytes(bytes)
     };
     let not_sent = word(NOT_SENT) & 0xffff_ffff;
-    Some((word(SENT).wrapping_sub(word(RETRANSMITTED)).wrapping_add(not_sent), word(RECEIVED)))
+    Some((
+        word(SENT)
+            .wrapping_sub(word(RETRANSMITTED))
+            .wrapping_add(not_sent),
+        word(RECEIVED),
+    ))
 }
 
 impl Kernel for Fd {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
-        let flags = RecvFlags::DONTWAIT | if peek { RecvFlags::PEEK } else { RecvFlags::empty() };
-        rustix::net::recv(self.get(), buf, flags).map(|(n, _)| n).map_err(fault)
+        let flags = RecvFlags::DONTWAIT
+            | if peek {
+                RecvFlags::PEEK
+            } else {
+                RecvFlags::empty()
+            };
+        rustix::net::recv(self.get(), buf, flags)
+            .map(|(n, _)| n)
+            .map_err(fault)
     }
 
     fn send(&self, buf: &[u8]) -> Result<usize, Fault> {

@@ -18,7 +18,10 @@ pub struct Guard<'a, T>(&'a Lock<T>);
 
 impl<T> Lock<T> {
     pub const fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(0), value: UnsafeCell::new(value) }
+        Self {
+            word: AtomicU32::new(0),
+            value: UnsafeCell::new(value),
+        }
     }
 
     pub fn lock(&self) -> Guard<'_, T> {
@@ -29,7 +32,11 @@ impl<T> Lock<T> {
     /// Takes the lock without a guard: before fork.
     pub fn hold(&self) {
         let mut rounds = 0;
-        while self.word.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        while self
+            .word
+            .compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
             rounds += 1;
             if rounds > 100 {
                 rustix::thread::sched_yield();

@@ -19,7 +19,9 @@ impl Deadline {
 
     /// That many µs from now.
     pub fn after_us(us: u64) -> Self {
-        Self(Some(gm::os::monotonic_ns().saturating_add(us.saturating_mul(1000))))
+        Self(Some(
+            gm::os::monotonic_ns().saturating_add(us.saturating_mul(1000)),
+        ))
     }
 
     /// poll's and epoll_wait's time-out: negative is never.
@@ -83,7 +85,11 @@ impl Members {
     }
 
     fn engaged(&self) -> impl Iterator<Item = &Member> {
-        self.few.iter().flatten().chain(&self.many).filter(|m| m.engaged)
+        self.few
+            .iter()
+            .flatten()
+            .chain(&self.many)
+            .filter(|m| m.engaged)
     }
 }
 
@@ -110,7 +116,11 @@ pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_
     for (at, p) in fds.iter().enumerate() {
         if let Some(inside) = enter(p.fd) {
             let engaged = inside.engaged();
-            members.add(Member { at, inside, engaged });
+            members.add(Member {
+                at,
+                inside,
+                engaged,
+            });
         }
     }
     if members.engaged().next().is_none() {
@@ -170,7 +180,10 @@ fn report(fds: &mut [pollfd], members: &Members) -> c_int {
 
 /// All descriptors, without sleeping: the carried ones by their rings and the kernel's view of them.
 fn ask_kernel_too(fds: &mut [pollfd], members: &Members) -> c_int {
-    let none = timespec { tv_sec: 0, tv_nsec: 0 };
+    let none = timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     ask_substituted(fds, members, Some(none), std::ptr::null())
 }
 
@@ -187,7 +200,10 @@ fn ask_substituted(
     left: Option<timespec>,
     mask: *const sigset_t,
 ) -> c_int {
-    let asked: Vec<(usize, i16)> = members.engaged().map(|m| (m.at, fds[m.at].events)).collect();
+    let asked: Vec<(usize, i16)> = members
+        .engaged()
+        .map(|m| (m.at, fds[m.at].events))
+        .collect();
     for m in members.engaged() {
         let p = &mut fds[m.at];
         p.events = kernel_events(m, p.events);
@@ -205,7 +221,12 @@ fn ask_substituted(
         n -= c_int::from(p.revents != 0);
         let kernel = Ready(p.revents as u16 as u32);
         let ready = match p.revents & libc::POLLNVAL {
-            0 => reported(m.inside.conn().ready(&m.inside.fd, Some(with_out(m, kernel))), p.events),
+            0 => reported(
+                m.inside
+                    .conn()
+                    .ready(&m.inside.fd, Some(with_out(m, kernel))),
+                p.events,
+            ),
             nval => nval,
         };
         p.revents = ready;
@@ -218,13 +239,19 @@ fn ask_substituted(
 fn with_out(m: &Member, kernel: Ready) -> Ready {
     let end = m.inside.conn().end();
     let on_ring = end.tx_path() == gm::Path::Ring && end.rx_path() == gm::Path::Ring;
-    if on_ring { kernel } else { m.inside.fd.poll() | kernel }
+    if on_ring {
+        kernel
+    } else {
+        m.inside.fd.poll() | kernel
+    }
 }
 
 /// What to ask the kernel about a carried descriptor.
 fn kernel_events(m: &Member, events: i16) -> i16 {
     let mut ask = libc::POLLRDHUP;
-    if events & (libc::POLLIN | libc::POLLRDNORM) != 0 || m.inside.conn().readable_bytes(&m.inside.fd) == 0 {
+    if events & (libc::POLLIN | libc::POLLRDNORM) != 0
+        || m.inside.conn().readable_bytes(&m.inside.fd) == 0
+    {
         ask |= libc::POLLIN;
     }
     if m.inside.conn().end().tx_path() != gm::Path::Ring {
@@ -269,7 +296,11 @@ fn sleep(
         Slept::News
     } else {
         let left = deadline.left_ns();
-        let slice = if blind { Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS)) } else { left };
+        let slice = if blind {
+            Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS))
+        } else {
+            left
+        };
         let left = slice.map(|ns| timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
@@ -282,7 +313,11 @@ fn sleep(
         for m in members.engaged() {
             gm::End::count(&m.inside.conn().end().sleeps, 1);
         }
-        if n != 0 || deadline.passed() { Slept::Over(n) } else { Slept::News }
+        if n != 0 || deadline.passed() {
+            Slept::Over(n)
+        } else {
+            Slept::News
+        }
     };
     for m in armed {
         m.inside.conn().disarm();

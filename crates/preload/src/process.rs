@@ -52,7 +52,14 @@ fn leave() {
     }
     fds::at_exit();
     ctx.port.leave(me);
-    if !ctx.port.alive() && ctx.port.header().run.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+    if !ctx.port.alive()
+        && ctx
+            .port
+            .header()
+            .run
+            .load(std::sync::atomic::Ordering::Relaxed)
+            == 0
+    {
         gm::os::remove(ctx.port.path());
     }
 }

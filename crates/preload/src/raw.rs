@@ -25,7 +25,9 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_write => send::write(fd, b as _, c) as c_long,
             libc::SYS_readv => receive::readv(fd, b as _, c as c_int) as c_long,
             libc::SYS_writev => send::writev(fd, b as _, c as c_int) as c_long,
-            libc::SYS_recvfrom => receive::recvfrom(fd, b as _, c, d as c_int, e as _, f as _) as c_long,
+            libc::SYS_recvfrom => {
+                receive::recvfrom(fd, b as _, c, d as c_int, e as _, f as _) as c_long
+            }
             libc::SYS_sendto => send::sendto(fd, b as _, c, d as c_int, e as _, f as u32) as c_long,
             libc::SYS_recvmsg => receive::recvmsg(fd, b as _, c as c_int) as c_long,
             libc::SYS_sendmsg => send::sendmsg(fd, b as _, c as c_int) as c_long,
@@ -40,7 +42,9 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_accept => setup::accept(fd, b as _, c as _).into(),
             libc::SYS_accept4 => setup::accept4(fd, b as _, c as _, d as c_int).into(),
             libc::SYS_close => setup::close(fd).into(),
-            libc::SYS_close_range => setup::close_range(a as c_uint, b as c_uint, c as c_int).into(),
+            libc::SYS_close_range => {
+                setup::close_range(a as c_uint, b as c_uint, c as c_int).into()
+            }
             libc::SYS_shutdown => setup::shutdown(fd, b as c_int).into(),
             libc::SYS_dup => setup::dup(fd).into(),
             libc::SYS_dup2 => setup::dup2(fd, b as c_int).into(),

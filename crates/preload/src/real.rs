@@ -28,7 +28,7 @@ macro_rules! originals {
         /// # Safety
         /// As the C function's.
         #[inline]
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, non_snake_case, dead_code)] // C's names; every row has an original.
         pub unsafe fn $name($($arg: $ty),*) -> $ret {
             static ORIGINAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
             let mut p = ORIGINAL.load(Relaxed);

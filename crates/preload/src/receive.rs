@@ -11,9 +11,12 @@ use crate::kernel::errno_of;
 use crate::real;
 
 /// Flags of recv that the ring carries; a call with any other goes to the kernel, on TCP.
-const CARRIED: c_int =
-    libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL
-        | libc::MSG_CMSG_CLOEXEC;
+const CARRIED: c_int = libc::MSG_PEEK
+    | libc::MSG_WAITALL
+    | libc::MSG_DONTWAIT
+    | libc::MSG_TRUNC
+    | libc::MSG_NOSIGNAL
+    | libc::MSG_CMSG_CLOEXEC;
 
 fn options(inside: &Inside, flags: c_int) -> RecvOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
@@ -43,7 +46,9 @@ fn receive(
     bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> ssize_t,
     plain: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let Some(inside) = enter(fd) else { return plain() };
+    let Some(inside) = enter(fd) else {
+        return plain();
+    };
     if inside.engaged() {
         if flags & !CARRIED == 0 {
             let o = options(&inside, flags);
@@ -185,7 +190,7 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
             // SAFETY: the caller's header and the buffers in it.
             unsafe {
                 let m = &mut *msg;
-                let r = f(many(m.msg_iov, m.msg_iovlen as usize));
+                let r = f(many(m.msg_iov, m.msg_iovlen));
                 if r >= 0 {
                     m.msg_namelen = 0;
                     m.msg_controllen = 0;

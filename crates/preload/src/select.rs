@@ -28,7 +28,11 @@ fn wait(n: c_int, sets: [*mut fd_set; 3], deadline: Deadline, mask: *const sigse
             }
         }
         if events != 0 {
-            list.push(pollfd { fd, events, revents: 0 });
+            list.push(pollfd {
+                fd,
+                events,
+                revents: 0,
+            });
         }
     }
     let got = poll::wait(&mut list, deadline, mask);
@@ -43,8 +47,16 @@ fn wait(n: c_int, sets: [*mut fd_set; 3], deadline: Deadline, mask: *const sigse
     for p in &list {
         // The kernel's own table of what select calls readable, writable and exceptional.
         let tests = [
-            (r, libc::POLLIN, libc::POLLIN | libc::POLLRDNORM | libc::POLLHUP | libc::POLLERR),
-            (w, libc::POLLOUT, libc::POLLOUT | libc::POLLWRNORM | libc::POLLERR),
+            (
+                r,
+                libc::POLLIN,
+                libc::POLLIN | libc::POLLRDNORM | libc::POLLHUP | libc::POLLERR,
+            ),
+            (
+                w,
+                libc::POLLOUT,
+                libc::POLLOUT | libc::POLLWRNORM | libc::POLLERR,
+            ),
             (e, libc::POLLPRI, libc::POLLPRI),
         ];
         for (set, asked, events) in tests {

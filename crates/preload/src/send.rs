@@ -11,12 +11,18 @@ use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
 
-const CARRIED: c_int =
-    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_DONTROUTE | libc::MSG_CONFIRM;
+const CARRIED: c_int = libc::MSG_DONTWAIT
+    | libc::MSG_NOSIGNAL
+    | libc::MSG_MORE
+    | libc::MSG_EOR
+    | libc::MSG_DONTROUTE
+    | libc::MSG_CONFIRM;
 
 fn options(inside: &Inside, flags: c_int) -> SendOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
-    SendOptions { dont_wait: nonblocking || flags & libc::MSG_DONTWAIT != 0 }
+    SendOptions {
+        dont_wait: nonblocking || flags & libc::MSG_DONTWAIT != 0,
+    }
 }
 
 fn answer(r: Result<usize, Fault>, flags: c_int) -> ssize_t {
@@ -41,7 +47,9 @@ fn transmit(
     bufs: impl FnOnce(&dyn Fn(&[IoSlice<'_>]) -> ssize_t) -> ssize_t,
     plain: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let Some(inside) = enter(fd) else { return plain() };
+    let Some(inside) = enter(fd) else {
+        return plain();
+    };
     if inside.engaged() {
         if flags & !CARRIED == 0 {
             let o = options(&inside, flags);
@@ -169,7 +177,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
         fd,
         flags,
         // SAFETY: the caller's header and the buffers in it.
-        |f| unsafe { f(many((*msg).msg_iov, (*msg).msg_iovlen as usize)) },
+        |f| unsafe { f(many((*msg).msg_iov, (*msg).msg_iovlen)) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::sendmsg(fd, msg, flags) },
     )
@@ -178,12 +186,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
 /// # Safety
 /// As sendmmsg(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendmmsg(
-    fd: c_int,
-    msgs: *mut mmsghdr,
-    n: c_uint,
-    flags: c_int,
-) -> c_int {
+pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
     if !crate::fds::is_tracked(fd) {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::sendmmsg(fd, msgs, n, flags) };
@@ -230,14 +233,11 @@ unsafe fn hand_back_passed(msg: *const msghdr) {
 /// # Safety
 /// As sendfile(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile(
-    out: c_int,
-    from: c_int,
-    offset: *mut i64,
-    n: size_t,
-) -> ssize_t {
+pub unsafe extern "C" fn sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t {
     // SAFETY: the caller's arguments, unchanged.
-    transmit_file(out, from, offset, n, || unsafe { real::sendfile(out, from, offset, n) })
+    transmit_file(out, from, offset, n, || unsafe {
+        real::sendfile(out, from, offset, n)
+    })
 }
 
 /// # Safety
@@ -250,7 +250,9 @@ pub unsafe extern "C" fn sendfile64(
     n: size_t,
 ) -> ssize_t {
     // SAFETY: the caller's arguments, unchanged.
-    transmit_file(out, from, offset, n, || unsafe { real::sendfile64(out, from, offset, n) })
+    transmit_file(out, from, offset, n, || unsafe {
+        real::sendfile64(out, from, offset, n)
+    })
 }
 
 /// A piece of file at a time through a buffer on the stack.
@@ -265,7 +267,9 @@ fn transmit_file(
     n: size_t,
     plain: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let Some(inside) = enter(out) else { return plain() };
+    let Some(inside) = enter(out) else {
+        return plain();
+    };
     if !inside.engaged() {
         let r = plain();
         if r > 0 {
@@ -279,19 +283,27 @@ fn transmit_file(
     let mut done = 0;
     // SAFETY: the caller's out-pointer, or null: then the file's own position counts, and moves only by what was sent.
     let start = unsafe {
-        if offset.is_null() { libc::lseek64(from, 0, libc::SEEK_CUR) } else { *offset }
+        if offset.is_null() {
+            libc::lseek64(from, 0, libc::SEEK_CUR)
+        } else {
+            *offset
+        }
     };
     let mut fault = (start < 0).then(crate::errno);
     while done < n && fault.is_none() {
         let want = piece.len().min(n - done);
         // SAFETY: into our own buffer.
-        let got = unsafe { libc::pread64(from, piece.as_mut_ptr().cast(), want, start + done as i64) };
+        let got =
+            unsafe { libc::pread64(from, piece.as_mut_ptr().cast(), want, start + done as i64) };
         match got {
             0 => break,
             ..0 => fault = Some(crate::errno()),
             got => {
                 let got = got as usize;
-                match inside.conn().send(&inside.fd, &[IoSlice::new(&piece[..got])], o) {
+                match inside
+                    .conn()
+                    .send(&inside.fd, &[IoSlice::new(&piece[..got])], o)
+                {
                     Ok(sent) => {
                         done += sent;
                         if sent < got {

@@ -28,7 +28,11 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
 }
 
 fn nonblock_flag(kind: c_int) -> u32 {
-    if kind & libc::SOCK_NONBLOCK != 0 { flag::NONBLOCK } else { 0 }
+    if kind & libc::SOCK_NONBLOCK != 0 {
+        flag::NONBLOCK
+    } else {
+        0
+    }
 }
 
 /// # Safety
@@ -37,10 +41,13 @@ fn nonblock_flag(kind: c_int) -> u32 {
 pub unsafe extern "C" fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
     if let Some(inside) = enter(fd) {
         // SAFETY: the caller's address, at least a family long or refused by the kernel.
-        let unspec = len >= 2 && !to.is_null() && unsafe { (*to).sa_family } as c_int == libc::AF_UNSPEC;
+        let unspec =
+            len >= 2 && !to.is_null() && unsafe { (*to).sa_family } as c_int == libc::AF_UNSPEC;
         if unspec {
             // Dissolves a connection; what comes after it is another one on the same descriptor.
-            inside.conn().hand_back(&inside.ctx().node, &inside.fd, Reason::Unsupported);
+            inside
+                .conn()
+                .hand_back(&inside.ctx().node, &inside.fd, Reason::Unsupported);
         } else if inside.conn().end().role() == Role::Fresh {
             inside.conn().end().role.store(Role::Client as u32, Relaxed);
         }
@@ -58,7 +65,11 @@ pub unsafe extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
     if r == 0
         && let Some(inside) = enter(fd)
     {
-        inside.conn().end().role.store(Role::Listener as u32, Relaxed);
+        inside
+            .conn()
+            .end()
+            .role
+            .store(Role::Listener as u32, Relaxed);
         register(&inside);
     }
     r
@@ -88,10 +99,20 @@ fn listen_address(inside: &Inside) -> Option<ListenAddress> {
         std::net::IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), v4.is_unspecified(), false),
         std::net::IpAddr::V6(v6) => {
             let only = rustix::net::sockopt::ipv6_v6only(fd).unwrap_or(true);
-            (v6.octets(), v6.is_unspecified() && !only, v6.is_unspecified())
+            (
+                v6.octets(),
+                v6.is_unspecified() && !only,
+                v6.is_unspecified(),
+            )
         }
     };
-    Some(ListenAddress { address, port: at.port(), netns, any_v4, any_v6 })
+    Some(ListenAddress {
+        address,
+        port: at.port(),
+        netns,
+        any_v4,
+        any_v6,
+    })
 }
 
 fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
@@ -101,7 +122,11 @@ fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
     match enter(listener) {
         Some(l) => {
             register(&l);
-            fds::track(fd, Role::Server, if nonblocking { flag::NONBLOCK } else { 0 });
+            fds::track(
+                fd,
+                Role::Server,
+                if nonblocking { flag::NONBLOCK } else { 0 },
+            );
         }
         None => fds::stale(fd),
     }
@@ -172,10 +197,14 @@ pub unsafe extern "C" fn closefrom(first: c_int) {
 pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let plain = || unsafe { real::shutdown(fd, how) };
-    let Some(inside) = enter(fd) else { return plain() };
+    let Some(inside) = enter(fd) else {
+        return plain();
+    };
     if !inside.conn().is_engaged() || !(0..=2).contains(&how) {
         if (0..=2).contains(&how) && inside.conn().end().role() != Role::Listener {
-            inside.conn().hand_back(&inside.ctx().node, &inside.fd, Reason::Shutdown);
+            inside
+                .conn()
+                .hand_back(&inside.ctx().node, &inside.fd, Reason::Shutdown);
         }
         return plain();
     }
@@ -211,8 +240,8 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
 
 /// Is `fd` open? dup2 over a descriptor must not close it when it is going to fail.
 fn is_open(fd: c_int) -> bool {
-    // SAFETY: F_GETFD takes no argument.
     let saved = crate::errno();
+    // SAFETY: F_GETFD takes no argument.
     let open = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } >= 0;
     crate::set_errno(saved);
     open
@@ -254,7 +283,11 @@ fn after_fcntl(fd: c_int, cmd: c_int, arg: usize, r: c_int) -> c_int {
 fn set_nonblocking(fd: c_int, on: bool) {
     if let Some(inside) = enter(fd) {
         let end = inside.conn().end();
-        if on { end.set(flag::NONBLOCK) } else { end.clear(flag::NONBLOCK) }
+        if on {
+            end.set(flag::NONBLOCK)
+        } else {
+            end.clear(flag::NONBLOCK)
+        }
     }
 }
 
@@ -327,7 +360,13 @@ pub unsafe extern "C" fn setsockopt(
 
 /// # Safety
 /// `value` must be readable for `len` bytes.
-unsafe fn note_option(inside: &Inside, level: c_int, name: c_int, value: *const c_void, len: usize) {
+unsafe fn note_option(
+    inside: &Inside,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: usize,
+) {
     let end = inside.conn().end();
     // SAFETY: by the caller, and the length is checked.
     let int = || (len >= 4).then(|| unsafe { value.cast::<c_int>().read_unaligned() });
@@ -364,5 +403,7 @@ unsafe fn note_option(inside: &Inside, level: c_int, name: c_int, value: *const 
 }
 
 fn give_up(inside: &Inside) {
-    inside.conn().hand_back(&inside.ctx().node, &inside.fd, Reason::Option);
+    inside
+        .conn()
+        .hand_back(&inside.ctx().node, &inside.fd, Reason::Option);
 }

@@ -26,13 +26,21 @@ impl<'a> Bytes<'a> {
     #[cfg(not(loom))]
     pub unsafe fn new(base: *mut u8, len: usize) -> Self {
         debug_assert!(len.is_power_of_two());
-        Self { base, mask: len as u64 - 1, _life: PhantomData }
+        Self {
+            base,
+            mask: len as u64 - 1,
+            _life: PhantomData,
+        }
     }
 
     #[cfg(loom)]
     pub fn model(cells: &'a [loom::sync::atomic::AtomicU8]) -> Self {
         assert!(cells.len().is_power_of_two());
-        Self { cells, mask: cells.len() as u64 - 1, _life: PhantomData }
+        Self {
+            cells,
+            mask: cells.len() as u64 - 1,
+            _life: PhantomData,
+        }
     }
 
     #[inline]

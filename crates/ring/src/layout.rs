@@ -162,10 +162,28 @@ macro_rules! zeroed {
     )*};
 }
 zeroed!(
-    Direction { writer, reader, wait },
-    WriterLine { tail, up, down, down_tcp, flags, bells_sent },
+    Direction {
+        writer,
+        reader,
+        wait
+    },
+    WriterLine {
+        tail,
+        up,
+        down,
+        down_tcp,
+        flags,
+        bells_sent
+    },
     ReaderLine { head },
-    WaitLine { sleepers, bells_taken, asks, space_wanted, edge, space_seq }
+    WaitLine {
+        sleepers,
+        bells_taken,
+        asks,
+        space_wanted,
+        edge,
+        space_seq
+    }
 );
 
 impl Default for SegmentHeader {

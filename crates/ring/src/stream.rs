@@ -87,7 +87,11 @@ impl Tx<'_> {
         bufs: &[IoSlice<'_>],
         mut skip: usize,
     ) -> Result<usize, Corrupt> {
-        let want = bufs.iter().map(|b| b.len()).sum::<usize>().saturating_sub(skip);
+        let want = bufs
+            .iter()
+            .map(|b| b.len())
+            .sum::<usize>()
+            .saturating_sub(skip);
         let mut room = self.room(cache, want)?;
         let start = self.position();
         let mut tail = start;
@@ -175,7 +179,11 @@ impl Tx<'_> {
 
     /// Nothing follows. With `reset` the peer gets ECONNRESET after the last byte instead of end-of-file.
     pub fn finish(&self, reset: bool) {
-        let flags = if reset { layout::FIN | layout::RESET } else { layout::FIN };
+        let flags = if reset {
+            layout::FIN | layout::RESET
+        } else {
+            layout::FIN
+        };
         self.direction.writer.flags.fetch_or(flags, AcqRel);
         barrier_after_rmw();
     }
@@ -192,8 +200,14 @@ impl Tx<'_> {
 
     /// Published bytes that the peer has not taken.
     pub fn unread(&self) -> Result<u64, Corrupt> {
-        let used = self.position().wrapping_sub(self.direction.reader.head.load(Acquire));
-        if used > self.bytes.capacity() { Err(Corrupt) } else { Ok(used) }
+        let used = self
+            .position()
+            .wrapping_sub(self.direction.reader.head.load(Acquire));
+        if used > self.bytes.capacity() {
+            Err(Corrupt)
+        } else {
+            Ok(used)
+        }
     }
 }
 
@@ -235,7 +249,11 @@ impl Rx<'_> {
         skip: usize,
         peek: bool,
     ) -> Result<usize, Corrupt> {
-        let want = bufs.iter().map(|b| b.len()).sum::<usize>().saturating_sub(skip) as u64;
+        let want = bufs
+            .iter()
+            .map(|b| b.len())
+            .sum::<usize>()
+            .saturating_sub(skip) as u64;
         loop {
             let head = self.position();
             let mut ready = cache.0.load(Relaxed).wrapping_sub(head);

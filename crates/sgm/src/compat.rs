@@ -50,7 +50,11 @@ mod tests {
     fn every_hook_has_a_text_and_stands_once() {
         for (i, a) in ROWS.iter().enumerate() {
             assert!(!a.text.is_empty() && !a.class.is_empty(), "{}", a.name);
-            assert!(ROWS[i + 1..].iter().all(|b| a.name != b.name), "{} twice", a.name);
+            assert!(
+                ROWS[i + 1..].iter().all(|b| a.name != b.name),
+                "{} twice",
+                a.name
+            );
         }
     }
 }

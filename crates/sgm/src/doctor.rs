@@ -28,11 +28,21 @@ struct Check {
 }
 
 fn good(name: &'static str, found: impl Into<String>) -> Check {
-    Check { name, ok: true, found: found.into(), mend: None }
+    Check {
+        name,
+        ok: true,
+        found: found.into(),
+        mend: None,
+    }
 }
 
 fn bad(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Check {
-    Check { name, ok: false, found: found.into(), mend: Some(mend.into()) }
+    Check {
+        name,
+        ok: false,
+        found: found.into(),
+        mend: Some(mend.into()),
+    }
 }
 
 pub fn main(args: Args) -> Result<ExitCode> {
@@ -55,13 +65,22 @@ pub fn main(args: Args) -> Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&checks)?);
     } else {
         for c in &checks {
-            println!("{} {:<15} {}", if c.ok { "ok  " } else { "BAD " }, c.name, c.found);
+            println!(
+                "{} {:<15} {}",
+                if c.ok { "ok  " } else { "BAD " },
+                c.name,
+                c.found
+            );
             if let Some(mend) = &c.mend {
                 println!("     {:<15} -> {mend}", "");
             }
         }
     }
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn library() -> Check {
@@ -74,19 +93,39 @@ fn library() -> Check {
 fn directory(dir: &Path) -> Check {
     let shown = dir.display();
     match std::fs::symlink_metadata(dir) {
-        Err(_) if dir.parent().is_some_and(Path::is_dir) => {
-            good("directory", format!("{shown} will be made by the first program"))
-        }
-        Err(e) => bad("directory", format!("{shown}: {e}"), "set SGM_DIR to a directory on a tmpfs"),
+        Err(_) if dir.parent().is_some_and(Path::is_dir) => good(
+            "directory",
+            format!("{shown} will be made by the first program"),
+        ),
+        Err(e) => bad(
+            "directory",
+            format!("{shown}: {e}"),
+            "set SGM_DIR to a directory on a tmpfs",
+        ),
         Ok(m) => match gm::os::ensure_dir(dir) {
-            Ok(()) if probe(dir) => {
-                good("directory", format!("{shown}, mode {:o}, owner {}", m.permissions().mode() & 0o7777, m.uid()))
-            }
-            Ok(()) => bad("directory", format!("{shown} can't be written to"), format!("chown or chmod {shown}")),
+            Ok(()) if probe(dir) => good(
+                "directory",
+                format!(
+                    "{shown}, mode {:o}, owner {}",
+                    m.permissions().mode() & 0o7777,
+                    m.uid()
+                ),
+            ),
+            Ok(()) => bad(
+                "directory",
+                format!("{shown} can't be written to"),
+                format!("chown or chmod {shown}"),
+            ),
             Err(e) => bad(
                 "directory",
-                format!("{shown}: {e} (mode {:o}, owner {})", m.permissions().mode() & 0o7777, m.uid()),
-                format!("it must be yours and not writable by everyone: chmod 700 {shown}, or set SGM_DIR"),
+                format!(
+                    "{shown}: {e} (mode {:o}, owner {})",
+                    m.permissions().mode() & 0o7777,
+                    m.uid()
+                ),
+                format!(
+                    "it must be yours and not writable by everyone: chmod 700 {shown}, or set SGM_DIR"
+                ),
             ),
         },
     }
@@ -101,14 +140,25 @@ fn probe(dir: &Path) -> bool {
 }
 
 fn registry(dir: &Path) -> Check {
-    let mend = format!("stop the programs that use it, then: rm -r {}", dir.display());
+    let mend = format!(
+        "stop the programs that use it, then: rm -r {}",
+        dir.display()
+    );
     if !dir.exists() {
         return good("registry", "none yet");
     }
     match Node::attach(dir) {
         Ok(n) => {
             let c = n.census();
-            good("registry", format!("version {}, {} listeners, {} offers", ring::VERSION, c.listeners, c.offers))
+            good(
+                "registry",
+                format!(
+                    "version {}, {} listeners, {} offers",
+                    ring::VERSION,
+                    c.listeners,
+                    c.offers
+                ),
+            )
         }
         Err(gm::Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
             good("registry", "none yet")
@@ -119,7 +169,11 @@ fn registry(dir: &Path) -> Check {
 
 fn space(dir: &Path) -> Check {
     const WANTED: u64 = 64 << 20;
-    let at = if dir.exists() { dir } else { dir.parent().unwrap_or(dir) };
+    let at = if dir.exists() {
+        dir
+    } else {
+        dir.parent().unwrap_or(dir)
+    };
     match rustix::fs::statvfs(at) {
         Ok(s) => {
             let free = s.f_bavail * s.f_frsize;
@@ -127,22 +181,37 @@ fn space(dir: &Path) -> Check {
             if free >= WANTED {
                 good("space", found)
             } else {
-                bad("space", found, "connections stay on TCP when it is full: enlarge the tmpfs (mount -o remount,size=...)")
+                bad(
+                    "space",
+                    found,
+                    "connections stay on TCP when it is full: enlarge the tmpfs (mount -o remount,size=...)",
+                )
             }
         }
-        Err(e) => bad("space", e.to_string(), "set SGM_DIR to a directory on a tmpfs"),
+        Err(e) => bad(
+            "space",
+            e.to_string(),
+            "set SGM_DIR to a directory on a tmpfs",
+        ),
     }
 }
 
 /// MADV_POPULATE_WRITE lets a ring fail softly when memory is short.
 fn populate() -> Check {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
     let mut numbers = release.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (5, 14) {
         good("kernel", release)
     } else {
-        bad("kernel", release, "Linux 5.14 or later is needed (MADV_POPULATE_WRITE); on this one everything stays on TCP")
+        bad(
+            "kernel",
+            release,
+            "Linux 5.14 or later is needed (MADV_POPULATE_WRITE); on this one everything stays on TCP",
+        )
     }
 }
 
@@ -152,7 +221,9 @@ fn dead_ports(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 fn files(dir: &Path, prefix: &str) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter(|e| e.file_name().to_string_lossy().starts_with(prefix))
@@ -168,7 +239,12 @@ fn leftovers(dir: &Path) -> Check {
         good("leftovers", found)
     } else {
         // They harm nobody, so this is not a failure.
-        Check { name: "leftovers", ok: true, found, mend: Some("sgm doctor --clean".into()) }
+        Check {
+            name: "leftovers",
+            ok: true,
+            found,
+            mend: Some("sgm doctor --clean".into()),
+        }
     }
 }
 
@@ -186,7 +262,9 @@ fn other_versions(dir: &Path) -> Check {
             name: "versions",
             ok: true,
             found: format!("also {}", others.join(", ")),
-            mend: Some("programs of different versions talk over TCP; restart the older ones".into()),
+            mend: Some(
+                "programs of different versions talk over TCP; restart the older ones".into(),
+            ),
         }
     }
 }

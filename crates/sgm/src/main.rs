@@ -10,7 +10,11 @@ mod run;
 mod status;
 
 #[derive(Parser)]
-#[command(name = "sgm", version, about = "Run unmodified socket programs over shared memory")]
+#[command(
+    name = "sgm",
+    version,
+    about = "Run unmodified socket programs over shared memory"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

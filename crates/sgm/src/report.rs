@@ -47,7 +47,9 @@ pub struct Tcp {
 pub fn gather(dir: &Path, run: u64) -> Report {
     let mut report = Report::default();
     for path in Port::list(dir) {
-        let Ok(port) = Port::open(&path) else { continue };
+        let Ok(port) = Port::open(&path) else {
+            continue;
+        };
         if port.header().run.load(Relaxed) != run {
             continue;
         }
@@ -100,7 +102,8 @@ impl Report {
     pub fn explain(&self) -> String {
         let mut text = String::from("sgm: ");
         if self.ports == 0 {
-            return text + "the program opened no TCP socket under Sockets-GM (or could not load it; see `sgm doctor`)\n";
+            return text
+                + "the program opened no TCP socket under Sockets-GM (or could not load it; see `sgm doctor`)\n";
         }
         text += &format!(
             "{} connection ends: {} carried by shared memory, {} on plain TCP\n",
@@ -112,7 +115,10 @@ impl Report {
             c.tx_bytes, c.tx_messages, c.rx_bytes, c.rx_messages, c.bells_sent, c.sleeps
         );
         for (word, n) in &self.reasons {
-            let why = Reason::ALL.iter().find(|r| r.word() == *word).map_or("", |r| r.text());
+            let why = Reason::ALL
+                .iter()
+                .find(|r| r.word() == *word)
+                .map_or("", |r| r.text());
             text += &format!("sgm: {n:>6} × {word}: {why}\n");
         }
         text

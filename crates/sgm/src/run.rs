@@ -28,7 +28,11 @@ pub fn library() -> Result<PathBuf> {
     const NAME: &str = "libsockets_gm.so";
     let exe = std::env::current_exe().context("where am I?")?;
     let dir = exe.parent().unwrap_or(Path::new("."));
-    let places = [dir.join(NAME), dir.join("../lib").join(NAME), dir.join("../lib/sockets-gm").join(NAME)];
+    let places = [
+        dir.join(NAME),
+        dir.join("../lib").join(NAME),
+        dir.join("../lib/sockets-gm").join(NAME),
+    ];
     match places.iter().find(|p| p.is_file()) {
         Some(p) => Ok(p.canonicalize()?),
         None => bail!(
@@ -58,7 +62,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
     }
     let run = gm::os::random() | 1;
     command.env("SGM_RUN", format!("{run:x}"));
-    let status = supervise(&mut command).with_context(|| format!("can't run {}", program.display()))?;
+    let status =
+        supervise(&mut command).with_context(|| format!("can't run {}", program.display()))?;
     let report = report::gather(&Node::dir_from_env(), run);
     if let Some(file) = &args.report {
         let text = serde_json::to_string_pretty(&report)? + "\n";
@@ -72,7 +77,10 @@ pub fn main(args: Args) -> Result<ExitCode> {
             eprintln!("sgm: {}: {why}", program.display());
         }
     }
-    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|s| 128 + s))
+        .unwrap_or(1);
     Ok(ExitCode::from(code as u8))
 }
 
@@ -89,7 +97,14 @@ fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus>
         }
     }
     let handler = pass_on as extern "C" fn(i32) as usize;
-    let passed = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+    let passed = [
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+    ];
     let mut child = command.spawn()?;
     CHILD.store(child.id() as i32, Relaxed);
     for signal in passed {
@@ -108,7 +123,9 @@ fn cannot_load(program: &Path) -> Option<&'static str> {
         program.to_owned()
     } else {
         let dirs = std::env::var_os("PATH")?;
-        std::env::split_paths(&dirs).map(|d| d.join(program)).find(|p| p.is_file())?
+        std::env::split_paths(&dirs)
+            .map(|d| d.join(program))
+            .find(|p| p.is_file())?
     };
     let mode = std::fs::metadata(&path).ok()?.permissions().mode();
     if mode & 0o6000 != 0 {
@@ -116,7 +133,9 @@ fn cannot_load(program: &Path) -> Option<&'static str> {
     }
     let image = std::fs::read(&path).ok()?;
     if image.starts_with(b"\x7fELF") && !has_interpreter(&image) {
-        return Some("statically linked: there is no loader to preload anything, so it ran on plain TCP");
+        return Some(
+            "statically linked: there is no loader to preload anything, so it ran on plain TCP",
+        );
     }
     None
 }

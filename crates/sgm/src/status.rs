@@ -73,7 +73,12 @@ fn look() -> Status {
         .collect();
     let sockets = ports
         .iter()
-        .flat_map(|p| p.used_ends().iter().filter(|e| is_connection(e)).map(socket))
+        .flat_map(|p| {
+            p.used_ends()
+                .iter()
+                .filter(|e| is_connection(e))
+                .map(socket)
+        })
         .flatten()
         .collect();
     let missing = !dir.exists();
@@ -105,7 +110,11 @@ fn socket(end: &End) -> Option<Socket> {
     Some(Socket {
         pid,
         program,
-        role: if end.role() == Role::Server { "server" } else { "client" },
+        role: if end.role() == Role::Server {
+            "server"
+        } else {
+            "client"
+        },
         local,
         peer,
         path: if shm { "shm" } else { "tcp" },
@@ -144,14 +153,29 @@ fn table(s: &Status) -> String {
         s.node.ports,
         s.node.listeners,
         s.node.offers,
-        s.node.error.as_ref().map(|e| format!(" (not usable: {e})")).unwrap_or_default()
+        s.node
+            .error
+            .as_ref()
+            .map(|e| format!(" (not usable: {e})"))
+            .unwrap_or_default()
     );
     if s.sockets.is_empty() {
         return out + "no live connections\n";
     }
     out += &format!(
         "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>13} {:>13} {:>10} {:>10} {:>8}  {}\n",
-        "pid", "program", "role", "local", "peer", "path", "bytes out", "bytes in", "msgs out", "msgs in", "bells", "reason"
+        "pid",
+        "program",
+        "role",
+        "local",
+        "peer",
+        "path",
+        "bytes out",
+        "bytes in",
+        "msgs out",
+        "msgs in",
+        "bells",
+        "reason"
     );
     for c in &s.sockets {
         out += &format!(

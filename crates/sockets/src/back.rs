@@ -58,7 +58,9 @@ impl Conn {
 
     /// Our direction alone (MSG_OOB, sendfile of what can't be mapped ...).
     pub fn send_over_tcp(&self, k: &impl Kernel, why: Reason) {
-        let Some(segment) = self.segment() else { return };
+        let Some(segment) = self.segment() else {
+            return;
+        };
         let _tx = lock(&self.end.tx_lock, k);
         if self.end.tx_path() == Path::Ring {
             self.switch_down(k, segment.tx(), Some(why));
@@ -87,7 +89,11 @@ impl Conn {
                 k.shutdown(false, true)?;
             }
         }
-        if read { k.shutdown(true, false) } else { Ok(()) }
+        if read {
+            k.shutdown(true, false)
+        } else {
+            Ok(())
+        }
     }
 
     /// Before the kernel's close of this process's last descriptor. `last`: no other process holds the socket.
@@ -96,7 +102,9 @@ impl Conn {
         if !last {
             return;
         }
-        let Some(segment) = self.segment() else { return };
+        let Some(segment) = self.segment() else {
+            return;
+        };
         match end.state() {
             State::Offered => return self.withdraw(node),
             State::Claimed if segment.header().decision() != Ok(Decision::Confirmed) => {

@@ -37,7 +37,9 @@ impl Gate {
 
     /// From inside: be alone, or not at all.
     pub fn try_alone(&self) -> bool {
-        self.0.compare_exchange(1, ALONE | 1, AcqRel, Relaxed).is_ok()
+        self.0
+            .compare_exchange(1, ALONE | 1, AcqRel, Relaxed)
+            .is_ok()
     }
 
     /// Back from alone to one of many.

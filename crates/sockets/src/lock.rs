@@ -43,7 +43,11 @@ impl Drop for Guard<'_> {
 pub(crate) fn lock<'a>(word: &'a AtomicU32, k: &impl Kernel) -> Guard<'a> {
     let me = k.thread();
     if word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
-        return Guard { word, outermost: true, inherited: false };
+        return Guard {
+            word,
+            outermost: true,
+            inherited: false,
+        };
     }
     contended(word, me, k)
 }
@@ -53,9 +57,19 @@ fn contended<'a>(word: &'a AtomicU32, me: u32, k: &impl Kernel) -> Guard<'a> {
     let mut rounds = 0_u32;
     loop {
         match word.compare_exchange(0, me, Acquire, Relaxed) {
-            Ok(_) => return Guard { word, outermost: true, inherited: false },
+            Ok(_) => {
+                return Guard {
+                    word,
+                    outermost: true,
+                    inherited: false,
+                };
+            }
             Err(holder) if holder == me => {
-                return Guard { word, outermost: false, inherited: false };
+                return Guard {
+                    word,
+                    outermost: false,
+                    inherited: false,
+                };
             }
             Err(holder) => {
                 rounds += 1;
@@ -66,7 +80,11 @@ fn contended<'a>(word: &'a AtomicU32, me: u32, k: &impl Kernel) -> Guard<'a> {
                 k.yield_now();
                 let gone = rounds.is_multiple_of(1024) && k.thread_gone(holder);
                 if gone && word.compare_exchange(holder, me, AcqRel, Relaxed).is_ok() {
-                    return Guard { word, outermost: true, inherited: true };
+                    return Guard {
+                        word,
+                        outermost: true,
+                        inherited: true,
+                    };
                 }
             }
         }

@@ -93,7 +93,9 @@ impl Conn {
             end.reason.store(Reason::Shared as u32, Relaxed);
             return self.try_later();
         }
-        let Some(key) = self.key(node, k) else { return end.keep_tcp(Reason::Unsupported) };
+        let Some(key) = self.key(node, k) else {
+            return end.keep_tcp(Reason::Unsupported);
+        };
         if !same_host(&key) {
             return end.keep_tcp(Reason::PeerNotLocal);
         }
@@ -132,7 +134,9 @@ impl Conn {
         }
         end.seen_generation.store(generation, Relaxed);
         End::count32(&end.plain_calls);
-        let Some(key) = self.key(node, k) else { return end.keep_tcp(Reason::Unsupported) };
+        let Some(key) = self.key(node, k) else {
+            return end.keep_tcp(Reason::Unsupported);
+        };
         let Some((entry, id)) = node.find_offer(&key) else {
             end.reason.store(Reason::NotOffered as u32, Relaxed);
             return;
@@ -141,10 +145,16 @@ impl Conn {
             Some(true) => {}
             Some(false) => return end.keep_tcp(Reason::UnseenCalls),
             // The next call looks again.
-            None => return end.seen_generation.store(generation.wrapping_sub(1), Relaxed),
+            None => {
+                return end
+                    .seen_generation
+                    .store(generation.wrapping_sub(1), Relaxed);
+            }
         }
         // Not openable: it was withdrawn this moment, or it is another user's. Either way this stays TCP.
-        let Ok(segment) = Segment::open(node.dir(), id, &key) else { return };
+        let Ok(segment) = Segment::open(node.dir(), id, &key) else {
+            return;
+        };
         let claimed = segment.header().claim();
         Segment::unlink(node.dir(), id);
         node.remove_offer(entry, id);
@@ -158,7 +168,9 @@ impl Conn {
     /// Client: the offer was claimed, or has waited long enough.
     fn conclude_offer(&self, node: &Node, k: &impl Kernel) {
         let end = self.end;
-        let Some(segment) = self.segment() else { return end.keep_tcp(Reason::NotClaimed) };
+        let Some(segment) = self.segment() else {
+            return end.keep_tcp(Reason::NotClaimed);
+        };
         if segment.header().decision() == Ok(Decision::Claimed) {
             let _tx = lock(&end.tx_lock, k);
             let agree = self.positions_agree(k);
@@ -167,7 +179,8 @@ impl Conn {
             }
             if agree == Some(true) && segment.header().confirm() {
                 segment.tx().switch_up(end.tcp_tx.load(Relaxed));
-                end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
+                end.tx_path
+                    .store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
                 end.reason.store(Reason::None as u32, Relaxed);
                 end.set(flag::WAS_CARRIED);
                 end.set_state(State::Carried);
@@ -195,15 +208,18 @@ impl Conn {
         if end.state() != State::Claimed {
             return;
         }
-        let Some(segment) = self.segment() else { return };
+        let Some(segment) = self.segment() else {
+            return;
+        };
         match segment.header().decision() {
             Ok(Decision::Confirmed) => {
                 let _tx = lock(&end.tx_lock, k);
                 if end.state() == State::Claimed {
                     segment.tx().switch_up(end.tcp_tx.load(Relaxed));
-                    end.tx_path.store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
+                    end.tx_path
+                        .store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
                     end.set(flag::WAS_CARRIED);
-                end.set_state(State::Carried);
+                    end.set_state(State::Carried);
                 }
             }
             Ok(Decision::Withdrawn) => {
@@ -225,9 +241,7 @@ impl Conn {
 
 /// Loopback, or from an address to itself: nothing else is this host for certain.
 fn same_host(key: &Key) -> bool {
-    let loopback = |a: &[u8; 16]| {
-        (gm::node::is_v4_mapped(a) && a[12] == 127) || u128::from_be_bytes(*a) == 1
-    };
-    key.client_addr == key.server_addr
-        || (loopback(&key.client_addr) && loopback(&key.server_addr))
+    let loopback =
+        |a: &[u8; 16]| (gm::node::is_v4_mapped(a) && a[12] == 127) || u128::from_be_bytes(*a) == 1;
+    key.client_addr == key.server_addr || (loopback(&key.client_addr) && loopback(&key.server_addr))
 }

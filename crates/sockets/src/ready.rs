@@ -46,7 +46,9 @@ impl Conn {
         if end.state() == State::Claimed {
             self.see_confirmation(k);
         }
-        let Some(segment) = self.segment() else { return kernel.unwrap_or_else(|| k.poll()) };
+        let Some(segment) = self.segment() else {
+            return kernel.unwrap_or_else(|| k.poll());
+        };
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);
         }
@@ -54,7 +56,11 @@ impl Conn {
         let tx = segment.tx();
         let mut ready = Ready::NONE;
         let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
-        let kernel = if on_kernel { kernel.unwrap_or_else(|| k.poll()) } else { Ready::NONE };
+        let kernel = if on_kernel {
+            kernel.unwrap_or_else(|| k.poll())
+        } else {
+            Ready::NONE
+        };
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
             Path::Ring => {
@@ -100,7 +106,10 @@ impl Conn {
     /// Room enough to call the connection writable: a third of the ring, as TCP wants a third of its buffer.
     fn has_room(&self, segment: &gm::Segment) -> bool {
         let enough = segment.ring_bytes() / 3;
-        segment.tx().room(&self.write_cache, enough).map_or(true, |r| r >= enough)
+        segment
+            .tx()
+            .room(&self.write_cache, enough)
+            .map_or(true, |r| r >= enough)
     }
 
     /// Takes note of the kernel's events on the stream. True: they may change what a read gives.
@@ -124,7 +133,9 @@ impl Conn {
     /// may be wrong only about what the kernel alone knows.
     #[inline]
     pub fn has_news(&self, want_out: bool) -> bool {
-        let Some(segment) = self.segment() else { return true };
+        let Some(segment) = self.segment() else {
+            return true;
+        };
         if self.end.rx_path() != Path::Ring {
             return true;
         }
@@ -139,7 +150,9 @@ impl Conn {
     /// Before sleeping on the descriptor for these events (poll, epoll): bells off, armed, room asked for.
     /// False: there is news already, and nothing is armed.
     pub fn arm(&self, k: &impl Kernel, want_out: bool) -> bool {
-        let Some(segment) = self.segment() else { return false };
+        let Some(segment) = self.segment() else {
+            return false;
+        };
         if want_out && self.end.tx_path() == Path::Ring && !self.has_room(segment) {
             segment.tx().want_space(layout::WANT_BELL);
         }
@@ -158,7 +171,9 @@ impl Conn {
     pub fn arm_edge(&self, k: &impl Kernel) {
         /// Bells may lie on the stream for a while, they cost a call to take; but they must not fill it.
         const BELLS_LEFT: usize = 16;
-        let Some(segment) = self.segment() else { return };
+        let Some(segment) = self.segment() else {
+            return;
+        };
         let rx = segment.rx();
         if rx.bells_untaken() > BELLS_LEFT {
             let _ = self.take_bells(k);
@@ -178,7 +193,9 @@ impl Conn {
     /// What an edge-triggered waiter compares: (arrivals, times that room ran out). A change of either is an edge if the
     /// readiness is there.
     pub fn edges(&self) -> (u64, u32) {
-        let Some(segment) = self.segment() else { return (0, 0) };
+        let Some(segment) = self.segment() else {
+            return (0, 0);
+        };
         let rx = segment.rx();
         let ended = u64::from(rx.flags() | self.end.flags.load(Relaxed) & flag::KERNEL_ENDS);
         let arrivals = rx.published() ^ ended << 40 ^ u64::from(rx.down_at().is_some()) << 62;
@@ -187,7 +204,9 @@ impl Conn {
 
     /// FIONREAD: bytes that can be read now.
     pub fn readable_bytes(&self, k: &impl Kernel) -> usize {
-        let Some(segment) = self.segment() else { return k.queued() };
+        let Some(segment) = self.segment() else {
+            return k.queued();
+        };
         let rx = segment.rx();
         let in_ring = rx.readable().unwrap_or(0);
         match self.end.rx_path() {
@@ -195,8 +214,9 @@ impl Conn {
             Path::Tcp => {
                 let queued = k.queued();
                 let payload = match rx.up_at() {
-                    Some(up) => queued
-                        .min(up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize),
+                    Some(up) => {
+                        queued.min(up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize)
+                    }
                     None => queued,
                 };
                 payload + in_ring

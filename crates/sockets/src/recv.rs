@@ -109,7 +109,11 @@ impl Conn {
         o: RecvOptions,
     ) -> Result<usize, Fault> {
         let taken = if o.discard {
-            let room = bufs.iter().map(|b| b.len()).sum::<usize>().saturating_sub(skip);
+            let room = bufs
+                .iter()
+                .map(|b| b.len())
+                .sum::<usize>()
+                .saturating_sub(skip);
             rx.discard(room)
         } else {
             rx.read(&self.read_cache, bufs, skip, o.peek)
@@ -193,7 +197,9 @@ impl Conn {
         if guard.is_nested() || end.rx_path() != Path::Ring {
             return Ok(());
         }
-        let Some((_, tcp)) = rx.down_at() else { return Ok(()) };
+        let Some((_, tcp)) = rx.down_at() else {
+            return Ok(());
+        };
         let mut scratch = [0_u8; 64];
         loop {
             let left = tcp.wrapping_sub(end.tcp_rx.load(Relaxed));
@@ -250,7 +256,9 @@ impl Conn {
             Some(up) => usize::try_from(up - position).unwrap_or(usize::MAX),
             None => usize::MAX,
         };
-        let Some(buf) = first_room(bufs, skip) else { return Ok(Some(Look::Bytes(0))) };
+        let Some(buf) = first_room(bufs, skip) else {
+            return Ok(Some(Look::Bytes(0)));
+        };
         let n = buf.len().min(left);
         let got = match k.recv(&mut buf[..n], o.peek) {
             Ok(0) => {
@@ -278,7 +286,11 @@ impl Conn {
                 end.rx_path.store(Path::Ring as u32, Release);
             }
         }
-        Ok(if payload == 0 { None } else { Some(Look::Bytes(payload)) })
+        Ok(if payload == 0 {
+            None
+        } else {
+            Some(Look::Bytes(payload))
+        })
     }
 
     /// This direction is back on TCP.
@@ -289,7 +301,9 @@ impl Conn {
         skip: usize,
         o: RecvOptions,
     ) -> Result<Look, Fault> {
-        let Some(buf) = first_room(bufs, skip) else { return Ok(Look::Bytes(0)) };
+        let Some(buf) = first_room(bufs, skip) else {
+            return Ok(Look::Bytes(0));
+        };
         match k.recv(buf, o.peek) {
             Ok(0) => Ok(Look::EndOfFile),
             Ok(n) => {
@@ -321,7 +335,9 @@ impl Conn {
     }
 
     fn spin_readable(&self, k: &impl Kernel) -> Spun {
-        let Ok(segment) = self.rings() else { return Spun::Nothing };
+        let Ok(segment) = self.rings() else {
+            return Spun::Nothing;
+        };
         if self.end.rx_path() != Path::Ring {
             return Spun::Nothing;
         }
@@ -338,7 +354,10 @@ impl Conn {
             return Err(Fault::WouldBlock);
         }
         let ask = end.has(flag::KERNEL_NEWS)
-            || self.empty_reads.fetch_add(1, Relaxed) % ASK_KERNEL_EVERY == 0;
+            || self
+                .empty_reads
+                .fetch_add(1, Relaxed)
+                .is_multiple_of(ASK_KERNEL_EVERY);
         if ask {
             end.clear(flag::KERNEL_NEWS);
             if self.note_kernel(k.poll()) {
@@ -430,7 +449,8 @@ impl Conn {
     fn drop_stray_bells(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
         let rx = segment.rx();
-        if self.end.rx_path() != Path::Ring || rx.readable() != Ok(0) || self.take_bells(k).is_err() {
+        if self.end.rx_path() != Path::Ring || rx.readable() != Ok(0) || self.take_bells(k).is_err()
+        {
             return;
         }
         let _rx = lock(&self.end.rx_lock, k);
@@ -439,11 +459,13 @@ impl Conn {
             return;
         }
         // Seen on the stream first, no switch after: this byte is a bell.
-        if self.end.rx_path() == Path::Ring && rx.down_at().is_none() && rx.readable() == Ok(0) {
-            if let Ok(1) = k.recv(&mut scratch, false) {
-                self.count_tcp(0, 1);
-                rx.took_bells(1);
-            }
+        if self.end.rx_path() == Path::Ring
+            && rx.down_at().is_none()
+            && rx.readable() == Ok(0)
+            && let Ok(1) = k.recv(&mut scratch, false)
+        {
+            self.count_tcp(0, 1);
+            rx.took_bells(1);
         }
     }
 

@@ -207,12 +207,21 @@ impl Conn {
             // As TCP notes "no space": who polls for room after this gets a doorbell when there is some.
             tx.want_space(layout::WANT_BELL);
             self.fulls.fetch_add(1, Relaxed);
-            let room = tx.room(&self.write_cache, 1).map_err(|Corrupt| self.corrupt())?;
-            return if room > 0 { Ok(()) } else { Err(Fault::WouldBlock) };
+            let room = tx
+                .room(&self.write_cache, 1)
+                .map_err(|Corrupt| self.corrupt())?;
+            return if room > 0 {
+                Ok(())
+            } else {
+                Err(Fault::WouldBlock)
+            };
         }
         // Wait for a good part of what is still to be sent, not for the first byte.
         let enough = want.min(segment.ring_bytes() / 4);
-        let roomy = || tx.room(&self.write_cache, enough).map_or(true, |r| r >= enough);
+        let roomy = || {
+            tx.room(&self.write_cache, enough)
+                .map_or(true, |r| r >= enough)
+        };
         let woken = || roomy() || tx.asks() != 0;
         if self.write_spin.wait(k.cpus(), || k.yield_now(), woken) == Spun::Found {
             return Ok(());
@@ -237,7 +246,8 @@ impl Conn {
             // An interruption is not reported: whether the handler was installed with SA_RESTART is not known here, and
             // an EINTR that TCP would not have given breaks more programs than one that is missing.
             let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
-            self.write_spin.slept(gm::clock::ticks().wrapping_sub(start));
+            self.write_spin
+                .slept(gm::clock::ticks().wrapping_sub(start));
             if limit > 0 && k.now_us().saturating_sub(since) >= limit && !woken() {
                 return Err(Fault::WouldBlock);
             }

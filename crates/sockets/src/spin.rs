@@ -27,7 +27,10 @@ pub struct Spin {
 
 impl Default for Spin {
     fn default() -> Self {
-        Self { budget: AtomicU64::new(20 * TICKS_PER_US), yields_first: AtomicU32::new(0) }
+        Self {
+            budget: AtomicU64::new(20 * TICKS_PER_US),
+            yields_first: AtomicU32::new(0),
+        }
     }
 }
 
@@ -39,7 +42,11 @@ impl Spin {
         let budget = self.budget.load(Relaxed);
         let one_cpu = cpus <= 1;
         let yields_first = one_cpu || self.yields_first.load(Relaxed) != 0;
-        let watch = if yields_first { 0 } else { WATCH_US * TICKS_PER_US };
+        let watch = if yields_first {
+            0
+        } else {
+            WATCH_US * TICKS_PER_US
+        };
         loop {
             for _ in 0..16 {
                 if found() {
@@ -89,7 +96,10 @@ impl Spin {
     /// A sleep ended with news after `slept` ticks: had it been worth polling?
     pub fn slept(&self, slept: u64) {
         if slept < LONGEST_US * TICKS_PER_US {
-            self.budget.store((slept * 2).clamp(10 * TICKS_PER_US, LONGEST_US * TICKS_PER_US), Relaxed);
+            self.budget.store(
+                (slept * 2).clamp(10 * TICKS_PER_US, LONGEST_US * TICKS_PER_US),
+                Relaxed,
+            );
         }
     }
 

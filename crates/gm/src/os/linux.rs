@@ -31,7 +31,10 @@ impl Mapping {
                 0,
             )?
         };
-        Ok(Self { base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?, len })
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
+            len,
+        })
     }
 
     pub fn base(&self) -> *mut u8 {
@@ -66,14 +69,13 @@ impl Mapping {
             return Err(Errno::INVAL);
         }
         // SAFETY: the range lies inside our mapping; populating changes no byte.
-        let done = unsafe {
+        unsafe {
             rustix::mm::madvise(
                 self.base.as_ptr().add(start).cast(),
                 end - start,
                 rustix::mm::Advice::LinuxPopulateWrite,
             )
-        };
-        done
+        }
     }
 }
 
@@ -125,7 +127,10 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), Errno> {
 
 /// The node directory's default place.
 pub fn default_node_dir() -> PathBuf {
-    PathBuf::from(format!("/dev/shm/sockets-gm-{}", rustix::process::geteuid().as_raw()))
+    PathBuf::from(format!(
+        "/dev/shm/sockets-gm-{}",
+        rustix::process::geteuid().as_raw()
+    ))
 }
 
 /// Makes the node directory (mode 0700) if it is missing and checks that nobody else can write to it unless its
@@ -157,7 +162,10 @@ pub struct ProcessId {
 impl ProcessId {
     pub fn me() -> Self {
         let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
-        Self { pid, start: start_time(pid).unwrap_or(0) }
+        Self {
+            pid,
+            start: start_time(pid).unwrap_or(0),
+        }
     }
 
     /// Does it live? A zombie does not.
@@ -186,7 +194,11 @@ pub fn task_alive(tid: u32) -> bool {
 
 /// Name of a process, as in /proc/PID/comm.
 pub fn process_name(pid: u32) -> Option<String> {
-    Some(read_small(&format!("/proc/{pid}/comm"))?.trim_end().to_owned())
+    Some(
+        read_small(&format!("/proc/{pid}/comm"))?
+            .trim_end()
+            .to_owned(),
+    )
 }
 
 fn read_small(path: &str) -> Option<String> {
@@ -211,6 +223,9 @@ pub fn random() -> u64 {
     let mut bytes = [0_u8; 8];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
         Ok(8) => u64::from_ne_bytes(bytes),
-        _ => monotonic_ns() ^ u64::from(rustix::process::getpid().as_raw_nonzero().get() as u32) << 40,
+        _ => {
+            monotonic_ns()
+                ^ u64::from(rustix::process::getpid().as_raw_nonzero().get() as u32) << 40
+        }
     }
 }

@@ -51,7 +51,11 @@ fn gathered_write_is_visible_at_once() {
         let line = Line::new(4);
         let writer = line.clone();
         let writer = thread::spawn(move || {
-            let bufs = [IoSlice::new(&[9, 1]), IoSlice::new(&[]), IoSlice::new(&[2, 3])];
+            let bufs = [
+                IoSlice::new(&[9, 1]),
+                IoSlice::new(&[]),
+                IoSlice::new(&[2, 3]),
+            ];
             assert_eq!(writer.tx().write(&writer.write_cache, &bufs, 1), Ok(3));
         });
         let got = line.read(4);
@@ -70,7 +74,10 @@ fn two_readers(read: fn(&Line) -> Vec<u8>) {
     let mut all = Vec::new();
     for t in threads {
         let part = t.join().unwrap();
-        assert!(part.is_sorted(), "one reader's bytes out of order: {part:?}");
+        assert!(
+            part.is_sorted(),
+            "one reader's bytes out of order: {part:?}"
+        );
         all.extend(part);
     }
     all.extend(line.read(2));
@@ -101,7 +108,10 @@ fn two_readers_discard_and_read() {
         let discarded = discards.join().unwrap();
         let rest = line.read(2);
         assert_eq!(got.len() + discarded + rest.len(), written);
-        assert!(got.iter().chain(&rest).is_sorted_by(|a, b| a < b), "{got:?} {rest:?}");
+        assert!(
+            got.iter().chain(&rest).is_sorted_by(|a, b| a < b),
+            "{got:?} {rest:?}"
+        );
     });
 }
 
@@ -147,7 +157,10 @@ fn cached_tail_comes_with_its_bytes() {
         let threads = [line.clone(), line.clone()].map(|line| {
             thread::spawn(move || {
                 let peeked = line.peek(1);
-                assert!(peeked.is_empty() || peeked == [1], "stale bytes: {peeked:?}");
+                assert!(
+                    peeked.is_empty() || peeked == [1],
+                    "stale bytes: {peeked:?}"
+                );
             })
         });
         line.write(&[1]);
@@ -165,7 +178,10 @@ fn room_beside_another_writer_is_not_corrupt() {
         assert_eq!(line.write(&[1, 2]), 2);
         let asker = line.clone();
         let asker = thread::spawn(move || {
-            assert!(asker.tx().room(&asker.write_cache, 2).is_ok(), "a sound ring called corrupt");
+            assert!(
+                asker.tx().room(&asker.write_cache, 2).is_ok(),
+                "a sound ring called corrupt"
+            );
             assert!(asker.tx().unread().is_ok(), "a sound ring called corrupt");
         });
         let reader = line.clone();

@@ -34,7 +34,13 @@ impl Stream {
     }
 
     pub fn peek(&self, max: usize) -> Vec<u8> {
-        self.queue.lock().unwrap().iter().take(max).copied().collect()
+        self.queue
+            .lock()
+            .unwrap()
+            .iter()
+            .take(max)
+            .copied()
+            .collect()
     }
 
     /// Sleeps until the stream is readable.
@@ -67,16 +73,24 @@ impl Line {
     }
 
     pub fn tx(&self) -> Tx<'_> {
-        Tx { direction: &self.direction, bytes: Bytes::model(&self.cells) }
+        Tx {
+            direction: &self.direction,
+            bytes: Bytes::model(&self.cells),
+        }
     }
 
     pub fn rx(&self) -> Rx<'_> {
-        Rx { direction: &self.direction, bytes: Bytes::model(&self.cells) }
+        Rx {
+            direction: &self.direction,
+            bytes: Bytes::model(&self.cells),
+        }
     }
 
     /// Writes what fits, without ringing.
     pub fn write(&self, bytes: &[u8]) -> usize {
-        self.tx().write(&self.write_cache, &[IoSlice::new(bytes)], 0).unwrap()
+        self.tx()
+            .write(&self.write_cache, &[IoSlice::new(bytes)], 0)
+            .unwrap()
     }
 
     /// Reads at most `max` bytes.
@@ -100,7 +114,11 @@ impl Line {
 
     /// The engine's send into the ring: writes all of `bytes` (there must be room), and rings if that is due.
     pub fn send(&self, bytes: &[u8]) {
-        assert_eq!(self.write(bytes), bytes.len(), "the model's ring is too small");
+        assert_eq!(
+            self.write(bytes),
+            bytes.len(),
+            "the model's ring is too small"
+        );
         if self.tx().bell_due() {
             self.ring_bell();
         }
