@@ -1,1 +1,18 @@
-//! Drives built programs only: suites, programs, apps.
+//! Drives built programs only, never the crates' insides: every test starts programs as a user would, natively and under
+//! `sgm run`, and compares what they say.
+//!
+//! - [`paths`]: where the built front, the sources and scratch space are
+//! - [`programs`]: compiles the small C programs of `programs/`
+//! - [`process`]: a started process group with its output in files, an end in bounded time, and no leftovers
+//! - [`front`]: a node directory of its own for each run, `sgm run --report` and what the report says
+//! - [`pair`]: one case of a C program as a server and a client process
+//! - [`twin`]: the same case natively and under the front, with equal transcripts
+//! - [`world`]: real servers and clients (redis, nginx, ...), likewise twice
+
+pub mod front;
+pub mod pair;
+pub mod paths;
+pub mod process;
+pub mod programs;
+pub mod twin;
+pub mod world;

@@ -71,6 +71,16 @@ pub mod flag {
     pub const RESET_TOLD: u32 = 512;
     /// Was promoted at some time.
     pub const WAS_CARRIED: u32 = 1024;
+    /// An internal call took ECONNRESET off the kernel's socket; the next call of the program gets it.
+    pub const RESET_DUE: u32 = 2048;
+    /// Both halves were shut, and the kernel's as well.
+    pub const CLOSED_BOTH: u32 = 8192;
+    /// Somebody of this node listened at the peer's address when we connected.
+    pub const LISTENED: u32 = 4096;
+    /// The kernel's TCP_NODELAY and TCP_CORK are ours, for the doorbells' sake; the program's are the next two bits.
+    pub const OWN_PUSH: u32 = 16384;
+    pub const NODELAY: u32 = 32768;
+    pub const CORK: u32 = 65536;
     /// What ends reading.
     pub const KERNEL_ENDS: u32 = KERNEL_EOF | KERNEL_DEAD | READ_SHUT;
 }

@@ -47,6 +47,7 @@ reasons! {
     Handed = 15, "handed-over", "The descriptor was given to another program (SCM_RIGHTS, exec).";
     Disabled = 16, "disabled", "Switched off by SGM_DISABLE.";
     Withdrawn = 17, "withdrawn", "The other end withdrew.";
+    Stalled = 18, "stalled", "The ring was full and the peer did not read for a while, so the direction went on over TCP's larger buffers.";
 }
 
 #[cfg(test)]

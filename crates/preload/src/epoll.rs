@@ -339,7 +339,8 @@ pub fn on_engaged(inside: &Inside) {
                 continue;
             };
             w.carried = true;
-            w.seen = None;
+            // The kernel reports what is ready as it is registered anew; that is the first report.
+            w.seen = Some(conn.edges());
             w.conn = conn;
             w.kernel_out = conn.end().tx_path() != gm::Path::Ring;
             set.carried.fetch_add(1, AcqRel);
@@ -494,6 +495,11 @@ fn modify(
             w.data = e.u64;
         }
         return r;
+    }
+    let exclusive = libc::EPOLLEXCLUSIVE as u32;
+    if (w.events | e.events) & exclusive != 0 {
+        crate::set_errno(libc::EINVAL);
+        return -1;
     }
     w.events = e.events;
     w.data = e.u64;
@@ -891,7 +897,7 @@ pub unsafe extern "C" fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: the caller's array and arguments.
     unsafe {
-        match (room(events, max), is_set(set)) {
+        match (room(events, max), is_set(set) && crate::poll::is_time(timeout)) {
             (Some(out), true) => wait(set, out, Deadline::after_timespec(timeout), mask),
             _ => real::epoll_pwait2(set, events, max, timeout, mask),
         }

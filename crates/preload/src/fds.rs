@@ -117,6 +117,9 @@ impl Inside {
         // A signal handler that used this socket now would wait for its own thread.
         let mask = block_signals();
         let engaged = self.conn().step(&self.ctx().node, &self.fd);
+        if engaged {
+            crate::setup::own_push(self);
+        }
         self.slot.gate.not_alone();
         restore_signals(&mask);
         if engaged && self.slot.watches.load(Acquire) > 0 {

@@ -82,7 +82,7 @@ fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
     let mut len = info.len() as libc::socklen_t;
     // SAFETY: out-pointers to locals of the sizes given.
     let r = unsafe {
-        libc::getsockopt(
+        crate::real::getsockopt(
             fd,
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
@@ -170,6 +170,10 @@ impl Kernel for Fd {
             Ok(1..) => Ready(u32::from(fds[0].revents().bits())),
             _ => Ready::NONE,
         }
+    }
+
+    fn take_error(&self) {
+        let _ = rustix::net::sockopt::socket_error(self.get());
     }
 
     fn queued(&self) -> usize {

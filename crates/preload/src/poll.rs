@@ -246,15 +246,20 @@ fn with_out(m: &Member, kernel: Ready) -> Ready {
     }
 }
 
-/// What to ask the kernel about a carried descriptor.
+const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
+
+/// What to ask the kernel about a carried descriptor: doorbells and the peer's end; not what is known already and was
+/// not asked for, or the sleep would end at once.
 fn kernel_events(m: &Member, events: i16) -> i16 {
-    let mut ask = libc::POLLRDHUP;
-    if events & (libc::POLLIN | libc::POLLRDNORM) != 0
-        || m.inside.conn().readable_bytes(&m.inside.fd) == 0
-    {
-        ask |= libc::POLLIN;
+    let conn = m.inside.conn();
+    let mut ask = 0;
+    if !conn.read_is_over() {
+        ask |= libc::POLLRDHUP;
+        if events & IN != 0 || conn.readable_bytes(&m.inside.fd) == 0 {
+            ask |= libc::POLLIN;
+        }
     }
-    if m.inside.conn().end().tx_path() != gm::Path::Ring {
+    if conn.end().tx_path() != gm::Path::Ring {
         ask |= events & OUT;
     }
     ask
@@ -274,33 +279,21 @@ fn sleep(
     deadline: Deadline,
     mask: *const sigset_t,
 ) -> Slept {
-    let mut armed: Vec<&Member> = Vec::new();
-    let mut news = false;
     let mut blind = false;
     for m in members.engaged() {
-        let events = fds[m.at].events;
         let conn = m.inside.conn();
-        let wants_in = events & (libc::POLLIN | libc::POLLRDNORM) != 0;
-        if !wants_in && conn.readable_bytes(&m.inside.fd) > 0 {
-            // Nothing that comes in matters; for room, look now and then.
-            blind |= events & OUT != 0;
-            continue;
-        }
-        if !conn.arm(&m.inside.fd, events & OUT != 0) {
-            news = true;
-            break;
-        }
-        armed.push(m);
+        conn.arm(&m.inside.fd);
+        let events = fds[m.at].events;
+        blind |= events & OUT != 0 && kernel_events(m, events) & libc::POLLIN == 0;
     }
+    let news = members.engaged().any(|m| {
+        reported(m.inside.conn().ready(&m.inside.fd, None), fds[m.at].events) != 0
+    });
     let result = if news {
         Slept::News
     } else {
         let left = deadline.left_ns();
-        let slice = if blind {
-            Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS))
-        } else {
-            left
-        };
+        let slice = if blind { Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS)) } else { left };
         let left = slice.map(|ns| timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
@@ -313,16 +306,22 @@ fn sleep(
         for m in members.engaged() {
             gm::End::count(&m.inside.conn().end().sleeps, 1);
         }
-        if n != 0 || deadline.passed() {
-            Slept::Over(n)
-        } else {
-            Slept::News
-        }
+        if n != 0 || deadline.passed() { Slept::Over(n) } else { Slept::News }
     };
-    for m in armed {
+    for m in members.engaged() {
         m.inside.conn().disarm();
     }
     result
+}
+
+/// Is this a time that the kernel takes? Others it refuses, and so must we.
+///
+/// # Safety
+/// Null or readable.
+pub unsafe fn is_time(t: *const timespec) -> bool {
+    // SAFETY: by the caller.
+    unsafe { t.as_ref() }
+        .is_none_or(|t| t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec))
 }
 
 /// # Safety
@@ -378,8 +377,8 @@ pub unsafe extern "C" fn ppoll(
     // SAFETY: the caller's arguments.
     unsafe {
         match carried(fds, n) {
-            Some(fds) => wait(fds, Deadline::after_timespec(timeout), mask),
-            None => real::ppoll(fds, n, timeout, mask),
+            Some(fds) if is_time(timeout) => wait(fds, Deadline::after_timespec(timeout), mask),
+            _ => real::ppoll(fds, n, timeout, mask),
         }
     }
 }

@@ -55,6 +55,19 @@ pub unsafe extern "C" fn syscall(
                 setup::setsockopt(fd, b as c_int, c as c_int, d as _, e as u32).into()
             }
             libc::SYS_poll => poll::poll(a as _, b as _, c as c_int).into(),
+            libc::SYS_ppoll if d == 0 => {
+                poll::ppoll(a as _, b as _, c as _, std::ptr::null()).into()
+            }
+            libc::SYS_preadv2 => {
+                receive::preadv2(fd, b as _, c as c_int, d as i64, f as c_int) as c_long
+            }
+            libc::SYS_pwritev2 => {
+                send::pwritev2(fd, b as _, c as c_int, d as i64, f as c_int) as c_long
+            }
+            libc::SYS_getsockopt => {
+                setup::getsockopt(fd, b as c_int, c as c_int, d as _, e as _).into()
+            }
+            libc::SYS_splice => send::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long,
             libc::SYS_select => select::select(fd, b as _, c as _, d as _, e as _).into(),
             libc::SYS_epoll_ctl => epoll::epoll_ctl(fd, b as c_int, c as c_int, d as _).into(),
             libc::SYS_epoll_wait => epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into(),

@@ -10,6 +10,8 @@ use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
 
+/// What the kernel takes of buffers in one call (UIO_MAXIOV).
+pub const IOV_MAX: c_int = 1024;
 /// Flags of recv that the ring carries; a call with any other goes to the kernel, on TCP.
 const CARRIED: c_int = libc::MSG_PEEK
     | libc::MSG_WAITALL
@@ -24,7 +26,6 @@ fn options(inside: &Inside, flags: c_int) -> RecvOptions {
         dont_wait: nonblocking || flags & libc::MSG_DONTWAIT != 0,
         peek: flags & libc::MSG_PEEK != 0,
         wait_all: flags & libc::MSG_WAITALL != 0,
-        discard: flags & libc::MSG_TRUNC != 0,
     }
 }
 
@@ -38,11 +39,12 @@ fn answer(r: Result<usize, Fault>) -> ssize_t {
     }
 }
 
-/// One receiving call: into the ring if the connection is carried, else `plain`.
+/// One receiving call, with room for `room` bytes: from the ring if the connection is carried, else `plain`.
 #[inline]
 fn receive(
     fd: c_int,
     flags: c_int,
+    room: usize,
     bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> ssize_t,
     plain: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
@@ -52,6 +54,9 @@ fn receive(
     if inside.engaged() {
         if flags & !CARRIED == 0 {
             let o = options(&inside, flags);
+            if flags & libc::MSG_TRUNC != 0 {
+                return answer(inside.conn().skip(&inside.fd, room, o));
+            }
             return bufs(&mut |b| answer(inside.conn().recv(&inside.fd, b, o)));
         }
         // MSG_OOB and the error queue are the kernel's; they take no byte of the stream.
@@ -97,6 +102,7 @@ pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_i
     receive(
         fd,
         flags,
+        n,
         // SAFETY: the caller's buffer.
         |f| f(&mut [unsafe { one(buf, n) }]),
         // SAFETY: the caller's arguments, unchanged.
@@ -108,9 +114,15 @@ pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_i
 /// As read(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
+    if n == 0 && crate::fds::is_tracked(fd) {
+        // read(2) of nothing, unlike recv(2), never waits.
+        // SAFETY: the caller's arguments, unchanged.
+        return unsafe { real::read(fd, buf, n) };
+    }
     receive(
         fd,
         0,
+        n,
         // SAFETY: the caller's buffer.
         |f| f(&mut [unsafe { one(buf, n) }]),
         // SAFETY: the caller's arguments, unchanged.
@@ -132,6 +144,7 @@ pub unsafe extern "C" fn recvfrom(
     receive(
         fd,
         flags,
+        n,
         |f| {
             // SAFETY: the caller's buffer.
             let r = f(&mut [unsafe { one(buf, n) }]);
@@ -151,41 +164,60 @@ pub unsafe extern "C" fn recvfrom(
 /// As readv(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    if !(1..=IOV_MAX).contains(&n) {
+        // SAFETY: the caller's arguments; the kernel refuses them, or has nothing to do.
+        return unsafe { real::readv(fd, iov, n) };
+    }
     receive(
         fd,
         0,
+        0,
         // SAFETY: the caller's buffers.
-        |f| f(unsafe { many(iov, usize::try_from(n).unwrap_or(0)) }),
+        |f| f(unsafe { many(iov, n as usize) }),
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::readv(fd, iov, n) },
     )
 }
 
-/// # Safety
-/// As preadv2(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn preadv2(
-    fd: c_int,
-    iov: *const iovec,
-    n: c_int,
-    offset: i64,
-    flags: c_int,
-) -> ssize_t {
-    if offset == -1 && crate::fds::is_tracked(fd) {
-        // SAFETY: the same buffers.
-        return unsafe { readv(fd, iov, n) };
-    }
-    // SAFETY: the caller's arguments, unchanged.
-    unsafe { real::preadv2(fd, iov, n, offset, flags) }
+macro_rules! preadv2 {
+    ($($name:ident),*) => {$(
+        /// # Safety
+        /// As preadv2(2).
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            fd: c_int,
+            iov: *const iovec,
+            n: c_int,
+            offset: i64,
+            flags: c_int,
+        ) -> ssize_t {
+            if offset == -1 && crate::fds::is_tracked(fd) {
+                // SAFETY: the same buffers.
+                return unsafe { readv(fd, iov, n) };
+            }
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name(fd, iov, n, offset, flags) }
+        }
+    )*};
 }
+preadv2!(preadv2, preadv64v2);
 
 /// # Safety
 /// As recvmsg(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: null or the caller's header.
+    let count = unsafe { msg.as_ref() }.map_or(usize::MAX, |m| m.msg_iovlen as usize);
+    if count > IOV_MAX as usize {
+        // SAFETY: the caller's arguments; the kernel refuses them.
+        return unsafe { real::recvmsg(fd, msg, flags) };
+    }
+    // SAFETY: the caller's header and its array.
+    let room = unsafe { many((*msg).msg_iov, count) }.iter().map(|b| b.len()).sum();
     receive(
         fd,
         flags,
+        room,
         |f| {
             // SAFETY: the caller's header and the buffers in it.
             unsafe {

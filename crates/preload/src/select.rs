@@ -85,7 +85,9 @@ pub unsafe extern "C" fn select(
     timeout: *mut timeval,
 ) -> c_int {
     let sets = [r, w, e];
-    if n < 0 || !any_tracked(n, sets) {
+    // SAFETY: null or the caller's time-out.
+    let negative = unsafe { timeout.as_ref() }.is_some_and(|t| t.tv_sec < 0 || t.tv_usec < 0);
+    if n < 0 || !any_tracked(n, sets) || negative {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::select(n, r, w, e, timeout) };
     }
@@ -115,7 +117,8 @@ pub unsafe extern "C" fn pselect(
     mask: *const sigset_t,
 ) -> c_int {
     let sets = [r, w, e];
-    if n < 0 || !any_tracked(n, sets) {
+    // SAFETY: the caller's time-out.
+    if n < 0 || !any_tracked(n, sets) || !unsafe { poll::is_time(timeout) } {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::pselect(n, r, w, e, timeout, mask) };
     }

@@ -10,6 +10,7 @@ use sockets::{Fault, SendOptions};
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
+use crate::receive::IOV_MAX;
 
 const CARRIED: c_int = libc::MSG_DONTWAIT
     | libc::MSG_NOSIGNAL
@@ -139,6 +140,10 @@ pub unsafe extern "C" fn sendto(
 /// As writev(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    if !(1..=IOV_MAX).contains(&n) {
+        // SAFETY: the caller's arguments; the kernel refuses them, or has nothing to do.
+        return unsafe { real::writev(fd, iov, n) };
+    }
     transmit(
         fd,
         0,
@@ -149,28 +154,38 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize
     )
 }
 
-/// # Safety
-/// As pwritev2(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwritev2(
-    fd: c_int,
-    iov: *const iovec,
-    n: c_int,
-    offset: i64,
-    flags: c_int,
-) -> ssize_t {
-    if offset == -1 && crate::fds::is_tracked(fd) {
-        // SAFETY: the same buffers.
-        return unsafe { writev(fd, iov, n) };
-    }
-    // SAFETY: the caller's arguments, unchanged.
-    unsafe { real::pwritev2(fd, iov, n, offset, flags) }
+macro_rules! pwritev2 {
+    ($($name:ident),*) => {$(
+        /// # Safety
+        /// As pwritev2(2).
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            fd: c_int,
+            iov: *const iovec,
+            n: c_int,
+            offset: i64,
+            flags: c_int,
+        ) -> ssize_t {
+            if offset == -1 && crate::fds::is_tracked(fd) {
+                // SAFETY: the same buffers.
+                return unsafe { writev(fd, iov, n) };
+            }
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name(fd, iov, n, offset, flags) }
+        }
+    )*};
 }
+pwritev2!(pwritev2, pwritev64v2);
 
 /// # Safety
 /// As sendmsg(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: null or the caller's header.
+    if unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen as usize > IOV_MAX as usize) {
+        // SAFETY: the caller's arguments; the kernel refuses them.
+        return unsafe { real::sendmsg(fd, msg, flags) };
+    }
     // SAFETY: the caller's header.
     unsafe { hand_back_passed(msg) };
     transmit(
@@ -289,7 +304,11 @@ fn transmit_file(
             *offset
         }
     };
-    let mut fault = (start < 0).then(crate::errno);
+    let mut fault = match start {
+        0.. => None,
+        _ if offset.is_null() => Some(crate::errno()),
+        _ => Some(libc::EINVAL),
+    };
     while done < n && fault.is_none() {
         let want = piece.len().min(n - done);
         // SAFETY: into our own buffer.

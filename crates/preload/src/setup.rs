@@ -50,10 +50,35 @@ pub unsafe extern "C" fn connect(fd: c_int, to: *const sockaddr, len: socklen_t)
                 .hand_back(&inside.ctx().node, &inside.fd, Reason::Unsupported);
         } else if inside.conn().end().role() == Role::Fresh {
             inside.conn().end().role.store(Role::Client as u32, Relaxed);
+            // SAFETY: the caller's address of `len` bytes.
+            unsafe { note_listener(&inside, to, len as usize) };
         }
     }
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::connect(fd, to, len) }
+}
+
+/// Looks the peer's address up while its listener is certainly there; it may be gone when promotion is due.
+///
+/// # Safety
+/// `to` must be readable for `len` bytes.
+unsafe fn note_listener(inside: &Inside, to: *const sockaddr, len: usize) {
+    // SAFETY: by the caller; each cast is to a structure that fits `len`.
+    let at = unsafe {
+        if len >= size_of::<libc::sockaddr_in6>() && i32::from((*to).sa_family) == libc::AF_INET6 {
+            let a = to.cast::<libc::sockaddr_in6>().read_unaligned();
+            (a.sin6_addr.s6_addr, a.sin6_port)
+        } else if len >= size_of::<libc::sockaddr_in>() && i32::from((*to).sa_family) == libc::AF_INET {
+            let a = to.cast::<libc::sockaddr_in>().read_unaligned();
+            let v4 = std::net::Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr));
+            (v4.to_ipv6_mapped().octets(), a.sin_port)
+        } else {
+            return;
+        }
+    };
+    if inside.ctx().node.listens(&at.0, u16::from_be(at.1)) {
+        inside.conn().end().set(flag::LISTENED);
+    }
 }
 
 /// # Safety
@@ -115,9 +140,22 @@ fn listen_address(inside: &Inside) -> Option<ListenAddress> {
     })
 }
 
+/// Is this a TCP socket over IP? Asked only of what an unknown listener accepted.
+fn is_tcp(fd: c_int) -> bool {
+    // SAFETY: the descriptor is the kernel's fresh answer.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let inet = [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6];
+    rustix::net::sockopt::socket_domain(fd).is_ok_and(|d| inet.contains(&d))
+        && rustix::net::sockopt::socket_protocol(fd) == Ok(Some(rustix::net::ipproto::TCP))
+}
+
 fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
     if fd < 0 {
         return;
+    }
+    if !fds::is_tracked(listener) && is_tcp(fd) {
+        // It came by exec, or from another process.
+        fds::track(listener, Role::Listener, 0);
     }
     match enter(listener) {
         Some(l) => {
@@ -318,8 +356,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     {
         let n = match request {
             libc::FIONREAD => Some(inside.conn().readable_bytes(&inside.fd)),
-            // What TCP has not been acknowledged; bytes in a ring are delivered as soon as they are written.
-            libc::TIOCOUTQ | SIOCOUTQNSD => Some(0),
+            libc::TIOCOUTQ | SIOCOUTQNSD => Some(inside.conn().unsent_bytes()),
             _ => None,
         };
         if let Some(n) = n {
@@ -337,6 +374,71 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     r
 }
 
+/// The flag that keeps the program's value of an option that delays small segments.
+fn push_option(name: c_int) -> Option<u32> {
+    match name {
+        libc::TCP_NODELAY => Some(flag::NODELAY),
+        libc::TCP_CORK => Some(flag::CORK),
+        _ => None,
+    }
+}
+
+/// A doorbell is one byte that must go out at once: neither held by Nagle's algorithm (until a delayed
+/// acknowledgement, 40 ms) nor by a cork. The program keeps seeing its own values.
+pub fn own_push(inside: &Inside) {
+    let end = inside.conn().end();
+    // SAFETY: inside, the descriptor is open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.fd.0) };
+    if rustix::net::sockopt::tcp_nodelay(fd).unwrap_or(false) {
+        end.set(flag::NODELAY);
+    }
+    if rustix::net::sockopt::tcp_cork(fd).unwrap_or(false) {
+        end.set(flag::CORK);
+    }
+    end.set(flag::OWN_PUSH);
+    push_at_once(inside);
+}
+
+fn push_at_once(inside: &Inside) {
+    // SAFETY: inside, the descriptor is open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.fd.0) };
+    let _ = rustix::net::sockopt::set_tcp_cork(fd, false);
+    let _ = rustix::net::sockopt::set_tcp_nodelay(fd, true);
+}
+
+/// # Safety
+/// As getsockopt(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *mut c_void,
+    len: *mut socklen_t,
+) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let r = unsafe { real::getsockopt(fd, level, name, value, len) };
+    if r == 0
+        && level == libc::IPPROTO_TCP
+        && let Some(push) = push_option(name)
+        && let Some(inside) = enter(fd)
+        && inside.conn().end().has(flag::OWN_PUSH)
+    {
+        let set = [u8::from(inside.conn().end().has(push)), 0, 0, 0];
+        // SAFETY: the kernel has just written `*len` bytes there, at most 4.
+        unsafe { value.cast::<u8>().copy_from(set.as_ptr(), (*len as usize).min(4)) };
+    }
+    if r == 0
+        && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+        && let Some(inside) = enter(fd)
+        // SAFETY: the kernel has just written an int there.
+        && unsafe { *value.cast::<c_int>() } == libc::ECONNRESET
+    {
+        inside.conn().end().set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+    }
+    r
+}
+
 /// # Safety
 /// As setsockopt(2).
 #[unsafe(no_mangle)]
@@ -349,6 +451,20 @@ pub unsafe extern "C" fn setsockopt(
 ) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let r = unsafe { real::setsockopt(fd, level, name, value, len) };
+    if r == 0
+        && level == libc::IPPROTO_TCP
+        && let Some(push) = push_option(name)
+        && let Some(inside) = enter(fd)
+        && inside.conn().end().has(flag::OWN_PUSH)
+    {
+        let end = inside.conn().end();
+        // SAFETY: the kernel has just read an int there.
+        if unsafe { value.cast::<c_int>().read_unaligned() } != 0 { end.set(push) } else { end.clear(push) }
+        if inside.conn().is_engaged() {
+            push_at_once(&inside);
+        }
+        return r;
+    }
     if r == 0
         && let Some(inside) = enter(fd)
     {

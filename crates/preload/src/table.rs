@@ -18,6 +18,7 @@ macro_rules! for_each_hook {
             __recvfrom_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t, receive, "fortified recvfrom";
             recvmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int, timeout: *mut timespec) -> c_int, receive, "one message at a time";
             preadv2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, receive, "as readv when the offset is -1";
+            preadv64v2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, receive, "as preadv2";
             // Bytes out
             write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t, send, "write to the ring";
             send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t, send, "write to the ring; MSG_OOB goes back to TCP first";
@@ -26,6 +27,7 @@ macro_rules! for_each_hook {
             writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, send, "as write, from all buffers";
             sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int, send, "one message at a time";
             pwritev2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as writev when the offset is -1";
+            pwritev64v2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as pwritev2";
             sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
             sendfile64(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
             splice(from: c_int, off_in: *mut i64, to: c_int, off_out: *mut i64, n: size_t, flags: c_uint) -> ssize_t, handback, "goes back to TCP first";
@@ -46,6 +48,7 @@ macro_rules! for_each_hook {
             fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "as fcntl";
             ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int, setup, "FIONREAD, FIONBIO, SIOCOUTQ, SIOCOUTQNSD; the rest is the kernel's";
             setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int, setup, "the kernel keeps the value; time-outs and linger are also obeyed on the ring";
+            getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int, setup, "the kernel answers; an error that SO_ERROR takes is taken from the ring as well";
             // Waiting
             poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int, wait, "carried and other descriptors together";
             __poll_chk(fds: *mut pollfd, n: nfds_t, timeout: c_int, room: size_t) -> c_int, wait, "fortified poll";

@@ -13,7 +13,7 @@ impl Conn {
     #[cold]
     pub(crate) fn switch_down(&self, k: &impl Kernel, tx: Tx<'_>, why: Option<Reason>) {
         let end = self.end;
-        if tx.bell_due() {
+        if !end.has(flag::KERNEL_DEAD) && tx.bell_due() {
             // The reader may sleep; once switched, only payload may follow on the stream.
             self.ring_bell(k);
         }
@@ -79,10 +79,18 @@ impl Conn {
             let guard = lock(&end.tx_lock, k);
             end.set(flag::WRITE_SHUT);
             if end.tx_path() == Path::Ring {
-                let tx = self.rings()?.tx();
+                let segment = self.rings()?;
+                let tx = segment.tx();
                 tx.finish(false);
                 if tx.bell_due() {
                     self.ring_bell(k);
+                }
+                let over = segment.rx().flags() & layout::FIN != 0;
+                if over || end.has(flag::KERNEL_ENDS) {
+                    // Nothing comes in any more, so no room has to be told of.
+                    end.set(flag::CLOSED_BOTH);
+                    drop(guard);
+                    k.shutdown(false, true)?;
                 }
             } else {
                 drop(guard);

@@ -99,7 +99,7 @@ impl Conn {
         if !same_host(&key) {
             return end.keep_tcp(Reason::PeerNotLocal);
         }
-        if !node.listens(&key.server_addr, key.server_port) {
+        if !end.has(flag::LISTENED) && !node.listens(&key.server_addr, key.server_port) {
             return end.keep_tcp(Reason::PeerNotOurs);
         }
         match self.positions_agree(k) {

@@ -38,6 +38,8 @@ impl std::ops::BitOrAssign for Ready {
     }
 }
 
+const ENDED: Ready = Ready(Ready::ERR.0 | Ready::HUP.0);
+
 impl Conn {
     /// The connection's events now. `kernel`: what the kernel's poll just said, if it was asked; it is asked here only
     /// where a direction is on TCP.
@@ -79,7 +81,7 @@ impl Conn {
                 read_over |= switched && rx.flags() & layout::FIN != 0;
             }
             Path::Back => {
-                ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP).0);
+                ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
             }
         }
         if read_over {
@@ -91,7 +93,7 @@ impl Conn {
                     ready |= Ready::OUT;
                 }
             }
-            _ => ready |= Ready(kernel.0 & Ready::OUT.0),
+            _ => ready |= Ready(kernel.0 & (Ready::OUT | ENDED).0),
         }
         let reset = rx.flags() & layout::RESET != 0 || end.has(flag::CORRUPT);
         if read_over && end.has(flag::WRITE_SHUT) || end.has(flag::KERNEL_DEAD) || reset {
@@ -147,23 +149,15 @@ impl Conn {
             || (want_out && self.has_room(segment))
     }
 
-    /// Before sleeping on the descriptor for these events (poll, epoll): bells off, armed, room asked for.
-    /// False: there is news already, and nothing is armed.
-    pub fn arm(&self, k: &impl Kernel, want_out: bool) -> bool {
-        let Some(segment) = self.segment() else {
-            return false;
-        };
-        if want_out && self.end.tx_path() == Path::Ring && !self.has_room(segment) {
+    /// Before sleeping on the descriptor in poll: bells off, armed, room asked for. Look at `ready` after this, and
+    /// disarm in the end.
+    pub fn arm(&self, k: &impl Kernel) {
+        let Some(segment) = self.segment() else { return };
+        if self.end.tx_path() == Path::Ring && !self.has_room(segment) {
             segment.tx().want_space(layout::WANT_BELL);
         }
-        if !matches!(self.prepare_sleep(k), Ok(true)) {
-            return false;
-        }
-        if want_out && self.ready(k, None).intersects(Ready::OUT) {
-            self.disarm();
-            return false;
-        }
-        true
+        let _ = self.take_bells(k);
+        segment.rx().arm();
     }
 
     /// As [`Conn::arm`] for a member of an epoll set, which the kernel wakes by edges: look at it again after this.
@@ -197,9 +191,23 @@ impl Conn {
             return (0, 0);
         };
         let rx = segment.rx();
-        let ended = u64::from(rx.flags() | self.end.flags.load(Relaxed) & flag::KERNEL_ENDS);
-        let arrivals = rx.published() ^ ended << 40 ^ u64::from(rx.down_at().is_some()) << 62;
+        let over = rx.flags() != 0 || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        let shut = self.end.has(flag::READ_SHUT);
+        let down = rx.down_at().is_some();
+        let arrivals = rx.published() | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
         (arrivals, self.fulls.load(Relaxed))
+    }
+
+    /// SIOCOUTQ: what TCP would still hold back. A reader's buffer takes most of a ring at once; what is beyond waits.
+    pub fn unsent_bytes(&self) -> usize {
+        let Some(segment) = self.segment() else { return 0 };
+        let held = segment.ring_bytes() / 4 * 3;
+        (segment.tx().unread().unwrap_or(0) as usize).saturating_sub(held)
+    }
+
+    /// Has the peer said, or the kernel for it, that nothing more will come?
+    pub fn read_is_over(&self) -> bool {
+        self.end.has(flag::KERNEL_ENDS)
     }
 
     /// FIONREAD: bytes that can be read now.
@@ -210,7 +218,14 @@ impl Conn {
         let rx = segment.rx();
         let in_ring = rx.readable().unwrap_or(0);
         match self.end.rx_path() {
-            Path::Ring => in_ring,
+            Path::Ring => match rx.down_at() {
+                None => in_ring,
+                // Behind the ring's bytes and the last bells there may be payload on the stream.
+                Some((_, tcp)) => {
+                    let bells = tcp.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
+                    in_ring + k.queued().saturating_sub(bells)
+                }
+            },
             Path::Tcp => {
                 let queued = k.queued();
                 let payload = match rx.up_at() {

@@ -18,8 +18,6 @@ pub struct RecvOptions {
     pub dont_wait: bool,
     pub peek: bool,
     pub wait_all: bool,
-    /// MSG_TRUNC: throw the bytes away.
-    pub discard: bool,
 }
 
 /// What one look at the stream gave.
@@ -43,7 +41,7 @@ impl Conn {
     ) -> Result<usize, Fault> {
         let want: usize = bufs.iter().map(|b| b.len()).sum();
         if want == 0 {
-            return Ok(0);
+            return self.recv_nothing(k, o);
         }
         let mut done = 0;
         loop {
@@ -65,6 +63,35 @@ impl Conn {
                 Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
             }
         }
+    }
+
+    /// A call with no room waits for something to read all the same.
+    #[cold]
+    fn recv_nothing(&self, k: &impl Kernel, o: RecvOptions) -> Result<usize, Fault> {
+        let peek = RecvOptions { peek: true, wait_all: false, ..o };
+        self.recv(k, &mut [IoSliceMut::new(&mut [0])], peek).map(|_| 0)
+    }
+
+    /// Receives up to `want` bytes and throws them away (MSG_TRUNC); with `o.peek` leaves them.
+    pub fn skip(&self, k: &impl Kernel, want: usize, o: RecvOptions) -> Result<usize, Fault> {
+        const PIECE: usize = 4096;
+        let mut scratch = [0_u8; PIECE];
+        let mut done = 0;
+        if o.peek {
+            self.recv_nothing(k, o)?;
+            return Ok(self.readable_bytes(k).min(want));
+        }
+        while done < want {
+            let n = PIECE.min(want - done);
+            let later = RecvOptions { dont_wait: o.dont_wait || (done > 0 && !o.wait_all), ..o };
+            match self.recv(k, &mut [IoSliceMut::new(&mut scratch[..n])], later) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(_) if done > 0 => break,
+                Err(f) => return Err(f),
+            }
+        }
+        Ok(done)
     }
 
     #[inline]
@@ -108,17 +135,7 @@ impl Conn {
         skip: usize,
         o: RecvOptions,
     ) -> Result<usize, Fault> {
-        let taken = if o.discard {
-            let room = bufs
-                .iter()
-                .map(|b| b.len())
-                .sum::<usize>()
-                .saturating_sub(skip);
-            rx.discard(room)
-        } else {
-            rx.read(&self.read_cache, bufs, skip, o.peek)
-        };
-        taken.map_err(|Corrupt| self.corrupt())
+        rx.read(&self.read_cache, bufs, skip, o.peek).map_err(|Corrupt| self.corrupt())
     }
 
     /// Bytes were taken off the ring: count them, wake a writer that waits for room.
@@ -166,7 +183,7 @@ impl Conn {
             if rx.readable().map_err(|Corrupt| self.corrupt())? > 0 || rx.down_at().is_some() {
                 return Ok(None);
             }
-            return self.over(rx).map(Some);
+            return self.over(k, rx).map(Some);
         }
         if end.has(flag::READ_SHUT) {
             return Ok(Some(Look::EndOfFile));
@@ -175,7 +192,7 @@ impl Conn {
     }
 
     /// All bytes are read and no more will come: end-of-file, or (once) ECONNRESET, as TCP would say it.
-    fn over(&self, rx: Rx<'_>) -> Result<Look, Fault> {
+    fn over(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Look, Fault> {
         let end = self.end;
         let aborted = rx.flags() & layout::RESET != 0;
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
@@ -184,7 +201,14 @@ impl Conn {
         let died_unread = gone && self.rings()?.tx().unread().is_ok_and(|n| n > 0);
         if (aborted || died_unread) && !end.has(flag::RESET_TOLD) {
             end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+            // The kernel's own error is told with this one.
+            k.take_error();
             return Err(Fault::Reset);
+        }
+        if end.has(flag::WRITE_SHUT) && !end.has(flag::CLOSED_BOTH) {
+            // Both halves are over: no doorbell will be needed, and the kernel may close its own.
+            end.set(flag::CLOSED_BOTH);
+            let _ = k.shutdown(false, true);
         }
         Ok(Look::EndOfFile)
     }
@@ -388,8 +412,8 @@ impl Conn {
                 Ok(())
             }
             Err(f @ (Fault::WouldBlock | Fault::Interrupted)) => Err(f),
-            Err(_) if self.end.rx_path() == Path::Ring => {
-                self.end.set(flag::KERNEL_DEAD);
+            Err(f) if self.end.rx_path() == Path::Ring => {
+                self.kernel_fault(f);
                 Ok(())
             }
             Err(f) => Err(f),
@@ -397,7 +421,7 @@ impl Conn {
     }
 
     /// Takes the bells off, arms, and looks a last time. False: there is something to look at. True: armed.
-    pub fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
+    fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
         let rx = self.rings()?.rx();
         self.take_bells(k)?;
         rx.arm();
@@ -429,7 +453,9 @@ impl Conn {
         let empty = rx.readable().map_err(|Corrupt| self.corrupt())? == 0;
         let mut scratch = [0_u8; 64];
         let n = scratch.len().min(rx.bells_untaken());
-        if end.rx_path() != Path::Ring || !empty || n == 0 || rx.down_at().is_some() {
+        // The end is news as bytes are: whoever still sleeps must find the stream readable.
+        let ended = rx.flags() != 0 || rx.down_at().is_some();
+        if end.rx_path() != Path::Ring || !empty || n == 0 || ended {
             return Ok(());
         }
         match k.recv(&mut scratch[..n], false) {
@@ -438,10 +464,18 @@ impl Conn {
                 self.count_tcp(0, n as u64);
                 rx.took_bells(n as u32);
             }
-            Err(Fault::WouldBlock | Fault::Interrupted) => {}
-            Err(_) => end.set(flag::KERNEL_DEAD),
+            Err(f) => self.kernel_fault(f),
         }
         Ok(())
+    }
+
+    /// A call of our own on the kernel's socket failed.
+    pub(crate) fn kernel_fault(&self, f: Fault) {
+        match f {
+            Fault::WouldBlock | Fault::Interrupted => {}
+            Fault::Reset => self.end.set(flag::KERNEL_DEAD | flag::RESET_DUE),
+            _ => self.end.set(flag::KERNEL_DEAD),
+        }
     }
 
     /// Woken, with an empty ring and no bell counted: a writer rang once more for one that was killed while ringing.

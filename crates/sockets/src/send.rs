@@ -69,6 +69,9 @@ impl Conn {
     fn put(&self, k: &impl Kernel, bufs: &[IoSlice<'_>], skip: usize) -> Result<Put, Fault> {
         let end = self.end;
         let guard = lock(&end.tx_lock, k);
+        if end.has(flag::WRITE_SHUT) {
+            return Err(Fault::Pipe);
+        }
         if end.tx_path() == Path::Ring {
             let segment = self.rings()?;
             let tx = segment.tx();
@@ -114,7 +117,7 @@ impl Conn {
         bufs: &[IoSlice<'_>],
     ) -> bool {
         let end = self.end;
-        if tx.asks() != 0 || tx.finished() || end.has(flag::KERNEL_DEAD) {
+        if tx.asks() != 0 || end.has(flag::KERNEL_DEAD) {
             self.switch_down(k, tx, None);
             return false;
         }
@@ -169,7 +172,16 @@ impl Conn {
                     Ok(Put::Bytes(n))
                 }
                 Err(Fault::WouldBlock) => Ok(Put::StreamFull),
-                Err(f) => Err(f),
+                Err(_) if self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD) => {
+                    self.end.set(flag::RESET_TOLD);
+                    Err(Fault::Reset)
+                }
+                Err(f) => {
+                    if f == Fault::Reset {
+                        self.end.set(flag::RESET_TOLD);
+                    }
+                    Err(f)
+                }
             };
         }
         Ok(Put::Bytes(0))
@@ -188,9 +200,7 @@ impl Conn {
             }
             Err(f) => {
                 segment.tx().uncount_bell();
-                if !matches!(f, Fault::WouldBlock | Fault::Interrupted) {
-                    self.end.set(flag::KERNEL_DEAD);
-                }
+                self.kernel_fault(f);
             }
         }
     }
@@ -232,6 +242,7 @@ impl Conn {
         }
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
+        let head = tx.direction.reader.head.load(Relaxed);
         loop {
             let seq = tx.want_space(layout::WANT_FUTEX);
             if woken() {
@@ -248,6 +259,12 @@ impl Conn {
             let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
+            if tx.direction.reader.head.load(Relaxed) == head && !woken() {
+                // The peer does not read. It may be waiting for us just so (both write first, and read then), and TCP's
+                // buffers are larger than the ring: what the ring does not hold goes there.
+                self.send_over_tcp(k, Reason::Stalled);
+                return Ok(());
+            }
             if limit > 0 && k.now_us().saturating_sub(since) >= limit && !woken() {
                 return Err(Fault::WouldBlock);
             }

@@ -7,48 +7,76 @@ use std::sync::Arc;
 use loom::sync::atomic::AtomicU8;
 use loom::sync::{Condvar, Mutex};
 use sgm_ring::bytes::Bytes;
+use sgm_ring::sync::Ordering::Relaxed;
+use sgm_ring::sync::{AtomicU32, AtomicU64};
 use sgm_ring::{Direction, ReadCache, Rx, Tx, WriteCache};
 
 /// What a doorbell looks like on the stream. No payload byte of any model is zero.
 pub const BELL: u8 = 0;
 
+/// Tells loom that the calling thread is about to change `word`, by a compare-and-swap that never matches.
+///
+/// loom remembers only the last access to a word. A thread that loads a word and then stores to it hides thereby the
+/// load of another thread before, and loom would not try the store before that load. So every step that loads and
+/// then stores touches the word first. It has no effect on memory.
+pub fn touch(word: &AtomicU64) {
+    let _ = word.compare_exchange(u64::MAX, u64::MAX, Relaxed, Relaxed);
+}
+
+/// [`touch`] for the narrow words.
+pub fn touch32(word: &AtomicU32) {
+    let _ = word.compare_exchange(u32::MAX, u32::MAX, Relaxed, Relaxed);
+}
+
 /// The kernel's TCP stream: bytes come out in order, and a sleeper sees whether it is readable *now* (poll, epoll and
 /// a blocking recv all look again when they are woken).
 #[derive(Default)]
 pub struct Stream {
-    queue: Mutex<VecDeque<u8>>,
+    state: Mutex<StreamState>,
     arrived: Condvar,
+}
+
+#[derive(Default)]
+struct StreamState {
+    queue: VecDeque<u8>,
+    /// Bytes that ever arrived: what an edge-triggered waiter is woken by.
+    arrivals: usize,
 }
 
 impl Stream {
     pub fn send(&self, byte: u8) {
-        self.queue.lock().unwrap().push_back(byte);
+        let mut state = self.state.lock().unwrap();
+        state.queue.push_back(byte);
+        state.arrivals += 1;
         self.arrived.notify_all();
     }
 
     /// Takes at most `max` bytes.
     pub fn recv(&self, max: usize) -> Vec<u8> {
-        let mut queue = self.queue.lock().unwrap();
+        let queue = &mut self.state.lock().unwrap().queue;
         let n = max.min(queue.len());
         queue.drain(..n).collect()
     }
 
     pub fn peek(&self, max: usize) -> Vec<u8> {
-        self.queue
-            .lock()
-            .unwrap()
-            .iter()
-            .take(max)
-            .copied()
-            .collect()
+        self.state.lock().unwrap().queue.iter().take(max).copied().collect()
     }
 
     /// Sleeps until the stream is readable.
     pub fn sleep_readable(&self) {
-        let mut queue = self.queue.lock().unwrap();
-        while queue.is_empty() {
-            queue = self.arrived.wait(queue).unwrap();
+        let mut state = self.state.lock().unwrap();
+        while state.queue.is_empty() {
+            state = self.arrived.wait(state).unwrap();
         }
+    }
+
+    /// Sleeps until more than `seen` bytes have arrived; how many have?
+    pub fn sleep_edge(&self, seen: usize) -> usize {
+        let mut state = self.state.lock().unwrap();
+        while state.arrivals == seen {
+            state = self.arrived.wait(state).unwrap();
+        }
+        state.arrivals
     }
 }
 
@@ -88,6 +116,7 @@ impl Line {
 
     /// Writes what fits, without ringing.
     pub fn write(&self, bytes: &[u8]) -> usize {
+        touch(&self.direction.writer.tail);
         self.tx()
             .write(&self.write_cache, &[IoSlice::new(bytes)], 0)
             .unwrap()
@@ -103,6 +132,9 @@ impl Line {
     }
 
     fn read_as(&self, max: usize, peek: bool) -> Vec<u8> {
+        if !peek {
+            touch(&self.direction.reader.head);
+        }
         let mut out = vec![0; max];
         let n = self
             .rx()
@@ -110,22 +142,5 @@ impl Line {
             .unwrap();
         out.truncate(n);
         out
-    }
-
-    /// The engine's send into the ring: writes all of `bytes` (there must be room), and rings if that is due.
-    pub fn send(&self, bytes: &[u8]) {
-        assert_eq!(
-            self.write(bytes),
-            bytes.len(),
-            "the model's ring is too small"
-        );
-        if self.tx().bell_due() {
-            self.ring_bell();
-        }
-    }
-
-    pub fn ring_bell(&self) {
-        self.stream.send(BELL);
-        self.tx().count_bell();
     }
 }

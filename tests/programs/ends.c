@@ -1,0 +1,339 @@
+/* Ends of a connection: half close, close, reset, writing to nobody, descriptors after their end. */
+#include "common.h"
+
+/* The client says what it wants, ends its half, and reads a long answer. */
+static void half_close_server(int fd)
+{
+    struct stream in = {91, 0}, out = {92, 0};
+    say("request of %zu bytes", stream_receive_to_end(&in, fd));
+    stream_send(&out, fd, 8 * MIB, 100000);
+    MUST(close(fd));
+}
+static void half_close_client(int fd)
+{
+    struct stream out = {91, 0}, in = {92, 0};
+    char text[8];
+    stream_send(&out, fd, 300000, 20000);
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    CALL("shutdown again", shutdown(fd, SHUT_WR));
+    watch_sigpipe();
+    CALL("write after shutdown", write(fd, "x", 1));
+    CALL("send after shutdown", send(fd, "x", 1, MSG_NOSIGNAL));
+    say("sigpipes %d", sigpipes());
+    say("answer of %zu bytes", stream_receive_to_end(&in, fd));
+    CALL("read at the end", read(fd, text, 8));
+    CALL("read at the end", read(fd, text, 8));
+}
+
+/* SHUT_RD on Linux: reads give 0 while nothing is there, but what arrives can still be read. */
+static void no_reading_server(int fd)
+{
+    char text[16];
+    CALL("shutdown", shutdown(fd, SHUT_RD));
+    CALL("read", read(fd, text, 16));
+    tell(1);
+    await_unread(fd, 5);
+    CALL("read what came", read(fd, text, 16));
+    CALL("read", read(fd, text, 16));
+    CALL("write", write(fd, "hello", 5));
+    say("%s", events_name(await_events(fd, POLLIN | POLLRDHUP | POLLOUT)));
+}
+static void no_reading_client(int fd)
+{
+    char text[16];
+    CHECK(hear() == 1);
+    CALL("write", write(fd, "hello", 5));
+    CALL("read", read(fd, text, 16));
+}
+
+static void no_reading_at_all_server(int fd)
+{
+    char text[16];
+    CALL("shutdown", shutdown(fd, SHUT_RDWR));
+    CALL("read", read(fd, text, 16));
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    tell(1);
+}
+static void no_reading_at_all_client(int fd)
+{
+    char text[16];
+    CHECK(hear() == 1);
+    CALL("read", read(fd, text, 16));
+    CALL("bad shutdown", shutdown(fd, 3));
+    CALL("shutdown", shutdown(fd, SHUT_RDWR));
+    await_events(fd, POLLHUP);
+    int lonely = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    CALL("shutdown of an unconnected one", shutdown(lonely, SHUT_WR));
+}
+
+static void *blocked_reader(void *fd)
+{
+    char text[16];
+    tell(thread_id());
+    CALL("read in a thread", read((int)(intptr_t)fd, text, 16));
+    return NULL;
+}
+/* shutdown(SHUT_RDWR) by one thread ends the read of another; the peer's read ends too. */
+static void wake_by_shutdown_server(int fd)
+{
+    pthread_t thread = start_thread(blocked_reader, (void *)(intptr_t)fd);
+    CHECK(hear() == 1);
+    MUST(shutdown(fd, SHUT_RDWR));
+    pthread_join(thread, NULL);
+}
+static void wake_by_shutdown_client(int fd)
+{
+    char text[16];
+    await_asleep(hear());
+    tell(1);
+    CALL("read", read(fd, text, 16));
+}
+
+/* What was sent before the close arrives, then the end. */
+static void close_at_once_server(int fd)
+{
+    struct stream in = {93, 0};
+    say("%zu bytes, then the end", stream_receive_to_end(&in, fd));
+}
+static void close_at_once_client(int fd)
+{
+    struct stream out = {93, 0};
+    stream_send(&out, fd, 200000, 200000);
+    CALL("close", close(fd));
+}
+static void exit_at_once_server(int fd)
+{
+    struct stream in = {94, 0};
+    say("%zu bytes, then the end", stream_receive_to_end(&in, fd));
+    _exit(0);
+}
+static void exit_at_once_client(int fd)
+{
+    struct stream out = {94, 0};
+    stream_send(&out, fd, 100000, 100000);
+    _exit(3);
+}
+
+/* Closing with unread data resets: the peer first reads what was sent to it, then gets the error once. */
+static void close_unread_server(int fd)
+{
+    await_unread(fd, 1000);
+    write_all(fd, "farewell", 8);
+    CHECK(hear() == 1);
+    CALL("close", close(fd));
+    tell(2);
+}
+static void close_unread_client(int fd)
+{
+    static char text[1000];
+    write_all(fd, text, 1000);
+    await_unread(fd, 8);
+    tell(1);
+    CHECK(hear() == 2);
+    await_events(fd, POLLERR);
+    CALL("read", read(fd, text, 1000));
+    CALL("read", read(fd, text, 1000));
+    CALL("read", read(fd, text, 1000));
+    watch_sigpipe();
+    CALL("write", write(fd, "x", 1));
+    say("sigpipes %d", sigpipes());
+}
+static void exit_unread_server(int fd)
+{
+    await_unread(fd, 1000);
+    _exit(4);
+}
+static void exit_unread_client(int fd)
+{
+    static char text[1000];
+    write_all(fd, text, 1000);
+    await_events(fd, POLLERR);
+    CALL("read", read(fd, text, 1000));
+    CALL("read", read(fd, text, 1000));
+    _exit(0);
+}
+
+/* SO_LINGER 0: reset at close; SO_ERROR takes the error away. */
+static void linger_zero_server(int fd)
+{
+    struct linger linger = {1, 0};
+    CALL("linger", setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    write_all(fd, "hello", 5);
+    CHECK(hear() == 1);
+    CALL("close", close(fd));
+}
+static void linger_zero_client(int fd)
+{
+    char text[16];
+    int error = 0;
+    socklen_t length = sizeof error;
+    await_unread(fd, 5);
+    tell(1);
+    await_events(fd, POLLERR);
+    CALL("SO_ERROR", getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length));
+    say("error %s", strerrorname_np(error));
+    CALL("SO_ERROR again", getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length));
+    say("error %d", error);
+    CALL("read", read(fd, text, 16));
+    CALL("read", read(fd, text, 16));
+}
+static void linger_time_server(int fd)
+{
+    struct stream in = {95, 0};
+    say("%zu bytes, then the end", stream_receive_to_end(&in, fd));
+}
+static void linger_time_client(int fd)
+{
+    struct linger linger = {1, 5};
+    struct stream out = {95, 0};
+    CALL("linger", setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    stream_send(&out, fd, 3 * MIB, 100000);
+    CALL("close", close(fd));
+}
+
+/* Writing to somebody who closed: the first write is taken, then the connection is broken. */
+static void to_nobody_server(int fd)
+{
+    CALL("close", close(fd));
+    tell(1);
+}
+static void to_nobody_client(int fd)
+{
+    char text[8];
+    CHECK(hear() == 1);
+    say("%s", events_name(await_events(fd, POLLRDHUP)));
+    watch_sigpipe();
+    CALL("first write", write(fd, "hello", 5));
+    await_events(fd, POLLERR | POLLHUP);
+    CALL("write", write(fd, "hello", 5));
+    say("sigpipes %d", sigpipes());
+    CALL("send, no signal", send(fd, "hello", 5, MSG_NOSIGNAL));
+    struct iovec piece = {"x", 1};
+    CALL("writev", writev(fd, &piece, 1));
+    say("sigpipes %d", sigpipes());
+    CALL("read", read(fd, text, 8));
+}
+static void killed_by_pipe_server(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        CHECK(hear() == 1);
+        await_events(fd, POLLRDHUP);
+        MUST(write(fd, "x", 1));
+        await_events(fd, POLLERR | POLLHUP);
+        MUST(write(fd, "x", 1));
+        _exit(0);
+    }
+    wait_child(child);
+}
+static void killed_by_pipe_client(int fd)
+{
+    MUST(close(fd));
+    tell(1);
+}
+
+/* The peer closes while this side is blocked in a write that cannot finish. */
+static void blocked_writer_server(int fd)
+{
+    await_asleep(hear());
+    CALL("close with unread data", close(fd));
+}
+static void blocked_writer_client(int fd)
+{
+    enum { HUGE = 64 * MIB };
+    char *buffer = calloc(1, HUGE), text[8];
+    tell(thread_id());
+    ssize_t n = write(fd, buffer, HUGE);
+    say("the blocked write took a part: %d", n > 0 && n < HUGE);
+    watch_sigpipe();
+    CALL("write", write(fd, buffer, 10));
+    say("sigpipes %d", sigpipes());
+    CALL("write", write(fd, buffer, 10));
+    say("sigpipes %d", sigpipes());
+    CALL("read", read(fd, text, 8));
+}
+
+/* A descriptor that is closed is bad at once, and its number may be anything afterwards. */
+static void bad_descriptor_server(int fd)
+{
+    char text[16];
+    int file = MUST(memfd_create("file", 0));
+    write_all(file, "from the file", 13);
+    CALL("close", close(fd));
+    CALL("close again", close(fd));
+    CALL("read", read(fd, text, 16));
+    CALL("write", write(fd, "x", 1));
+    CALL("recv", recv(fd, text, 16, 0));
+    CALL("shutdown", shutdown(fd, SHUT_RDWR));
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    CALL("poll", poll(&entry, 1, 0));
+    say("%s", events_name(entry.revents));
+    say("the number is used again: %d", dup(file) == fd);
+    CALL("pread", pread(fd, text, 16, 0));
+    MUST(lseek(fd, 0, SEEK_SET));
+    CALL("read", read(fd, text, 16));
+    CALL("recv", recv(fd, text, 16, 0));
+    int pipes[2];
+    MUST(close(fd));
+    MUST(pipe(pipes));
+    say("the number is a pipe now: %d", pipes[0] == fd);
+    CALL("write", write(pipes[1], "pipe", 4));
+    CALL("read", read(fd, text, 16));
+}
+static void bad_descriptor_client(int fd)
+{
+    char text[16];
+    CALL("read", read(fd, text, 16));
+}
+
+/* Time limits of the socket. */
+static void limits_server(int fd)
+{
+    static char text[1000];
+    struct timeval limit = {0, 50000};
+    CALL("limit reads", setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+    uint64_t start = now_ms();
+    CALL("read", read(fd, text, 16));
+    uint64_t took_ms = now_ms() - start;
+    say("waited as long as asked: %d", took_ms >= 49 && took_ms < 5000);
+    struct msghdr message = {.msg_iov = &(struct iovec){text, 16}, .msg_iovlen = 1};
+    CALL("recvmsg", recvmsg(fd, &message, 0));
+    tell(1);
+    await_unread(fd, 10);
+    CALL("read all of 100 while 10 are there", recv(fd, text, 100, MSG_WAITALL));
+    limit = (struct timeval){0, 0};
+    CALL("no limit", setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+    tell(thread_id());
+    CALL("read", read(fd, text, 16));
+    limit = (struct timeval){0, 50000};
+    CALL("limit writes", setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
+    enum { HUGE = 64 * MIB };
+    char *buffer = calloc(1, HUGE);
+    start = now_ms();
+    ssize_t n = write(fd, buffer, HUGE);
+    took_ms = now_ms() - start;
+    say("took a part: %d, waited: %d", n > 0 && n < HUGE, took_ms >= 49 && took_ms < 5000);
+    uint64_t total = n;
+    while ((n = write(fd, buffer, HUGE)) > 0) /* a little may still have fitted */
+        total += n;
+    say("then %s", strerrorname_np(errno));
+    tell(total);
+}
+static void limits_client(int fd)
+{
+    static char text[64 * KIB];
+    CHECK(hear() == 1);
+    send_text(fd, "ten bytes.");
+    await_asleep(hear());
+    send_text(fd, "hello");
+    for (uint64_t left = hear(); left;)
+        left -= MUST(read(fd, text, left < sizeof text ? left : sizeof text));
+    CALL("nothing more", recv(fd, text, 1, MSG_DONTWAIT));
+}
+
+const struct test_case cases[] = {
+    CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
+    CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
+    CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
+    END_OF_CASES,
+};

@@ -1,0 +1,302 @@
+/* epoll: errors, masks, mixed and nested sets, sets made before the connection or its promotion, threads and children. */
+#include "common.h"
+
+#include "epoll_common.h"
+
+static void errors_server(int fd)
+{
+    int set = new_set(), pipes[2];
+    struct epoll_event events[4];
+    MUST(pipe(pipes));
+    add(set, fd, EPOLLIN, 1);
+    add(set, fd, EPOLLIN, 1);
+    modify(set, pipes[0], EPOLLIN, 2);
+    drop(set, pipes[0]);
+    add(set, 40, EPOLLIN, 3);
+    add(set, set, EPOLLIN, 4);
+    add(fd, pipes[0], EPOLLIN, 5);
+    control("unknown operation", set, 99, fd, EPOLLIN, 1);
+    CALL("no room", epoll_wait(set, events, 0, 0));
+    volatile int negative = -1; /* hidden from the compiler, which would warn */
+    CALL("negative room", epoll_wait(set, events, negative, 0));
+    CALL("not a set", epoll_wait(fd, events, 4, 0));
+    CALL("bad descriptor", epoll_wait(40, events, 4, 0));
+    CALL("ADD from nowhere", epoll_ctl(set, EPOLL_CTL_ADD, pipes[0], (struct epoll_event *)8));
+    CALL("DEL without event", epoll_ctl(set, EPOLL_CTL_DEL, fd, NULL));
+    add(set, fd, EPOLLIN | EPOLLEXCLUSIVE, 6);
+    modify(set, fd, EPOLLIN | EPOLLEXCLUSIVE, 6);
+    tell(1);
+    await_unread(fd, 1);
+    wait_show("exclusive", set, -1);
+}
+static void errors_client(int fd)
+{
+    CHECK(hear() == 1);
+    send_text(fd, "x");
+}
+
+static void masks_server(int fd)
+{
+    int set = new_set();
+    char text[8];
+    struct epoll_event events[4];
+    struct timespec limit = {0, 20000000};
+    sigset_t none;
+    sigemptyset(&none);
+    add(set, fd, EPOLLIN, 1);
+    CALL("epoll_pwait, nothing", epoll_pwait(set, events, 4, 10, &none));
+    CALL("epoll_pwait2, nothing", epoll_pwait2(set, events, 4, &limit, &none));
+    limit.tv_nsec = -1;
+    CALL("epoll_pwait2, bad time", epoll_pwait2(set, events, 4, &limit, NULL));
+    tell(thread_id());
+    CALL("epoll_pwait, input", epoll_pwait(set, events, 4, -1, &none));
+    show_events("events", events, 1);
+    CALL("read", read(fd, text, 8));
+    tell(thread_id());
+    CALL("epoll_pwait2, input", epoll_pwait2(set, events, 4, NULL, &none));
+    show_events("events", events, 1);
+}
+static void masks_client(int fd)
+{
+    await_asleep(hear());
+    send_text(fd, "one");
+    await_asleep(hear());
+    send_text(fd, "two");
+}
+
+static void mixed_server(int listener)
+{
+    int set = new_set(), one = accept_warm(listener), two = accept_warm(listener), pipes[2];
+    int counter = MUST(eventfd(0, 0));
+    char text[64];
+    MUST(pipe(pipes));
+    add(set, listener, EPOLLIN, 0);
+    add(set, one, EPOLLIN, 1);
+    add(set, two, EPOLLIN | EPOLLET, 2);
+    add(set, pipes[0], EPOLLIN, 3);
+    add(set, counter, EPOLLIN | EPOLLET, 4);
+    wait_show("nothing", set, 0);
+    MUST(write(pipes[1], "x", 1));
+    MUST(eventfd_write(counter, 1));
+    wait_show("pipe and counter", set, -1);
+    tell(1);
+    await_unread(one, 3);
+    await_unread(two, 3);
+    wait_show("pipe, one, two", set, -1);
+    wait_show("pipe, one", set, 0);
+    MUST(read(pipes[0], text, 1));
+    MUST(read(one, text, 64));
+    MUST(read(two, text, 64));
+    wait_show("nothing", set, 0);
+    tell(thread_id());
+    wait_show("asleep until a connection", set, -1);
+    int three = accept_warm(listener);
+    add(set, three, EPOLLIN, 5);
+    tell(thread_id());
+    wait_show("asleep until three", set, -1);
+    MUST(read(three, text, 64));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        await_asleep(getppid());
+        MUST(write(pipes[1], "y", 1));
+        _exit(0);
+    }
+    wait_show("asleep until a child writes to the pipe", set, -1);
+    wait_child(child);
+    meet();
+}
+static void mixed_client(int port)
+{
+    int one = connect_warm(port), two = connect_warm(port);
+    CHECK(hear() == 1);
+    send_text(one, "one");
+    send_text(two, "two");
+    await_asleep(hear());
+    int three = connect_warm(port);
+    await_asleep(hear());
+    send_text(three, "three");
+    meet();
+}
+
+/* A set within a set, and poll of a set. */
+static void nested_server(int fd)
+{
+    int inner = new_set(), outer = new_set();
+    char text[64];
+    add(inner, fd, EPOLLIN, 1);
+    add(outer, inner, EPOLLIN, 2);
+    wait_show("outer, nothing", outer, 0);
+    tell(thread_id());
+    wait_show("outer, asleep until input", outer, -1);
+    wait_show("inner", inner, 0);
+    say("poll of the inner: %s", events_name(await_events(inner, POLLIN)));
+    CALL("read", read(fd, text, 64));
+    wait_show("outer, nothing", outer, 0);
+    tell(thread_id());
+    say("asleep in poll of the inner: %s", events_name(await_events(inner, POLLIN)));
+    wait_show("inner", inner, 0);
+}
+static void nested_client(int fd)
+{
+    await_asleep(hear());
+    send_text(fd, "one");
+    await_asleep(hear());
+    send_text(fd, "two");
+}
+
+static void expect_event(int set, unsigned events, int round)
+{
+    struct epoll_event event;
+    int n = MUST(epoll_wait(set, &event, 1, -1));
+    if (n != 1 || event.events != events) {
+        say("round %d: %d events, %s instead of %s", round, n, events_name(n > 0 ? event.events : 0), events_name(events));
+        _exit(98);
+    }
+}
+
+/* Entered before the connection exists and before it is promoted. */
+static void early_server(int listener)
+{
+    int set = new_set(), fd = accept_from(listener);
+    char text[16];
+    add(set, fd, EPOLLIN, 1);
+    for (int i = 0; i < 40; i++) {
+        expect_event(set, EPOLLIN, i);
+        CHECK(read(fd, text, 16) == 16);
+        write_all(fd, text, 16);
+    }
+    wait_show("nothing", set, 0);
+    tell(thread_id());
+    wait_show("asleep until input", set, -1);
+    modify(set, fd, EPOLLIN | EPOLLET, 2);
+    wait_show("input", set, 0);
+    wait_show("once only", set, 0);
+    tell(1);
+    await_unread(fd, 10);
+    wait_show("more input", set, 0);
+    wait_show("once only", set, 0);
+}
+static void early_client(int port)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int set = new_set(), fd = MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    char text[16] = "fifteen letters";
+    add(set, fd, EPOLLIN | EPOLLOUT | EPOLLET, 1);
+    wait_show("not connected", set, 0);
+    CALL("connect", connect(fd, (struct sockaddr *)&to, sizeof to));
+    wait_show("connected", set, -1);
+    wait_show("once only", set, 0);
+    for (int i = 0; i < 40; i++) {
+        CHECK(write(fd, text, 16) == 16);
+        expect_event(set, EPOLLIN | EPOLLOUT, i);
+        CHECK(read(fd, text, 16) == 16);
+    }
+    wait_show("nothing", set, 0);
+    await_asleep(hear());
+    send_text(fd, "hello");
+    CHECK(hear() == 1);
+    send_text(fd, "hello");
+}
+
+static int thread_set, thread_fd;
+static void *waiting_thread(void *unused)
+{
+    (void)unused;
+    tell(thread_id());
+    wait_show("thread", thread_set, -1);
+    return NULL;
+}
+/* A socket that enters a set on which a thread is asleep already. */
+static void enter_while_waiting_server(int fd)
+{
+    thread_set = new_set();
+    pthread_t thread = start_thread(waiting_thread, NULL);
+    CHECK(hear() == 1);
+    add(thread_set, fd, EPOLLIN, 1);
+    tell(2);
+    pthread_join(thread, NULL);
+}
+static void enter_while_waiting_client(int fd)
+{
+    pid_t waiter = hear();
+    await_asleep(waiter);
+    tell(1);
+    CHECK(hear() == 2);
+    await_asleep(waiter);
+    send_text(fd, "hello");
+}
+
+static void *closing_thread(void *unused)
+{
+    (void)unused;
+    await_asleep(getpid());
+    say("closing");
+    MUST(close(thread_fd));
+    tell(1);
+    return NULL;
+}
+/* A thread closes what another waits for: the other goes on waiting and sees its other entry. */
+static void close_while_waiting_server(int fd)
+{
+    int pipes[2], set = new_set();
+    MUST(pipe(pipes));
+    add(set, fd, EPOLLIN, 1);
+    add(set, pipes[0], EPOLLIN, 2);
+    thread_fd = fd;
+    pthread_t thread = start_thread(closing_thread, NULL);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        close(fd);
+        CHECK(hear() == 2); /* the client saw the end, although this process waits */
+        await_asleep(getppid());
+        MUST(write(pipes[1], "x", 1));
+        _exit(0);
+    }
+    wait_show("asleep until the pipe", set, -1);
+    pthread_join(thread, NULL);
+    wait_child(child);
+}
+static void close_while_waiting_client(int fd)
+{
+    char text[8];
+    CHECK(hear() == 1);
+    CALL("read", read(fd, text, 8));
+    tell(2);
+}
+
+/* A set inherited by a child, which waits on it and serves the connection. */
+static void inherited_server(int fd)
+{
+    int set = new_set();
+    add(set, fd, EPOLLIN, 1);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        char text[64];
+        for (int i = 0; i < 3; i++) {
+            tell(thread_id());
+            wait_show("child, asleep until input", set, -1);
+            ssize_t n = MUST(read(fd, text, 64));
+            write_all(fd, text, n);
+        }
+        _exit(0);
+    }
+    wait_child(child);
+    tell(thread_id());
+    wait_show("parent, asleep until input", set, -1);
+}
+static void inherited_client(int fd)
+{
+    char text[64];
+    for (int i = 0; i < 3; i++) {
+        await_asleep(hear());
+        send_text(fd, "hello");
+        CALL("read", read(fd, text, 64));
+    }
+    await_asleep(hear());
+    send_text(fd, "parent");
+}
+
+const struct test_case cases[] = {
+    CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
+    CASE(close_while_waiting), CASE(inherited), END_OF_CASES,
+};

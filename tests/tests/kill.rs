@@ -1,0 +1,88 @@
+//! Processes killed in the middle of everything: what was sent arrives, nobody hangs, nothing piles up.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use sgm_tests::front::{Front, read_report};
+use sgm_tests::pair::tails;
+use sgm_tests::paths::Scratch;
+use sgm_tests::process::{Ended, Started};
+use sgm_tests::programs::{Build, compiled};
+
+const ROUNDS: u32 = 200;
+
+fn driver(seed: u32) -> Command {
+    let mut command = Started::command(compiled("kill", Build::Plain));
+    command.args([ROUNDS.to_string(), seed.to_string()]);
+    command
+}
+
+fn end(command: Command, scratch: &Scratch) -> Ended {
+    let mut process = Started::new("kill", scratch.path(), command);
+    // Two seconds are the driver's own limit for every survivor.
+    let ended = process.end_by(Instant::now() + Duration::from_secs(60));
+    let ended = ended.unwrap_or_else(|| {
+        panic!(
+            "hangs\n{}",
+            tails(&process.output_so_far(), &process.errors_so_far())
+        )
+    });
+    assert_eq!(ended.code, 0, "{}", tails(&ended.output, &ended.errors));
+    assert_eq!(
+        ended.output,
+        format!("{ROUNDS} rounds with a kill and one without\n")
+    );
+    ended
+}
+
+/// Files below `directory` and their bytes on disk.
+fn contents(directory: &Path) -> (usize, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let mut total = (0, 0);
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let data = entry.metadata().unwrap();
+        let (files, bytes) = if data.is_dir() {
+            contents(&entry.path())
+        } else {
+            (1, data.blocks() * 512)
+        };
+        total = (total.0 + files, total.1 + bytes);
+    }
+    total
+}
+
+#[test]
+fn native() {
+    end(driver(1), &Scratch::new());
+}
+
+#[test]
+fn carried() {
+    let (front, scratch) = (Front::new(), Scratch::new());
+    let (wrapped, report) = front.wrap(&driver(1), scratch.path());
+    end(wrapped, &scratch);
+    let report = read_report(&report);
+    assert!(
+        report.carried.tx_bytes > 10 << 20,
+        "hardly anything was carried: {report:?}"
+    );
+
+    // 200 killed processes and as many bereaved ones leave at most what one sweep has not seen yet.
+    let (files, bytes) = contents(front.node());
+    assert!(
+        files <= 32 && bytes <= 16 << 20,
+        "{files} files of {bytes} bytes are left in the node directory"
+    );
+
+    // And the node is as good as new.
+    let (wrapped, again) = front.wrap(&driver(2), scratch.path());
+    end(wrapped, &scratch);
+    assert!(read_report(&again).carried.tx_bytes > 10 << 20);
+    let (files, bytes) = contents(front.node());
+    assert!(
+        files <= 32 && bytes <= 16 << 20,
+        "after another loop {files} files of {bytes} bytes are left"
+    );
+}

@@ -1,0 +1,269 @@
+//! The behaviour suite: every case natively, carried, carried from a cold start, fortified with exchanged roles, and with
+//! only one side under the front. Equal transcripts, equal exit codes, and the counters to prove the path.
+//!
+//! A case is `pair` (the roles can change places) or `raw`; what stands behind it says what must have been carried. The
+//! warm-up alone moves about 800 bytes through the rings, so a small number says "was promoted". `pending` cases run with `--ignored`.
+
+use sgm_tests::twin::Expect::{Any, Carried};
+use sgm_tests::twin::{Kind, Twin};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+/// Less than what a warm-up carries after the promotion.
+const PROMOTED: Expect = Carried(400);
+
+type Expect = sgm_tests::twin::Expect;
+
+macro_rules! kind {
+    (pair) => {
+        Kind::Pair
+    };
+    (raw) => {
+        Kind::Raw
+    };
+}
+
+/// For each case a module of tests, the same for all; an attribute before the case goes to those that need the front.
+macro_rules! twins {
+    ($($program:ident { $($(#[$mark:meta])* $kind:ident $case:ident: $expect:expr;)* })*) => { $(mod $program { $(mod $case {
+        use super::super::*;
+
+        static TWIN: Twin = Twin::new(stringify!($program), stringify!($case), kind!($kind), $expect);
+
+        #[test]
+        fn native() {
+            TWIN.native();
+        }
+        $(#[$mark])*
+        #[test]
+        fn carried() {
+            TWIN.carried();
+        }
+        $(#[$mark])*
+        #[test]
+        fn cold() {
+            TWIN.cold();
+        }
+        $(#[$mark])*
+        #[test]
+        fn fortified() {
+            TWIN.fortified();
+        }
+        $(#[$mark])*
+        #[test]
+        fn server_alone() {
+            TWIN.one_sided(true);
+        }
+        $(#[$mark])*
+        #[test]
+        fn client_alone() {
+            TWIN.one_sided(false);
+        }
+    })* })* };
+}
+
+twins! {
+    bulk {
+        pair echo: Carried(8 * MIB - 64 * KIB);
+        pair echo_small: Carried(200 * KIB);
+        pair large_turns: Carried(16 * MIB - 64 * KIB);
+        pair upload: Carried(32 * MIB - 64 * KIB);
+        pair small_writes: Carried(512 * KIB);
+        pair cross_16k: Carried(3 * MIB);
+        pair cross_128k: Carried(2 * MIB);
+        pair cross_512k: Carried(2 * MIB);
+        pair duplex: Carried(24 * MIB - 64 * KIB);
+        pair sleepy: PROMOTED;
+    }
+    vec {
+        pair vectors: Carried(3 * MIB);
+        pair messages: Carried(3 * MIB);
+        pair iov_limit: Carried(7 * KIB);
+        pair details: PROMOTED;
+        pair plural: PROMOTED;
+        pair positioned: PROMOTED;
+        pair nothing: PROMOTED;
+        pair bad_buffer: PROMOTED;
+    }
+    flags {
+        pair peek: PROMOTED;
+        pair wait_all: Carried(MIB);
+        pair dont_wait: Carried(64 * KIB);
+        pair truncate: PROMOTED;
+        pair more: PROMOTED;
+        pair odd: PROMOTED;
+        pair low_water: PROMOTED;
+    }
+    chk {
+        pair fortified: Carried(MIB);
+    }
+    nonblock {
+        pair by_fcntl: PROMOTED;
+        pair by_ioctl: PROMOTED;
+        pair on_and_off: PROMOTED;
+        pair fill_small: Carried(128 * KIB);
+        pair fill_large: Carried(128 * KIB);
+        pair fill_retry: Carried(128 * KIB);
+        pair partial: Carried(64 * KIB);
+        raw at_birth: PROMOTED;
+        raw refused: Any;
+    }
+    query {
+        pair unread: PROMOTED;
+        pair unsent: Carried(64 * KIB);
+        pair names: PROMOTED;
+        pair options: PROMOTED;
+        raw buffers: Carried(MIB);
+    }
+    ready {
+        pair poll_basic: PROMOTED;
+        pair poll_signal_mask: PROMOTED;
+        pair poll_ends: PROMOTED;
+        pair poll_reset: PROMOTED;
+        pair poll_full: Carried(64 * KIB);
+        pair select_all: PROMOTED;
+        raw mixed: PROMOTED;
+    }
+    epoll {
+        pair level: PROMOTED;
+        pair edge: PROMOTED;
+        pair edge_out: Carried(128 * KIB);
+        pair one_shot: PROMOTED;
+        pair ends: PROMOTED;
+        pair reset: PROMOTED;
+        pair two_sets: PROMOTED;
+        pair duplicate: PROMOTED;
+        raw fair: PROMOTED;
+    }
+    epoll2 {
+        pair errors: PROMOTED;
+        pair masks: PROMOTED;
+        raw mixed: PROMOTED;
+        pair nested: PROMOTED;
+        raw early: PROMOTED;
+        pair enter_while_waiting: PROMOTED;
+        pair close_while_waiting: PROMOTED;
+        pair inherited: PROMOTED;
+    }
+    ends {
+        pair half_close: Carried(8 * MIB);
+        pair no_reading: PROMOTED;
+        pair no_reading_at_all: PROMOTED;
+        pair wake_by_shutdown: PROMOTED;
+        pair close_at_once: Carried(190 * KIB);
+        pair exit_at_once: Carried(90 * KIB);
+        pair close_unread: PROMOTED;
+        pair exit_unread: PROMOTED;
+        pair linger_zero: PROMOTED;
+        pair linger_time: Carried(3 * MIB - 64 * KIB);
+        pair to_nobody: PROMOTED;
+        pair killed_by_pipe: PROMOTED;
+        pair blocked_writer: PROMOTED;
+        pair bad_descriptor: PROMOTED;
+        pair limits: Carried(64 * KIB);
+    }
+    share {
+        pair duplicates: PROMOTED;
+        pair numbers: PROMOTED;
+        pair over: PROMOTED;
+        raw close_range: PROMOTED;
+        raw served_by_child: Carried(2 * MIB);
+        raw child_from_the_start: PROMOTED;
+        pair take_turns: PROMOTED;
+        pair divided: Carried(7 * MIB);
+        raw prefork: PROMOTED;
+    }
+    threads {
+        pair duplex: Carried(24 * MIB - 64 * KIB);
+        pair records: Carried(310 * KIB);
+        pair records_no_mutex: Carried(310 * KIB);
+        raw lanes: Carried(11 * MIB);
+        pair two_readers: Carried(20_000);
+        pair reader_asleep: Carried(4 * MIB - 64 * KIB);
+        pair passing_threads: PROMOTED;
+    }
+    file {
+        pair sendfile_small: PROMOTED;
+        pair sendfile_large: Carried(60 * MIB);
+        pair header_and_body: Carried(2 * MIB);
+        #[ignore = "pending: splice"]
+        pair splice: Any;
+        #[ignore = "pending: splice"]
+        pair splice_mixed: Any;
+    }
+    raw {
+        pair read_write: Carried(3 * MIB);
+        pair in_turn: PROMOTED;
+        raw birth: Carried(MIB - 64 * KIB);
+        pair others: PROMOTED;
+    }
+    many {
+        raw level: Carried(6 * MIB);
+        raw edge: Carried(6 * MIB);
+        raw in_a_row: Carried(150 * KIB);
+    }
+    address {
+        raw ipv6: Carried(900 * KIB);
+        raw dual_stack: Carried(2 * MIB);
+        raw any_address: Carried(900 * KIB);
+        raw one_shot_listener: Carried(900 * KIB);
+        #[ignore = "pending: listeners inherited over exec"]
+        raw inherited_listener: Carried(900 * KIB);
+        pair strangers: PROMOTED;
+        raw own_peer: PROMOTED;
+    }
+    signals {
+        #[ignore = "pending: signals"]
+        pair interrupt: PROMOTED;
+        #[ignore = "pending: signals"]
+        pair restart: PROMOTED;
+        #[ignore = "pending: signals"]
+        pair part: PROMOTED;
+        #[ignore = "pending: signals"]
+        pair alarms: Carried(30 * MIB);
+        #[ignore = "pending: signals"]
+        pair masks: PROMOTED;
+        #[ignore = "pending: signals"]
+        pair handler: Carried(MIB);
+    }
+    stdio {
+        #[ignore = "pending: stdio streams"]
+        pair lines: Any;
+        #[ignore = "pending: stdio streams"]
+        pair mixed: Any;
+        #[ignore = "pending: stdio streams"]
+        pair dprintf: Any;
+        #[ignore = "pending: stdio streams"]
+        pair inetd: Any;
+    }
+    leave {
+        #[ignore = "pending: SCM_RIGHTS"]
+        raw passed: Any;
+        #[ignore = "pending: SCM_RIGHTS"]
+        raw passed_unread: Any;
+        #[ignore = "pending: exec"]
+        raw exec_same: Any;
+        #[ignore = "pending: exec"]
+        raw exec_plain: Any;
+        #[ignore = "pending: exec"]
+        raw spawn_same: Any;
+        #[ignore = "pending: exec"]
+        raw spawn_plain: Any;
+        #[ignore = "pending: exec"]
+        raw shell: Any;
+        #[ignore = "pending: exec"]
+        raw exec_closes: Any;
+        #[ignore = "pending: exec"]
+        pair vfork: Any;
+        #[ignore = "pending: MSG_OOB"]
+        pair urgent: Any;
+        #[ignore = "pending: MSG_OOB"]
+        pair urgent_inline: Any;
+    }
+}
+
+#[test]
+fn statically_linked() {
+    static TWIN: Twin = Twin::new("bulk", "echo", Kind::Pair, Any);
+    TWIN.statically_linked();
+}

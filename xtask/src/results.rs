@@ -1,0 +1,103 @@
+//! Reads `cargo test` output: the sums of its `test result:` lines.
+
+/// Sums over the result lines seen so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub passed: u64,
+    pub failed: u64,
+    /// Result lines seen, one for each test program.
+    pub programs: u64,
+}
+
+impl Tally {
+    /// Takes one line of output; lines that are no result line change nothing.
+    pub fn take(&mut self, line: &str) {
+        if let Some((passed, failed)) = parse(line) {
+            self.passed += passed;
+            self.failed += failed;
+            self.programs += 1;
+        }
+    }
+
+    /// Adds another tally to this one.
+    pub fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.programs += other.programs;
+    }
+}
+
+/// `test result: ok. 3 passed; 1 failed; 0 ignored; ...` to (3, 1). A test that prints an unfinished line first
+/// shares its line with the result, and a terminal adds colour: the words may start anywhere.
+fn parse(line: &str) -> Option<(u64, u64)> {
+    let plain = without_escapes(line);
+    let (_, counts) = plain.split_once("test result: ")?;
+    let (_, counts) = counts.split_once(". ")?;
+    let mut passed = None;
+    let mut failed = None;
+    for field in counts.split(';') {
+        match field.trim().split_once(' ') {
+            Some((number, "passed")) => passed = number.parse().ok(),
+            Some((number, "failed")) => failed = number.parse().ok(),
+            _ => {}
+        }
+    }
+    Some((passed?, failed?))
+}
+
+/// The line without its terminal colour sequences (ESC [ ... m).
+fn without_escapes(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, tail)| tail);
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed_and_others_ignored() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 4 tests",
+            "test a ... ok",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
+        ] {
+            tally.take(line);
+        }
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 13,
+                failed: 2,
+                programs: 2
+            }
+        );
+    }
+
+    #[test]
+    fn colour_and_a_shared_line_do_not_hide_a_result() {
+        assert_eq!(
+            parse("test result: \u{1b}[32mok\u{1b}[0m. 7 passed; 0 failed; 0 ignored"),
+            Some((7, 0))
+        );
+        assert_eq!(
+            parse("unfinished test result: ok. 1 passed; 0 failed; 0 ignored"),
+            Some((1, 0))
+        );
+    }
+
+    #[test]
+    fn what_only_looks_like_a_result_is_none() {
+        assert_eq!(parse("test result: ok"), None);
+        assert_eq!(parse("test result: ok. many passed; 0 failed"), None);
+        assert_eq!(parse("3 passed; 0 failed"), None);
+    }
+}

@@ -1,0 +1,339 @@
+//! `setup`: finds the programs that are missing, says what it would install and why, and installs it with apt.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::proc::{find_program, run};
+
+/// Command line of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Install without asking
+    #[arg(long)]
+    yes: bool,
+    /// What the machine should be able to do; each includes the ones before it
+    #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
+    purpose: Purpose,
+}
+
+/// What the machine should be able to do. The order counts: each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Purpose {
+    Build,
+    Demo,
+    Test,
+}
+
+/// One program (or file) that is needed, and the Debian package that brings it.
+struct Need {
+    from: Purpose,
+    /// A program looked up on PATH, or a file if it starts with a slash.
+    probe: &'static str,
+    package: &'static str,
+    /// The system service that the package brings, kept from running.
+    service: Option<&'static str>,
+    why: &'static str,
+}
+
+const fn need(
+    from: Purpose,
+    probe: &'static str,
+    package: &'static str,
+    why: &'static str,
+) -> Need {
+    Need {
+        from,
+        probe,
+        package,
+        service: None,
+        why,
+    }
+}
+
+impl Need {
+    const fn with_service(self, name: &'static str) -> Need {
+        Need {
+            service: Some(name),
+            ..self
+        }
+    }
+}
+
+const NEEDS: &[Need] = &[
+    need(
+        Purpose::Build,
+        "cc",
+        "gcc",
+        "rustc links with it; the tests compile small C programs",
+    ),
+    need(
+        Purpose::Build,
+        "/usr/include/stdio.h",
+        "libc6-dev",
+        "the C library's link files and headers",
+    ),
+    need(
+        Purpose::Demo,
+        "redis-server",
+        "redis-server",
+        "server of the demo's first half",
+    )
+    .with_service("redis-server"),
+    need(
+        Purpose::Demo,
+        "redis-benchmark",
+        "redis-tools",
+        "client of the demo's first half",
+    ),
+    need(
+        Purpose::Demo,
+        "nginx",
+        "nginx-light",
+        "server of the demo's second half",
+    )
+    .with_service("nginx"),
+    need(
+        Purpose::Demo,
+        "wrk",
+        "wrk",
+        "client of the demo's second half",
+    ),
+    need(
+        Purpose::Test,
+        "memcached",
+        "memcached",
+        "a server with several threads, run as a twin",
+    )
+    .with_service("memcached"),
+    need(
+        Purpose::Test,
+        "memcslap",
+        "libmemcached-tools",
+        "client for memcached",
+    ),
+    need(
+        Purpose::Test,
+        "iperf3",
+        "iperf3",
+        "bulk transfer, run as a twin",
+    )
+    .with_service("iperf3"),
+    need(
+        Purpose::Test,
+        "socat",
+        "socat",
+        "a relay that uses select and half-closes, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "nc.openbsd",
+        "netcat-openbsd",
+        "a relay that uses poll, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "sockperf",
+        "sockperf",
+        "round-trip meter, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "curl",
+        "curl",
+        "HTTP client with non-blocking connects, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "python3",
+        "python3",
+        "socket programs of an interpreter, run as twins",
+    ),
+    need(
+        Purpose::Test,
+        "strace",
+        "strace",
+        "shows which system calls a program makes under the front",
+    ),
+];
+
+/// Runs `cargo xtask setup`.
+pub fn main(args: &Args) -> Result<()> {
+    ensure_ready(args.purpose, args.yes)?;
+    println!(
+        "setup: everything that `{}` needs is here",
+        name_of(args.purpose)
+    );
+    Ok(())
+}
+
+/// Leaves the machine able to serve `purpose`, asking first unless `yes`; silent when nothing is missing.
+pub fn ensure_ready(purpose: Purpose, yes: bool) -> Result<()> {
+    let missing = missing(purpose, |need| is_present(need.probe));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("Needed for `{}` and not found here:", name_of(purpose));
+    for need in &missing {
+        println!(
+            "  {:<22} from {:<20} {}",
+            need.probe, need.package, need.why
+        );
+    }
+    if find_program("apt-get").is_none() {
+        let programs: Vec<_> = missing.iter().map(|need| need.probe).collect();
+        bail!(
+            "this is not a Debian or Ubuntu system: install {} in your system's way, then try again",
+            programs.join(", ")
+        );
+    }
+    install(&missing, yes)?;
+    let still: Vec<_> = missing
+        .iter()
+        .filter(|need| !is_present(need.probe))
+        .map(|need| need.probe)
+        .collect();
+    ensure!(
+        still.is_empty(),
+        "installed, but still not found: {}",
+        still.join(", ")
+    );
+    Ok(())
+}
+
+fn install(missing: &[&Need], yes: bool) -> Result<()> {
+    let packages = packages(missing);
+    let services: Vec<_> = missing.iter().filter_map(|need| need.service).collect();
+    let root = rustix::process::geteuid().is_root();
+    println!(
+        "To install, {}: apt-get update && apt-get install -y --no-install-recommends {}",
+        if root { "as root" } else { "through sudo" },
+        packages.join(" ")
+    );
+    if !services.is_empty() {
+        println!(
+            "Kept from running and from starting at boot: the services {}",
+            services.join(", ")
+        );
+    }
+    if !yes && !confirmed()? {
+        bail!("nothing installed");
+    }
+    let mut command = if root {
+        Command::new("sh")
+    } else {
+        ensure!(
+            find_program("sudo").is_some(),
+            "not root and no sudo: run the command above as root, then try again"
+        );
+        let mut sudo = Command::new("sudo");
+        sudo.arg("sh");
+        sudo
+    };
+    command
+        .args(["-c", include_str!("install.sh"), "install.sh"])
+        .args(&packages)
+        .arg("--")
+        .args(&services);
+    let status = command.status().context("cannot run the installation")?;
+    ensure!(
+        status.success(),
+        "the installation failed ({status}); apt's own message is above. On Ubuntu some of the packages are in the \
+         `universe` component"
+    );
+    Ok(())
+}
+
+fn confirmed() -> Result<bool> {
+    let stdin = std::io::stdin();
+    ensure!(
+        stdin.is_terminal(),
+        "not asking without a terminal: give --yes to install"
+    );
+    print!("Install? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn missing(purpose: Purpose, present: impl Fn(&Need) -> bool) -> Vec<&'static Need> {
+    NEEDS
+        .iter()
+        .filter(|need| need.from <= purpose && !present(need))
+        .collect()
+}
+
+fn packages(missing: &[&Need]) -> Vec<&'static str> {
+    missing.iter().map(|need| need.package).collect()
+}
+
+fn is_present(probe: &str) -> bool {
+    if probe.starts_with('/') {
+        Path::new(probe).exists()
+    } else {
+        find_program(probe).is_some()
+    }
+}
+
+fn name_of(purpose: Purpose) -> String {
+    purpose
+        .to_possible_value()
+        .expect("no purpose is hidden")
+        .get_name()
+        .to_owned()
+}
+
+/// The cargo parts that rustup leaves out of a minimal toolchain.
+pub fn ensure_cargo_parts() -> Result<()> {
+    for part in ["fmt", "clippy"] {
+        run(crate::proc::cargo()
+            .args([part, "--version"])
+            .stdout(std::process::Stdio::null()))
+        .with_context(|| {
+            format!("`cargo {part}` is missing: `rustup component add rustfmt clippy`")
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_purpose_includes_the_ones_before_it() {
+        let count = |purpose| missing(purpose, |_| false).len();
+        assert!(0 < count(Purpose::Build));
+        assert!(count(Purpose::Build) < count(Purpose::Demo));
+        assert!(count(Purpose::Demo) < count(Purpose::Test));
+        assert_eq!(count(Purpose::Test), NEEDS.len());
+    }
+
+    #[test]
+    fn only_what_is_absent_is_installed() {
+        let missing = missing(Purpose::Demo, |need| {
+            need.probe != "wrk" && need.probe != "memcached"
+        });
+        assert_eq!(packages(&missing), ["wrk"]);
+    }
+
+    #[test]
+    fn the_rows_are_fit_for_a_shell_command_and_say_why() {
+        for need in NEEDS {
+            let plain = |word: &str| {
+                word.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-.+".contains(c))
+            };
+            assert!(
+                plain(need.package) && need.service.is_none_or(plain),
+                "{}",
+                need.package
+            );
+            assert!(!need.why.is_empty());
+        }
+    }
+}
