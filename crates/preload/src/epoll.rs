@@ -385,6 +385,31 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
 }
 
 /// # Safety
+/// As epoll_create(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_create(size: c_int) -> c_int {
+    // SAFETY: the caller's argument, unchanged.
+    created(unsafe { real::epoll_create(size) })
+}
+
+/// # Safety
+/// As epoll_create1(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
+    // SAFETY: the caller's argument, unchanged.
+    created(unsafe { real::epoll_create1(flags) })
+}
+
+/// A set is known from the start, so that who sleeps on it is counted before it has a member of ours.
+fn created(fd: c_int) -> c_int {
+    if fd >= 0 {
+        close_set(fd);
+        find_or_make(fd);
+    }
+    fd
+}
+
+/// # Safety
 /// As epoll_ctl(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn epoll_ctl(

@@ -106,7 +106,10 @@ impl Inside {
     #[inline]
     pub fn engaged(&self) -> bool {
         let conn = self.conn();
-        conn.is_engaged() || (conn.wants_step(&self.ctx().node) && self.step())
+        if conn.is_engaged() {
+            return conn.end().tx_path() != gm::Path::Back || conn.settle(&self.fd);
+        }
+        conn.wants_step(&self.ctx().node) && self.step()
     }
 
     #[cold]
@@ -339,8 +342,8 @@ pub fn forget_range(first: usize, last: usize) {
 
 /// Before fork: the child will hold every socket as well, and must find the tables whole.
 pub fn before_fork() {
-    each_slot_once(|conn| {
-        conn.end().refs.fetch_add(1, AcqRel);
+    each_slot_once(|inside| {
+        inside.conn().end().refs.fetch_add(1, AcqRel);
     });
     FREE.hold();
 }
@@ -364,25 +367,24 @@ pub fn after_fork_in_child() {
     }
 }
 
-/// This process is about to end: its sockets have one holder less. The kernel ends the connections.
+/// This process is about to end: its sockets have one holder less, and those of the last holder end as by close. The
+/// ends are not given back, for other threads may still be at work.
 pub fn at_exit() {
-    each_slot_once(|conn| {
-        let end = conn.end();
-        if end.refs.fetch_sub(1, AcqRel) == 1
-            && let Some(ctx) = ctx::opened()
-        {
-            ctx.port.free(conn.index());
+    each_slot_once(|inside| {
+        let conn = inside.conn();
+        if conn.end().refs.fetch_sub(1, AcqRel) == 1 {
+            conn.close(&inside.ctx().node, &inside.fd, true);
         }
     });
 }
 
 /// Every socket once, however many descriptors it has.
-pub fn each_slot_once(mut f: impl FnMut(&Conn)) {
+pub fn each_slot_once(mut f: impl FnMut(&Inside)) {
     static ROUND: AtomicU32 = AtomicU32::new(0);
     let round = ROUND.fetch_add(1, Relaxed) + 1;
     each(|_, inside| {
         if inside.slot.round.swap(round, Relaxed) != round {
-            f(inside.conn());
+            f(inside);
         }
     });
 }

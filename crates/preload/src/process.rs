@@ -32,8 +32,8 @@ unsafe extern "C" fn in_child() {
         ctx.node.after_fork();
         ctx.port.join(ctx.node.me());
         let pid = ctx.node.me().pid;
-        fds::each_slot_once(|conn| {
-            let end = conn.end();
+        fds::each_slot_once(|inside| {
+            let end = inside.conn().end();
             if end.role() != gm::Role::Listener {
                 end.pid.store(pid, std::sync::atomic::Ordering::Relaxed);
             }

@@ -69,6 +69,8 @@ pub unsafe extern "C" fn syscall(
             }
             libc::SYS_splice => send::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long,
             libc::SYS_select => select::select(fd, b as _, c as _, d as _, e as _).into(),
+            libc::SYS_epoll_create => epoll::epoll_create(fd).into(),
+            libc::SYS_epoll_create1 => epoll::epoll_create1(fd).into(),
             libc::SYS_epoll_ctl => epoll::epoll_ctl(fd, b as c_int, c as c_int, d as _).into(),
             libc::SYS_epoll_wait => epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into(),
             libc::SYS_epoll_pwait if e == 0 => {

@@ -52,15 +52,26 @@ fn receive(
         return plain();
     };
     if inside.engaged() {
-        if flags & !CARRIED == 0 {
-            let o = options(&inside, flags);
-            if flags & libc::MSG_TRUNC != 0 {
-                return answer(inside.conn().skip(&inside.fd, room, o));
-            }
-            return bufs(&mut |b| answer(inside.conn().recv(&inside.fd, b, o)));
+        if flags & !CARRIED != 0 {
+            // MSG_OOB and the error queue are the kernel's; they take no byte of the stream.
+            return plain();
         }
-        // MSG_OOB and the error queue are the kernel's; they take no byte of the stream.
-        return plain();
+        let o = options(&inside, flags);
+        let mut got = Err(Fault::UseKernel);
+        if flags & libc::MSG_TRUNC != 0 {
+            got = inside.conn().skip(&inside.fd, room, o);
+        } else {
+            let r = bufs(&mut |b| {
+                got = inside.conn().recv(&inside.fd, b, o);
+                got.map_or(-1, |n| n as ssize_t)
+            });
+            if r >= 0 {
+                return r;
+            }
+        }
+        if got != Err(Fault::UseKernel) {
+            return answer(got);
+        }
     }
     let n = plain();
     if n > 0 && flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0 {
@@ -191,12 +202,14 @@ macro_rules! preadv2 {
             offset: i64,
             flags: c_int,
         ) -> ssize_t {
-            if offset == -1 && crate::fds::is_tracked(fd) {
-                // SAFETY: the same buffers.
-                return unsafe { readv(fd, iov, n) };
-            }
             // SAFETY: the caller's arguments, unchanged.
-            unsafe { real::$name(fd, iov, n, offset, flags) }
+            let plain = || unsafe { real::$name(fd, iov, n, offset, flags) };
+            let now = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
+            if offset != -1 || flags & !libc::RWF_NOWAIT != 0 || !(1..=IOV_MAX).contains(&n) {
+                return plain();
+            }
+            // SAFETY: the caller's buffers.
+            receive(fd, now, 0, |f| f(unsafe { many(iov, n as usize) }), plain)
         }
     )*};
 }

@@ -166,12 +166,14 @@ macro_rules! pwritev2 {
             offset: i64,
             flags: c_int,
         ) -> ssize_t {
-            if offset == -1 && crate::fds::is_tracked(fd) {
-                // SAFETY: the same buffers.
-                return unsafe { writev(fd, iov, n) };
-            }
             // SAFETY: the caller's arguments, unchanged.
-            unsafe { real::$name(fd, iov, n, offset, flags) }
+            let plain = || unsafe { real::$name(fd, iov, n, offset, flags) };
+            let now = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
+            if offset != -1 || flags & !libc::RWF_NOWAIT != 0 || !(1..=IOV_MAX).contains(&n) {
+                return plain();
+            }
+            // SAFETY: the caller's buffers.
+            transmit(fd, now, |f| f(unsafe { many(iov, n as usize) }), plain)
         }
     )*};
 }

@@ -56,6 +56,8 @@ macro_rules! for_each_hook {
             __ppoll_chk(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t, room: size_t) -> c_int, wait, "fortified ppoll";
             select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, timeout: *mut timeval) -> c_int, wait, "as poll";
             pselect(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as poll";
+            epoll_create(size: c_int) -> c_int, wait, "remembers the set";
+            epoll_create1(flags: c_int) -> c_int, wait, "remembers the set";
             epoll_ctl(set: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int, wait, "the kernel's set stays true; carried members are remembered";
             epoll_wait(set: c_int, events: *mut epoll_event, max: c_int, timeout: c_int) -> c_int, wait, "carried members' events are added: level, edge, one-shot";
             epoll_pwait(set: c_int, events: *mut epoll_event, max: c_int, timeout: c_int, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";

@@ -75,9 +75,11 @@ impl Conn {
         if read {
             end.set(flag::READ_SHUT);
         }
+        let mut write_kernel = false;
         if write {
-            let guard = lock(&end.tx_lock, k);
+            let _tx = lock(&end.tx_lock, k);
             end.set(flag::WRITE_SHUT);
+            write_kernel = true;
             if end.tx_path() == Path::Ring {
                 let segment = self.rings()?;
                 let tx = segment.tx();
@@ -85,23 +87,13 @@ impl Conn {
                 if tx.bell_due() {
                     self.ring_bell(k);
                 }
-                let over = segment.rx().flags() & layout::FIN != 0;
-                if over || end.has(flag::KERNEL_ENDS) {
-                    // Nothing comes in any more, so no room has to be told of.
-                    end.set(flag::CLOSED_BOTH);
-                    drop(guard);
-                    k.shutdown(false, true)?;
-                }
-            } else {
-                drop(guard);
-                k.shutdown(false, true)?;
+                // If nothing comes in any more, no room has to be told of.
+                let over = segment.rx().flags() & layout::FIN != 0 || end.has(flag::KERNEL_ENDS);
+                write_kernel = over;
+                end.set(if over { flag::CLOSED_BOTH } else { 0 });
             }
         }
-        if read {
-            k.shutdown(true, false)
-        } else {
-            Ok(())
-        }
+        k.shutdown(read, write_kernel)
     }
 
     /// Before the kernel's close of this process's last descriptor. `last`: no other process holds the socket.

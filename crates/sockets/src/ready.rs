@@ -67,7 +67,8 @@ impl Conn {
         match end.rx_path() {
             Path::Ring => {
                 read_over |= rx.flags() & layout::FIN != 0;
-                if rx.readable() != Ok(0) || rx.down_at().is_some() {
+                let beyond = rx.down_at().is_some() && self.readable_bytes(k) > 0;
+                if rx.readable() != Ok(0) || beyond {
                     ready |= Ready::IN;
                 }
             }
@@ -95,7 +96,9 @@ impl Conn {
             }
             _ => ready |= Ready(kernel.0 & (Ready::OUT | ENDED).0),
         }
-        let reset = rx.flags() & layout::RESET != 0 || end.has(flag::CORRUPT);
+        let ended = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        let aborted = ended && (rx.flags() & layout::RESET != 0 || self.died_unread(segment));
+        let reset = aborted || end.has(flag::CORRUPT);
         if read_over && end.has(flag::WRITE_SHUT) || end.has(flag::KERNEL_DEAD) || reset {
             ready |= Ready::HUP | Ready::OUT | Ready::IN;
         }

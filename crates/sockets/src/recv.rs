@@ -122,6 +122,8 @@ impl Conn {
                     Some(look) => return Ok(look),
                     None => continue,
                 },
+                // Both directions are on TCP: the kernel does the whole call, with all that it knows.
+                Path::Back if skip == 0 && !self.is_engaged() => return Err(Fault::UseKernel),
                 Path::Back => return self.look_at_kernel(k, bufs, skip, o),
             }
         }
@@ -177,7 +179,9 @@ impl Conn {
             return Ok(None);
         }
         let flags = rx.flags();
-        let over = flags & layout::FIN != 0 || end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        // A reset is in force when the kernel says so, or its own error would be told a second time.
+        let finished = flags & layout::FIN != 0 && flags & layout::RESET == 0;
+        let over = finished || end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         if over {
             // Bytes may have come between the first look and the flag; after the flag none can.
             if rx.readable().map_err(|Corrupt| self.corrupt())? > 0 || rx.down_at().is_some() {
@@ -197,8 +201,7 @@ impl Conn {
         let aborted = rx.flags() & layout::RESET != 0;
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
         // our sending ring were unread.
-        let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD) && rx.flags() & layout::FIN == 0;
-        let died_unread = gone && self.rings()?.tx().unread().is_ok_and(|n| n > 0);
+        let died_unread = self.died_unread(self.rings()?);
         if (aborted || died_unread) && !end.has(flag::RESET_TOLD) {
             end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
             // The kernel's own error is told with this one.
@@ -211,6 +214,27 @@ impl Conn {
             let _ = k.shutdown(false, true);
         }
         Ok(Look::EndOfFile)
+    }
+
+    /// Did the peer's process die without reading what we sent?
+    pub(crate) fn died_unread(&self, segment: &gm::Segment) -> bool {
+        self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+            && segment.rx().flags() & layout::FIN == 0
+            && segment.tx().unread().is_ok_and(|n| n > 0)
+    }
+
+    /// If this end's sending went back to TCP, its receiving may be due to follow, and then the kernel does it all.
+    /// True: still engaged.
+    #[cold]
+    pub fn settle(&self, k: &impl Kernel) -> bool {
+        if let Some(segment) = self.segment()
+            && self.end.rx_path() == Path::Ring
+            && let Some((down, _)) = segment.rx().down_at()
+            && segment.rx().position() == down
+        {
+            let _ = self.receive_from_tcp_again(k, segment.rx());
+        }
+        self.is_engaged()
     }
 
     /// The direction goes back to TCP: takes the last doorbells off the stream, exactly.
@@ -284,7 +308,9 @@ impl Conn {
             return Ok(Some(Look::Bytes(0)));
         };
         let n = buf.len().min(left);
-        let got = match k.recv(&mut buf[..n], o.peek) {
+        // Looked at first: the writer may have switched, and rung, meanwhile. What lies beyond the switch is doorbells,
+        // and those are taken by their own rule.
+        let seen = match k.recv(&mut buf[..n], true) {
             Ok(0) => {
                 end.set(flag::KERNEL_EOF);
                 return Ok(Some(Look::EndOfFile));
@@ -294,27 +320,22 @@ impl Conn {
             Err(Fault::WouldBlock) => return Ok(Some(Look::Empty)),
             Err(f) => return Err(f),
         };
-        // The writer may have switched, and rung, between our look at `up` and the recv: what lies beyond the switch
-        // is doorbells.
         let payload = match rx.up_at() {
-            Some(up) if before.is_none() => {
+            Some(up) => {
                 let p = up.checked_sub(position).ok_or_else(|| self.corrupt())?;
-                got.min(usize::try_from(p).unwrap_or(usize::MAX))
+                seen.min(usize::try_from(p).unwrap_or(usize::MAX))
             }
-            _ => got,
+            None => seen,
         };
-        if !o.peek {
-            self.count_tcp(0, got as u64);
-            if payload < got {
-                rx.took_bells((got - payload) as u32);
-                end.rx_path.store(Path::Ring as u32, Release);
-            }
+        if payload == 0 {
+            return Ok(None);
         }
-        Ok(if payload == 0 {
-            None
-        } else {
-            Some(Look::Bytes(payload))
-        })
+        if !o.peek {
+            let taken = k.recv(&mut buf[..payload], false)?;
+            self.count_tcp(0, taken as u64);
+            return Ok(Some(Look::Bytes(taken)));
+        }
+        Ok(Some(Look::Bytes(payload)))
     }
 
     /// This direction is back on TCP.
@@ -495,6 +516,7 @@ impl Conn {
         // Seen on the stream first, no switch after: this byte is a bell.
         if self.end.rx_path() == Path::Ring
             && rx.down_at().is_none()
+            && rx.flags() == 0
             && rx.readable() == Ok(0)
             && let Ok(1) = k.recv(&mut scratch, false)
         {

@@ -59,6 +59,11 @@ impl Conn {
                 Err(f) => Err(f),
             };
             if let Err(f) = fault {
+                if done > 0 && f == Fault::Reset {
+                    // The part is told first, then the error.
+                    self.end.set(flag::RESET_DUE);
+                    self.end.clear(flag::RESET_TOLD);
+                }
                 return if done > 0 { Ok(done) } else { Err(f) };
             }
         }
@@ -161,6 +166,10 @@ impl Conn {
         bufs: &[IoSlice<'_>],
         mut skip: usize,
     ) -> Result<Put, Fault> {
+        if self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD) {
+            self.end.set(flag::RESET_TOLD);
+            return Err(Fault::Reset);
+        }
         for buf in bufs {
             if skip >= buf.len() {
                 skip -= buf.len();
@@ -172,10 +181,6 @@ impl Conn {
                     Ok(Put::Bytes(n))
                 }
                 Err(Fault::WouldBlock) => Ok(Put::StreamFull),
-                Err(_) if self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD) => {
-                    self.end.set(flag::RESET_TOLD);
-                    Err(Fault::Reset)
-                }
                 Err(f) => {
                     if f == Fault::Reset {
                         self.end.set(flag::RESET_TOLD);

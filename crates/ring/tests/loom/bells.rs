@@ -8,7 +8,7 @@ use sgm_ring::sync::Ordering::{Relaxed, Release};
 
 use crate::end::{End, RIGHT, Rules, Sender};
 use crate::explore;
-use crate::wire::{BELL, Line};
+use crate::wire::Line;
 
 /// Two messages to a reader that sleeps between them.
 fn two_messages(rules: Rules, send: fn(&mut Sender, u8)) {
@@ -109,13 +109,29 @@ fn three_messages() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_no_look_after_arming_is_caught() {
-    explore(3, || two_messages(Rules { look_after_arming: false, ..RIGHT }, right_send));
+    explore(3, || {
+        two_messages(
+            Rules {
+                look_after_arming: false,
+                ..RIGHT
+            },
+            right_send,
+        )
+    });
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_arming_without_barrier_is_caught() {
-    explore(3, || two_messages(Rules { barrier: false, ..RIGHT }, right_send));
+    explore(3, || {
+        two_messages(
+            Rules {
+                barrier: false,
+                ..RIGHT
+            },
+            right_send,
+        )
+    });
 }
 
 #[test]
@@ -150,7 +166,11 @@ fn broken_looking_for_sleepers_before_publishing_is_caught() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_taking_after_arming_is_caught() {
-    let rules = Rules { count_before_arming: false, claim_bells_first: false, ..RIGHT };
+    let rules = Rules {
+        count_before_arming: false,
+        claim_bells_first: false,
+        ..RIGHT
+    };
     explore(3, move || two_messages(rules, right_send));
 }
 
@@ -180,11 +200,21 @@ fn no_edge_is_lost() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_edge_without_a_second_look_is_caught() {
-    explore(3, || two_edges(Rules { look_after_arming: false, ..RIGHT }));
+    explore(3, || {
+        two_edges(Rules {
+            look_after_arming: false,
+            ..RIGHT
+        })
+    });
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_edge_without_barrier_is_caught() {
-    explore(3, || two_edges(Rules { barrier: false, ..RIGHT }));
+    explore(3, || {
+        two_edges(Rules {
+            barrier: false,
+            ..RIGHT
+        })
+    });
 }

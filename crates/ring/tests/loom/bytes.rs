@@ -208,7 +208,10 @@ fn broken_publish_before_copy_is_caught() {
             tx.bytes.put(0, &[1, 2]);
         });
         let got = line.read(2);
-        assert!(got.is_empty() || got == [1, 2], "not what was written: {got:?}");
+        assert!(
+            got.is_empty() || got == [1, 2],
+            "not what was written: {got:?}"
+        );
         writer.join().unwrap();
     });
 }
@@ -225,7 +228,10 @@ fn broken_relaxed_publish_is_caught() {
             tx.direction.writer.tail.store(2, Relaxed);
         });
         let got = line.read(2);
-        assert!(got.is_empty() || got == [1, 2], "not what was written: {got:?}");
+        assert!(
+            got.is_empty() || got == [1, 2],
+            "not what was written: {got:?}"
+        );
         writer.join().unwrap();
     });
 }

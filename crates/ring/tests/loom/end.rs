@@ -171,20 +171,27 @@ impl End {
         let stream = &self.line.stream;
         let mut bytes = stream.peek(max.min(before.unwrap_or(max)));
         // The writer may have switched, and rung, since `before`.
-        let payload = rx.up_at().map_or(bytes.len(), |up| bytes.len().min(to_switch(up)));
+        let payload = rx
+            .up_at()
+            .map_or(bytes.len(), |up| bytes.len().min(to_switch(up)));
         if self.rules.clip {
             if !self.rules.leave_bells_at_switch && payload < bytes.len() {
                 count_taken(rx, bytes.len() - payload);
                 self.path.store(RING, Release);
                 stream.recv(bytes.len() - payload);
-                self.tcp_rx.fetch_add((bytes.len() - payload) as u64, Relaxed);
+                self.tcp_rx
+                    .fetch_add((bytes.len() - payload) as u64, Relaxed);
             }
             bytes.truncate(payload);
         }
         stream.recv(bytes.len());
         self.tcp_rx.fetch_add(bytes.len() as u64, Relaxed);
         // Nothing but bells: the switch is here.
-        if bytes.is_empty() && payload == 0 && rx.up_at() == Some(position) { None } else { Some(bytes) }
+        if bytes.is_empty() && payload == 0 && rx.up_at() == Some(position) {
+            None
+        } else {
+            Some(bytes)
+        }
     }
 
     /// The direction goes back to TCP: takes the bells up to position `tcp` off the stream.
@@ -193,10 +200,19 @@ impl End {
         if self.path.load(Relaxed) != RING {
             return;
         }
-        let left = tcp.checked_sub(self.tcp_rx.load(Relaxed)).expect("read past the switch back");
+        let left = tcp
+            .checked_sub(self.tcp_rx.load(Relaxed))
+            .expect("read past the switch back");
         let bells = self.line.stream.recv(left as usize);
-        assert_eq!(bells.len() as u64, left, "bells before the switch back are on the stream");
-        assert!(bells.iter().all(|&b| b == BELL), "payload taken for doorbells: {bells:?}");
+        assert_eq!(
+            bells.len() as u64,
+            left,
+            "bells before the switch back are on the stream"
+        );
+        assert!(
+            bells.iter().all(|&b| b == BELL),
+            "payload taken for doorbells: {bells:?}"
+        );
         self.tcp_rx.fetch_add(left, Relaxed);
         self.path.store(BACK, Release);
     }
@@ -287,7 +303,10 @@ impl End {
             return;
         }
         let bells = self.line.stream.recv(n);
-        assert!(bells.iter().all(|&b| b == BELL), "payload taken for doorbells: {bells:?}");
+        assert!(
+            bells.iter().all(|&b| b == BELL),
+            "payload taken for doorbells: {bells:?}"
+        );
         self.tcp_rx.fetch_add(bells.len() as u64, Relaxed);
         if !self.rules.claim_bells_first {
             count_taken(rx, bells.len());
@@ -306,7 +325,10 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(line: &Arc<Line>) -> Self {
-        Self { line: line.clone(), tcp_tx: 0 }
+        Self {
+            line: line.clone(),
+            tcp_tx: 0,
+        }
     }
 
     pub fn send_tcp(&mut self, byte: u8) {
@@ -317,7 +339,11 @@ impl Sender {
 
     /// Writes all of `bytes` into the ring (there must be room), and rings if that is due.
     pub fn send(&mut self, bytes: &[u8]) {
-        assert_eq!(self.line.write(bytes), bytes.len(), "the model's ring is too small");
+        assert_eq!(
+            self.line.write(bytes),
+            bytes.len(),
+            "the model's ring is too small"
+        );
         self.ring_if_due();
     }
 

@@ -27,14 +27,15 @@ mod sharers;
 mod wire;
 mod word;
 
-/// Explores `model` with at most `preemptions` involuntary switches per run, and prints the number of runs.
+/// Explores `model` with at most `preemptions` involuntary switches per run (LOOM_MAX_PREEMPTIONS overrides), and prints
+/// the number of runs.
 ///
 /// A lost wake-up shows as loom's "deadlock": every thread blocked, nobody left to wake them.
 pub fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counter = runs.clone();
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 20_000;
     builder.check(move || {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -128,7 +128,11 @@ fn handover(may_write: fn(&SegmentHeader) -> bool) {
                     sender.switch_up();
                 }
             }
-            if carried { sender.send(&[byte]) } else { sender.send_tcp(byte) }
+            if carried {
+                sender.send(&[byte])
+            } else {
+                sender.send_tcp(byte)
+            }
         }
         carried
     });
@@ -142,7 +146,11 @@ fn handover(may_write: fn(&SegmentHeader) -> bool) {
         }
         assert_eq!(got, [1, 2], "not what was sent");
     } else {
-        assert_eq!(End::on_tcp(&line, RIGHT).recv_all(2, 2), [1, 2], "not what was sent");
+        assert_eq!(
+            End::on_tcp(&line, RIGHT).recv_all(2, 2),
+            [1, 2],
+            "not what was sent"
+        );
     }
     client.join().unwrap();
 }
@@ -172,11 +180,19 @@ fn server_follows_the_confirmation() {
                     sender.switch_up();
                     up = true;
                 }
-                if up { sender.send(&[byte]) } else { sender.send_tcp(byte) }
+                if up {
+                    sender.send(&[byte])
+                } else {
+                    sender.send_tcp(byte)
+                }
             }
         });
         if header.decision() == Ok(Decision::Claimed) && header.confirm() {
-            assert_eq!(End::on_tcp(&line, RIGHT).recv_all(2, 2), [1, 2], "not what was sent");
+            assert_eq!(
+                End::on_tcp(&line, RIGHT).recv_all(2, 2),
+                [1, 2],
+                "not what was sent"
+            );
         } else {
             withdrawn.store(true, Release);
             assert!(header.withdraw());
@@ -197,7 +213,15 @@ fn broken_writing_without_confirmation_is_caught() {
 #[test]
 #[should_panic(expected = "read past the switch")]
 fn broken_reading_past_the_switch_is_caught() {
-    explore(3, || up(Rules { clip: false, ..RIGHT }, 8));
+    explore(3, || {
+        up(
+            Rules {
+                clip: false,
+                ..RIGHT
+            },
+            8,
+        )
+    });
 }
 
 /// A writer that fills the ring before it says where the ring takes over.
@@ -223,7 +247,16 @@ fn broken_bell_before_the_switch_is_caught() {
 #[test]
 #[should_panic(expected = "payload taken for doorbells")]
 fn broken_dropping_bells_after_the_switch_is_caught() {
-    explore(3, || down(Rules { mind_down: false, ..RIGHT }, 2, Sender::switch_down));
+    explore(3, || {
+        down(
+            Rules {
+                mind_down: false,
+                ..RIGHT
+            },
+            2,
+            Sender::switch_down,
+        )
+    });
 }
 
 /// A writer that rings once more after it said from which position on the stream is payload.

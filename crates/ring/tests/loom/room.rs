@@ -46,7 +46,10 @@ impl Room {
         let line = Line::new(capacity);
         let bytes: Vec<u8> = (1..=capacity as u8).collect();
         assert_eq!(line.write(&bytes), capacity);
-        Arc::new(Self { line, futex: Futex::default() })
+        Arc::new(Self {
+            line,
+            futex: Futex::default(),
+        })
     }
 
     fn has_room(&self) -> bool {

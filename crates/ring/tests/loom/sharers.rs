@@ -48,7 +48,7 @@ fn two_sleepers_one_message() {
 
 #[test]
 fn two_sleepers_two_messages() {
-    explore(3, || on_the_ring(RIGHT));
+    explore(2, || on_the_ring(RIGHT));
 }
 
 /// One byte over TCP, then one through the ring.
@@ -73,7 +73,7 @@ fn two_sleepers_at_the_switch() {
 /// One byte through the ring, then one over TCP.
 #[test]
 fn two_sleepers_at_the_switch_back() {
-    explore(3, || {
+    explore(2, || {
         let line = Line::new(2);
         let end = End::on_ring(&line, RIGHT);
         let mut sender = Sender::new(&line);
@@ -90,7 +90,7 @@ fn two_sleepers_at_the_switch_back() {
 /// A blocking reader beside an epoll set that waits for edges.
 #[test]
 fn sleeper_and_edge() {
-    explore(3, || {
+    explore(2, || {
         let line = Line::new(2);
         let end = End::on_ring(&line, RIGHT);
         let mut sender = Sender::new(&line);
@@ -113,19 +113,34 @@ fn sleeper_and_edge() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_taking_bells_before_counting_them_is_caught() {
-    explore(3, || on_the_ring(Rules { claim_bells_first: false, ..RIGHT }));
+    explore(2, || {
+        on_the_ring(Rules {
+            claim_bells_first: false,
+            ..RIGHT
+        })
+    });
 }
 
 /// A reader that takes payload and the bell behind it with one recv, and leaves the ring's bytes to the other.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_taking_bells_at_the_switch_is_caught() {
-    explore(3, || at_the_switch(Rules { leave_bells_at_switch: false, ..RIGHT }));
+    explore(2, || {
+        at_the_switch(Rules {
+            leave_bells_at_switch: false,
+            ..RIGHT
+        })
+    });
 }
 
 /// A reader that sleeps because payload is on the stream before the switch, while the other takes that payload.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn broken_sleeping_on_an_ended_stretch_is_caught() {
-    explore(3, || at_the_switch(Rules { mind_ring_at_switch: false, ..RIGHT }));
+    explore(2, || {
+        at_the_switch(Rules {
+            mind_ring_at_switch: false,
+            ..RIGHT
+        })
+    });
 }

@@ -59,7 +59,14 @@ impl Stream {
     }
 
     pub fn peek(&self, max: usize) -> Vec<u8> {
-        self.state.lock().unwrap().queue.iter().take(max).copied().collect()
+        self.state
+            .lock()
+            .unwrap()
+            .queue
+            .iter()
+            .take(max)
+            .copied()
+            .collect()
     }
 
     /// Sleeps until the stream is readable.

@@ -19,7 +19,12 @@ fn offered() -> Arc<SegmentHeader> {
 #[test]
 fn offer_is_seen_whole_or_not() {
     explore(3, || {
-        let key = Key { client_port: 7, server_port: 9, netns: 1, ..Key::default() };
+        let key = Key {
+            client_port: 7,
+            server_port: 9,
+            netns: 1,
+            ..Key::default()
+        };
         let header = Arc::new(SegmentHeader::default());
         let client = header.clone();
         let client = thread::spawn(move || client.offer(&key, RING_BYTES_MIN as u32));
@@ -48,8 +53,15 @@ fn client_and_server(server_withdraws: bool) {
     let carried = client.join().unwrap();
 
     let decided = header.decision();
-    assert!(matches!(decided, Ok(Decision::Confirmed | Decision::Withdrawn)), "{decided:?}");
-    assert_eq!(carried, decided == Ok(Decision::Confirmed), "the client is of another mind");
+    assert!(
+        matches!(decided, Ok(Decision::Confirmed | Decision::Withdrawn)),
+        "{decided:?}"
+    );
+    assert_eq!(
+        carried,
+        decided == Ok(Decision::Confirmed),
+        "the client is of another mind"
+    );
     assert!(claimed || !carried, "carried without a claim");
     assert!(!(withdrawn && carried), "carried though withdrawn");
     // What the server saw once stays true.
@@ -94,7 +106,13 @@ fn one_decision_wins() {
         let server = thread::spawn(move || server.withdraw());
         let (confirmed, taken_back) = client.join().unwrap();
         let withdrawn = server.join().unwrap();
-        assert_eq!([confirmed, taken_back, withdrawn].iter().filter(|&&won| won).count(), 1);
+        assert_eq!(
+            [confirmed, taken_back, withdrawn]
+                .iter()
+                .filter(|&&won| won)
+                .count(),
+            1
+        );
         assert_eq!(confirmed, header.decision() == Ok(Decision::Confirmed));
     });
 }
@@ -112,7 +130,10 @@ fn broken_decision_by_store_is_caught() {
         if claimed {
             header.decision.store(Decision::Confirmed as u32, Relaxed);
         }
-        assert!(!(server.join().unwrap() && claimed), "carried though withdrawn");
+        assert!(
+            !(server.join().unwrap() && claimed),
+            "carried though withdrawn"
+        );
     });
 }
 
