@@ -225,8 +225,12 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::recvmsg(fd, msg, flags) };
     }
-    // SAFETY: the caller's header and its array.
-    let room = unsafe { many((*msg).msg_iov, count) }.iter().map(|b| b.len()).sum();
+    let room = if flags & libc::MSG_TRUNC != 0 {
+        // SAFETY: the caller's header and its array.
+        unsafe { many((*msg).msg_iov, count) }.iter().map(|b| b.len()).sum()
+    } else {
+        0
+    };
     receive(
         fd,
         flags,

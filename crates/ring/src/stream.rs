@@ -396,6 +396,12 @@ impl Rx<'_> {
         self.direction.writer.flags.load(Acquire)
     }
 
+    /// Nothing follows what is published, in good order. A reset is in force only when the kernel says so too.
+    #[inline]
+    pub fn finished(&self) -> bool {
+        self.flags() & (layout::FIN | layout::RESET) == layout::FIN
+    }
+
     /// Tells the writer what we want ([`layout::READ_CLOSED`], [`layout::PLEASE_DOWN`]).
     pub fn ask(&self, what: u32) {
         self.direction.wait.asks.fetch_or(what, AcqRel);

@@ -66,7 +66,7 @@ impl Conn {
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
             Path::Ring => {
-                read_over |= rx.flags() & layout::FIN != 0;
+                read_over |= rx.finished();
                 let beyond = rx.down_at().is_some() && self.readable_bytes(k) > 0;
                 if rx.readable() != Ok(0) || beyond {
                     ready |= Ready::IN;
@@ -79,7 +79,8 @@ impl Conn {
                 if switched && rx.readable() != Ok(0) || !switched && kernel.intersects(Ready::IN) {
                     ready |= Ready::IN;
                 }
-                read_over |= switched && rx.flags() & layout::FIN != 0;
+                read_over |= switched && rx.finished();
+                ready |= Ready(kernel.0 & (Ready::RDHUP | ENDED).0);
             }
             Path::Back => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);

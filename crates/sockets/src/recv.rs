@@ -178,10 +178,8 @@ impl Conn {
             }
             return Ok(None);
         }
-        let flags = rx.flags();
         // A reset is in force when the kernel says so, or its own error would be told a second time.
-        let finished = flags & layout::FIN != 0 && flags & layout::RESET == 0;
-        let over = finished || end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        let over = rx.finished() || end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         if over {
             // Bytes may have come between the first look and the flag; after the flag none can.
             if rx.readable().map_err(|Corrupt| self.corrupt())? > 0 || rx.down_at().is_some() {
@@ -388,7 +386,7 @@ impl Conn {
         }
         let rx = segment.rx();
         let head = rx.position();
-        let news = || rx.published() != head || rx.flags() != 0 || rx.down_at().is_some();
+        let news = || rx.published() != head || rx.finished() || rx.down_at().is_some();
         self.read_spin.wait(k.cpus(), || k.yield_now(), news)
     }
 
@@ -449,7 +447,7 @@ impl Conn {
         let quiet = match self.end.rx_path() {
             Path::Ring => {
                 rx.readable().map_err(|Corrupt| self.corrupt())? == 0
-                    && rx.flags() == 0
+                    && !rx.finished()
                     && rx.down_at().is_none()
                     && !self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
             }

@@ -24,6 +24,9 @@ const CHECK_PEER_EVERY: u32 = 256;
 /// A writer that sleeps for room looks for the peer's death this often, in µs: no event says both "room" and "dead".
 const ROOM_SLICE_US: u64 = 20_000;
 
+/// A peer that reads nothing for so long, in µs, may never read before we have written all.
+const STALLED_US: u64 = 500_000;
+
 /// Where the bytes of one attempt went.
 enum Put {
     Bytes(usize),
@@ -183,7 +186,7 @@ impl Conn {
                 Err(Fault::WouldBlock) => Ok(Put::StreamFull),
                 Err(f) => {
                     if f == Fault::Reset {
-                        self.end.set(flag::RESET_TOLD);
+                        self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
                     }
                     Err(f)
                 }
@@ -264,7 +267,10 @@ impl Conn {
             let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
-            if tx.direction.reader.head.load(Relaxed) == head && !woken() {
+            // Both full and unread: each may be waiting for the other to read. Else it is a slow reader, very likely.
+            let patience = if segment.rx().readable() == Ok(0) { STALLED_US } else { ROOM_SLICE_US };
+            let waited = k.now_us().saturating_sub(since);
+            if waited >= patience && tx.direction.reader.head.load(Relaxed) == head && !woken() {
                 // The peer does not read. It may be waiting for us just so (both write first, and read then), and TCP's
                 // buffers are larger than the ring: what the ring does not hold goes there.
                 self.send_over_tcp(k, Reason::Stalled);

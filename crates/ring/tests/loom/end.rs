@@ -59,12 +59,17 @@ pub struct End {
     tcp_rx: AtomicU64,
 }
 
-/// Counts `n` bells as taken. True: the ring is empty, and who publishes from now on rings anew, so the bells may be
-/// taken off the stream. False: bytes came, and the bells stay where they are, for everybody who sleeps.
+/// Nothing to read, no end, no switch.
+fn is_quiet(rx: Rx<'_>) -> bool {
+    rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none()
+}
+
+/// Counts `n` bells as taken. True: all is quiet, and who publishes from now on rings anew, so the bells may be taken
+/// off the stream. False: there is news, and the bells stay where they are, for everybody who sleeps.
 fn claim_bells(rx: Rx<'_>, n: u32) -> bool {
     rx.direction.wait.bells_taken.fetch_add(n, AcqRel);
     barrier_after_rmw();
-    if rx.readable() == Ok(0) && rx.down_at().is_none() {
+    if is_quiet(rx) {
         return true;
     }
     unclaim_bells(rx, n);
@@ -251,9 +256,9 @@ impl End {
             rx.direction.wait.sleepers.fetch_add(1, Relaxed);
         }
         let nothing = match self.path.load(Acquire) {
-            RING => rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none(),
+            RING => is_quiet(rx),
             // The stream wakes us, unless another reader takes the rest of the stretch and leaves us to the ring.
-            TCP if self.rules.mind_ring_at_switch => rx.up_at().is_none() || rx.readable() == Ok(0),
+            TCP if self.rules.mind_ring_at_switch => rx.up_at().is_none() || is_quiet(rx),
             TCP => rx.up_at() != Some(self.tcp_rx.load(Relaxed)),
             _ => true,
         };
@@ -296,7 +301,7 @@ impl End {
     /// Takes `n` bells, which are on the stream or about to be, off it; not if there is news that they announce.
     fn take_off(&self, n: usize) {
         let rx = self.line.rx();
-        if self.rules.mind_down && (rx.readable() != Ok(0) || rx.down_at().is_some()) {
+        if self.rules.mind_down && !is_quiet(rx) {
             return;
         }
         if self.rules.claim_bells_first && self.rules.mind_down && !claim_bells(rx, n as u32) {

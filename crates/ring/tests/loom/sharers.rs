@@ -87,6 +87,38 @@ fn two_sleepers_at_the_switch_back() {
     });
 }
 
+/// The end is for both.
+fn end_of_file(rules: Rules) {
+    let line = Line::new(2);
+    let end = End::on_ring(&line, rules);
+    let mut sender = Sender::new(&line);
+    let writer = thread::spawn(move || {
+        sender.send(&[1]);
+        sender.finish();
+    });
+    let to_the_end = |end: &End| {
+        let mut all = Vec::new();
+        loop {
+            let bytes = end.recv(1);
+            if bytes.is_empty() {
+                return all;
+            }
+            all.extend(bytes);
+        }
+    };
+    let other = end.clone();
+    let other = thread::spawn(move || to_the_end(&other));
+    let mut all = to_the_end(&end);
+    all.extend(other.join().unwrap());
+    assert_eq!(all, [1]);
+    writer.join().unwrap();
+}
+
+#[test]
+fn two_sleepers_end_of_file() {
+    explore(2, || end_of_file(RIGHT));
+}
+
 /// A blocking reader beside an epoll set that waits for edges.
 #[test]
 fn sleeper_and_edge() {
@@ -115,6 +147,17 @@ fn sleeper_and_edge() {
 fn broken_taking_bells_before_counting_them_is_caught() {
     explore(2, || {
         on_the_ring(Rules {
+            claim_bells_first: false,
+            ..RIGHT
+        })
+    });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn broken_taking_bells_beside_the_end_is_caught() {
+    explore(2, || {
+        end_of_file(Rules {
             claim_bells_first: false,
             ..RIGHT
         })
