@@ -217,17 +217,13 @@ twins! {
         raw own_peer: PROMOTED;
     }
     signals {
-        #[ignore = "pending: signals"]
         pair interrupt: PROMOTED;
-        #[ignore = "pending: signals"]
         pair restart: PROMOTED;
         #[ignore = "pending: signals"]
         pair part: PROMOTED;
         #[ignore = "pending: signals"]
         pair alarms: Carried(30 * MIB);
-        #[ignore = "pending: signals"]
         pair masks: PROMOTED;
-        #[ignore = "pending: signals"]
         pair handler: Carried(MIB);
     }
     stdio {
@@ -241,7 +237,6 @@ twins! {
         pair inetd: Any;
     }
     leave {
-        #[ignore = "pending: SCM_RIGHTS"]
         raw passed: Any;
         #[ignore = "pending: SCM_RIGHTS"]
         raw passed_unread: Any;
@@ -255,13 +250,10 @@ twins! {
         raw spawn_plain: Any;
         #[ignore = "pending: exec"]
         raw shell: Any;
-        #[ignore = "pending: exec"]
         raw exec_closes: Any;
-        #[ignore = "pending: exec"]
         pair vfork: Any;
         #[ignore = "pending: MSG_OOB"]
         pair urgent: Any;
-        #[ignore = "pending: MSG_OOB"]
         pair urgent_inline: Any;
     }
 }

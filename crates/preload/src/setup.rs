@@ -238,7 +238,7 @@ pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     let Some(inside) = enter(fd) else {
         return plain();
     };
-    if !inside.conn().is_engaged() || !(0..=2).contains(&how) {
+    if !inside.engaged() || !(0..=2).contains(&how) {
         if (0..=2).contains(&how) && inside.conn().end().role() != Role::Listener {
             inside
                 .conn()

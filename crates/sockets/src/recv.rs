@@ -23,6 +23,8 @@ pub struct RecvOptions {
 /// What one look at the stream gave.
 enum Look {
     Bytes(usize),
+    /// Bytes from the kernel's stream; there may be more, there or behind it in the ring.
+    Stream(usize),
     Empty,
     EndOfFile,
 }
@@ -52,9 +54,15 @@ impl Conn {
                         return Ok(done);
                     }
                 }
+                Ok(Look::Stream(n)) => {
+                    done += n;
+                    if done == want || o.peek {
+                        return Ok(done);
+                    }
+                }
                 Ok(Look::EndOfFile) => return Ok(done),
                 // What was received is reported first; the fault comes again with the next call.
-                Ok(Look::Empty) if done > 0 && o.dont_wait => return Ok(done),
+                Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => {
                     if let Err(f) = self.wait_readable(k, o.dont_wait) {
                         return if done > 0 { Ok(done) } else { Err(f) };
@@ -331,9 +339,9 @@ impl Conn {
         if !o.peek {
             let taken = k.recv(&mut buf[..payload], false)?;
             self.count_tcp(0, taken as u64);
-            return Ok(Some(Look::Bytes(taken)));
+            return Ok(Some(Look::Stream(taken)));
         }
-        Ok(Some(Look::Bytes(payload)))
+        Ok(Some(Look::Stream(payload)))
     }
 
     /// This direction is back on TCP.
@@ -353,7 +361,7 @@ impl Conn {
                 if !o.peek {
                     self.count_tcp(0, n as u64);
                 }
-                Ok(Look::Bytes(n))
+                Ok(Look::Stream(n))
             }
             Err(Fault::WouldBlock) if self.end.has(flag::KERNEL_EOF) => Ok(Look::EndOfFile),
             Err(Fault::WouldBlock) => Ok(Look::Empty),

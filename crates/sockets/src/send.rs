@@ -76,6 +76,9 @@ impl Conn {
     #[inline]
     fn put(&self, k: &impl Kernel, bufs: &[IoSlice<'_>], skip: usize) -> Result<Put, Fault> {
         let end = self.end;
+        if end.tx_path() == Path::Tcp {
+            self.see_confirmation(k);
+        }
         let guard = lock(&end.tx_lock, k);
         if end.has(flag::WRITE_SHUT) {
             return Err(Fault::Pipe);
@@ -200,6 +203,10 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
+        if segment.tx().asks() & layout::READ_CLOSED != 0 {
+            // A byte for a closed socket would only make its kernel reset the connection.
+            return;
+        }
         segment.tx().count_bell();
         match k.send(&[0]) {
             Ok(_) => {
