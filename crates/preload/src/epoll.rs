@@ -946,7 +946,10 @@ pub unsafe extern "C" fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: the caller's array and arguments.
     unsafe {
-        match (room(events, max), is_set(set) && crate::poll::is_time(timeout)) {
+        match (
+            room(events, max),
+            is_set(set) && crate::poll::is_time(timeout),
+        ) {
             (Some(out), true) => wait(set, out, Deadline::after_timespec(timeout), mask),
             _ => real::epoll_pwait2(set, events, max, timeout, mask),
         }

@@ -286,14 +286,18 @@ fn sleep(
         let events = fds[m.at].events;
         blind |= events & OUT != 0 && kernel_events(m, events) & libc::POLLIN == 0;
     }
-    let news = members.engaged().any(|m| {
-        reported(m.inside.conn().ready(&m.inside.fd, None), fds[m.at].events) != 0
-    });
+    let news = members
+        .engaged()
+        .any(|m| reported(m.inside.conn().ready(&m.inside.fd, None), fds[m.at].events) != 0);
     let result = if news {
         Slept::News
     } else {
         let left = deadline.left_ns();
-        let slice = if blind { Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS)) } else { left };
+        let slice = if blind {
+            Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS))
+        } else {
+            left
+        };
         let left = slice.map(|ns| timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
@@ -306,7 +310,11 @@ fn sleep(
         for m in members.engaged() {
             gm::End::count(&m.inside.conn().end().sleeps, 1);
         }
-        if n != 0 || deadline.passed() { Slept::Over(n) } else { Slept::News }
+        if n != 0 || deadline.passed() {
+            Slept::Over(n)
+        } else {
+            Slept::News
+        }
     };
     for m in members.engaged() {
         m.inside.conn().disarm();
@@ -320,8 +328,7 @@ fn sleep(
 /// Null or readable.
 pub unsafe fn is_time(t: *const timespec) -> bool {
     // SAFETY: by the caller.
-    unsafe { t.as_ref() }
-        .is_none_or(|t| t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec))
+    unsafe { t.as_ref() }.is_none_or(|t| t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec))
 }
 
 /// # Safety

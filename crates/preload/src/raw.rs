@@ -67,7 +67,9 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_getsockopt => {
                 setup::getsockopt(fd, b as c_int, c as c_int, d as _, e as _).into()
             }
-            libc::SYS_splice => send::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long,
+            libc::SYS_splice => {
+                send::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long
+            }
             libc::SYS_select => select::select(fd, b as _, c as _, d as _, e as _).into(),
             libc::SYS_epoll_create => epoll::epoll_create(fd).into(),
             libc::SYS_epoll_create1 => epoll::epoll_create1(fd).into(),

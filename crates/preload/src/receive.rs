@@ -227,7 +227,10 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
     }
     let room = if flags & libc::MSG_TRUNC != 0 {
         // SAFETY: the caller's header and its array.
-        unsafe { many((*msg).msg_iov, count) }.iter().map(|b| b.len()).sum()
+        unsafe { many((*msg).msg_iov, count) }
+            .iter()
+            .map(|b| b.len())
+            .sum()
     } else {
         0
     };

@@ -68,7 +68,9 @@ unsafe fn note_listener(inside: &Inside, to: *const sockaddr, len: usize) {
         if len >= size_of::<libc::sockaddr_in6>() && i32::from((*to).sa_family) == libc::AF_INET6 {
             let a = to.cast::<libc::sockaddr_in6>().read_unaligned();
             (a.sin6_addr.s6_addr, a.sin6_port)
-        } else if len >= size_of::<libc::sockaddr_in>() && i32::from((*to).sa_family) == libc::AF_INET {
+        } else if len >= size_of::<libc::sockaddr_in>()
+            && i32::from((*to).sa_family) == libc::AF_INET
+        {
             let a = to.cast::<libc::sockaddr_in>().read_unaligned();
             let v4 = std::net::Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr));
             (v4.to_ipv6_mapped().octets(), a.sin_port)
@@ -144,7 +146,10 @@ fn listen_address(inside: &Inside) -> Option<ListenAddress> {
 fn is_tcp(fd: c_int) -> bool {
     // SAFETY: the descriptor is the kernel's fresh answer.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let inet = [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6];
+    let inet = [
+        rustix::net::AddressFamily::INET,
+        rustix::net::AddressFamily::INET6,
+    ];
     rustix::net::sockopt::socket_domain(fd).is_ok_and(|d| inet.contains(&d))
         && rustix::net::sockopt::socket_protocol(fd) == Ok(Some(rustix::net::ipproto::TCP))
 }
@@ -426,7 +431,11 @@ pub unsafe extern "C" fn getsockopt(
     {
         let set = [u8::from(inside.conn().end().has(push)), 0, 0, 0];
         // SAFETY: the kernel has just written `*len` bytes there, at most 4.
-        unsafe { value.cast::<u8>().copy_from(set.as_ptr(), (*len as usize).min(4)) };
+        unsafe {
+            value
+                .cast::<u8>()
+                .copy_from(set.as_ptr(), (*len as usize).min(4))
+        };
     }
     if r == 0
         && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
@@ -434,7 +443,10 @@ pub unsafe extern "C" fn getsockopt(
         // SAFETY: the kernel has just written an int there.
         && unsafe { *value.cast::<c_int>() } == libc::ECONNRESET
     {
-        inside.conn().end().set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+        inside
+            .conn()
+            .end()
+            .set(flag::RESET_TOLD | flag::KERNEL_DEAD);
     }
     r
 }
@@ -459,7 +471,11 @@ pub unsafe extern "C" fn setsockopt(
     {
         let end = inside.conn().end();
         // SAFETY: the kernel has just read an int there.
-        if unsafe { value.cast::<c_int>().read_unaligned() } != 0 { end.set(push) } else { end.clear(push) }
+        if unsafe { value.cast::<c_int>().read_unaligned() } != 0 {
+            end.set(push)
+        } else {
+            end.clear(push)
+        }
         if inside.conn().is_engaged() {
             push_at_once(&inside);
         }

@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!   reader                                     writer
-//!   ring empty? take the bells off TCP         copy bytes in
-//!   bells_taken += n                           publish tail            (read-modify-write)
+//!   ring empty? bells_taken += n   (rmw)       copy bytes in
+//!   ring still empty? take n bells off TCP     publish tail            (read-modify-write)
 //!   sleepers += 1          (rmw)               sleepers != 0 ?
 //!   ring still empty?  ──▶ sleep on TCP        and no bell under way (bells_sent <= bells_taken)?
 //!   ...                                            ──▶ bells_sent += 1, send one byte
@@ -54,28 +54,35 @@ pub struct Rx<'a> {
 pub type SpaceWanted = u32;
 
 impl Tx<'_> {
-    /// Bytes published so far.
+    /// Bytes published so far. Acquire for those who ask without the writing end's lock: with it they see the room that
+    /// the writer had found.
     #[inline]
     pub fn position(&self) -> u64 {
-        self.direction.writer.tail.load(Relaxed)
+        self.direction.writer.tail.load(Acquire)
     }
 
     /// Room for how many bytes? Looks at the peer's `head` only if the cached one leaves less than `want`.
     #[inline]
     pub fn room(&self, cache: &WriteCache, want: usize) -> Result<usize, Corrupt> {
         let capacity = self.bytes.capacity();
-        let tail = self.position();
-        let used = tail.wrapping_sub(cache.0.load(Relaxed));
-        if used <= capacity && capacity - used >= want as u64 {
-            return Ok((capacity - used) as usize);
+        loop {
+            let tail = self.position();
+            let used = tail.wrapping_sub(cache.0.load(Acquire));
+            if used <= capacity && capacity - used >= want as u64 {
+                return Ok((capacity - used) as usize);
+            }
+            let head = self.direction.reader.head.load(Acquire);
+            let used = tail.wrapping_sub(head);
+            if used <= capacity {
+                cache.0.store(head, Release);
+                return Ok((capacity - used) as usize);
+            }
+            // Asked without the writing end's lock: another thread may have written, and the peer read that, between
+            // the two loads. If nobody wrote, it is nonsense.
+            if self.position() == tail {
+                return Err(Corrupt);
+            }
         }
-        let head = self.direction.reader.head.load(Acquire);
-        let used = tail.wrapping_sub(head);
-        if used > capacity {
-            return Err(Corrupt);
-        }
-        cache.0.store(head, Relaxed);
-        Ok((capacity - used) as usize)
     }
 
     /// Copies as much as fits and publishes it. The caller holds the writing end's lock. Returns the bytes taken,
@@ -104,7 +111,7 @@ impl Tx<'_> {
             skip = 0;
             let n = piece.len().min(room);
             self.bytes.put(tail, &piece[..n]);
-            tail += n as u64;
+            tail = tail.wrapping_add(n as u64);
             room -= n;
             if room == 0 {
                 break;
@@ -113,7 +120,7 @@ impl Tx<'_> {
         if tail != start {
             self.publish(tail);
         }
-        Ok((tail - start) as usize)
+        Ok(tail.wrapping_sub(start) as usize)
     }
 
     /// Makes everything before `tail` visible, at once and for good (INV-3).
@@ -173,7 +180,7 @@ impl Tx<'_> {
     pub fn switch_down(&self, tcp: u64) {
         let w = &self.direction.writer;
         w.down_tcp.store(tcp, Relaxed);
-        w.down.swap(w.tail.load(Relaxed) + 1, AcqRel);
+        w.down.swap(w.tail.load(Relaxed).wrapping_add(1), AcqRel);
         barrier_after_rmw();
     }
 
@@ -200,13 +207,16 @@ impl Tx<'_> {
 
     /// Published bytes that the peer has not taken.
     pub fn unread(&self) -> Result<u64, Corrupt> {
-        let used = self
-            .position()
-            .wrapping_sub(self.direction.reader.head.load(Acquire));
-        if used > self.bytes.capacity() {
-            Err(Corrupt)
-        } else {
-            Ok(used)
+        loop {
+            let tail = self.position();
+            let used = tail.wrapping_sub(self.direction.reader.head.load(Acquire));
+            if used <= self.bytes.capacity() {
+                return Ok(used);
+            }
+            // As in `room`.
+            if self.position() == tail {
+                return Err(Corrupt);
+            }
         }
     }
 }
@@ -256,7 +266,8 @@ impl Rx<'_> {
             .saturating_sub(skip) as u64;
         loop {
             let head = self.position();
-            let mut ready = cache.0.load(Relaxed).wrapping_sub(head);
+            // Acquire: the thread that left this tail here has acquired the bytes before it, not we.
+            let mut ready = cache.0.load(Acquire).wrapping_sub(head);
             if ready < want || ready > self.bytes.capacity() {
                 let tail = self.published();
                 ready = tail.wrapping_sub(head);
@@ -269,10 +280,12 @@ impl Rx<'_> {
                     }
                     return Err(Corrupt);
                 }
-                cache.0.store(tail, Relaxed);
+                cache.0.store(tail, Release);
             }
             let n = self.copy_out(head, ready, bufs, skip);
-            if peek || n == 0 || self.take(head, n) {
+            // A peek takes nothing, but it must know as well that nobody took the bytes, and the writer wrote over
+            // them, while they were copied.
+            if n == 0 || self.take(head, if peek { 0 } else { n }) {
                 return Ok(n);
             }
         }
@@ -297,13 +310,13 @@ impl Rx<'_> {
             skip = 0;
             let n = piece.len().min(left);
             self.bytes.get(position, &mut piece[..n]);
-            position += n as u64;
+            position = position.wrapping_add(n as u64);
             left -= n;
             if left == 0 {
                 break;
             }
         }
-        (position - head) as usize
+        position.wrapping_sub(head) as usize
     }
 
     /// Takes `n` bytes at `head`. False: another reader of this end took them.
@@ -313,7 +326,7 @@ impl Rx<'_> {
             .direction
             .reader
             .head
-            .compare_exchange(head, head + n as u64, AcqRel, Acquire)
+            .compare_exchange(head, head.wrapping_add(n as u64), AcqRel, Acquire)
             .is_ok();
         barrier_after_rmw();
         taken
@@ -347,10 +360,24 @@ impl Rx<'_> {
         wanted
     }
 
-    /// Bells are off the TCP stream. Caller holds the reading end's lock and has seen the ring empty.
-    pub fn took_bells(&self, n: u32) {
-        let taken = &self.direction.wait.bells_taken;
-        taken.store(taken.load(Relaxed).wrapping_add(n), Release);
+    /// Before `n` bells, which are known to be on the TCP stream, are taken off it. Caller holds the reading end's lock.
+    ///
+    /// True: counted, take them. There is nothing to read, and whoever publishes from now on does not take these bells
+    /// for under way any more. False: there is news that may count on these bells. They must stay on the stream, for
+    /// everybody else who sleeps there.
+    pub fn claim_bells(&self, n: u32) -> bool {
+        self.direction.wait.bells_taken.fetch_add(n, AcqRel);
+        barrier_after_rmw();
+        if self.published() == self.position() && self.down_at().is_none() && self.flags() == 0 {
+            return true;
+        }
+        self.unclaim_bells(n);
+        false
+    }
+
+    /// So many bells fewer than claimed came off the stream.
+    pub fn unclaim_bells(&self, n: u32) {
+        self.direction.wait.bells_taken.fetch_sub(n, AcqRel);
     }
 
     /// About to sleep: look at the ring (and `switched_down`, `finished`) once more after this.

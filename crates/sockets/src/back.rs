@@ -61,7 +61,11 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return;
         };
-        let _tx = lock(&self.end.tx_lock, k);
+        let guard = lock(&self.end.tx_lock, k);
+        if guard.is_nested() {
+            // A signal handler in the middle of this end's own send: that one switches when it is called again.
+            return;
+        }
         if self.end.tx_path() == Path::Ring {
             self.switch_down(k, segment.tx(), Some(why));
         }

@@ -156,7 +156,9 @@ impl Conn {
     /// Before sleeping on the descriptor in poll: bells off, armed, room asked for. Look at `ready` after this, and
     /// disarm in the end.
     pub fn arm(&self, k: &impl Kernel) {
-        let Some(segment) = self.segment() else { return };
+        let Some(segment) = self.segment() else {
+            return;
+        };
         if self.end.tx_path() == Path::Ring && !self.has_room(segment) {
             segment.tx().want_space(layout::WANT_BELL);
         }
@@ -198,13 +200,16 @@ impl Conn {
         let over = rx.flags() != 0 || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         let shut = self.end.has(flag::READ_SHUT);
         let down = rx.down_at().is_some();
-        let arrivals = rx.published() | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
+        let arrivals =
+            rx.published() | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
         (arrivals, self.fulls.load(Relaxed))
     }
 
     /// SIOCOUTQ: what TCP would still hold back. A reader's buffer takes most of a ring at once; what is beyond waits.
     pub fn unsent_bytes(&self) -> usize {
-        let Some(segment) = self.segment() else { return 0 };
+        let Some(segment) = self.segment() else {
+            return 0;
+        };
         let held = segment.ring_bytes() / 4 * 3;
         (segment.tx().unread().unwrap_or(0) as usize).saturating_sub(held)
     }

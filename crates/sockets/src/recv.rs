@@ -76,8 +76,13 @@ impl Conn {
     /// A call with no room waits for something to read all the same.
     #[cold]
     fn recv_nothing(&self, k: &impl Kernel, o: RecvOptions) -> Result<usize, Fault> {
-        let peek = RecvOptions { peek: true, wait_all: false, ..o };
-        self.recv(k, &mut [IoSliceMut::new(&mut [0])], peek).map(|_| 0)
+        let peek = RecvOptions {
+            peek: true,
+            wait_all: false,
+            ..o
+        };
+        self.recv(k, &mut [IoSliceMut::new(&mut [0])], peek)
+            .map(|_| 0)
     }
 
     /// Receives up to `want` bytes and throws them away (MSG_TRUNC); with `o.peek` leaves them.
@@ -91,7 +96,10 @@ impl Conn {
         }
         while done < want {
             let n = PIECE.min(want - done);
-            let later = RecvOptions { dont_wait: o.dont_wait || (done > 0 && !o.wait_all), ..o };
+            let later = RecvOptions {
+                dont_wait: o.dont_wait || (done > 0 && !o.wait_all),
+                ..o
+            };
             match self.recv(k, &mut [IoSliceMut::new(&mut scratch[..n])], later) {
                 Ok(0) => break,
                 Ok(n) => done += n,
@@ -145,7 +153,8 @@ impl Conn {
         skip: usize,
         o: RecvOptions,
     ) -> Result<usize, Fault> {
-        rx.read(&self.read_cache, bufs, skip, o.peek).map_err(|Corrupt| self.corrupt())
+        rx.read(&self.read_cache, bufs, skip, o.peek)
+            .map_err(|Corrupt| self.corrupt())
     }
 
     /// Bytes were taken off the ring: count them, wake a writer that waits for room.
@@ -181,8 +190,12 @@ impl Conn {
     fn ring_is_empty(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Option<Look>, Fault> {
         let end = self.end;
         if let Some((down, _)) = rx.down_at() {
-            if rx.position() == down {
+            let position = rx.position();
+            if position == down {
                 self.receive_from_tcp_again(k, rx)?;
+            } else if rx.readable() == Ok(0) && rx.position() == position {
+                // Whoever sees the switch sees all bytes before it; so this one will never be reached.
+                return Err(self.corrupt());
             }
             return Ok(None);
         }
@@ -459,8 +472,12 @@ impl Conn {
                     && rx.down_at().is_none()
                     && !self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
             }
-            // The stream itself wakes us; only the switch must not be missed.
-            Path::Tcp => rx.up_at() != Some(self.end.tcp_rx.load(Relaxed)),
+            // The stream itself wakes us. But where the stretch ends already, another reader may take the rest of it
+            // and leave the ring to us, for which nobody rings.
+            Path::Tcp => {
+                rx.up_at().is_none()
+                    || rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none()
+            }
             Path::Back => true,
         };
         if !quiet {
@@ -485,13 +502,20 @@ impl Conn {
         if end.rx_path() != Path::Ring || !empty || n == 0 || ended {
             return Ok(());
         }
+        if !rx.claim_bells(n as u32) {
+            return Ok(());
+        }
+        let mut got = 0;
         match k.recv(&mut scratch[..n], false) {
             Ok(0) => end.set(flag::KERNEL_EOF),
             Ok(n) => {
                 self.count_tcp(0, n as u64);
-                rx.took_bells(n as u32);
+                got = n;
             }
             Err(f) => self.kernel_fault(f),
+        }
+        if got < n {
+            rx.unclaim_bells((n - got) as u32);
         }
         Ok(())
     }
@@ -520,14 +544,11 @@ impl Conn {
             return;
         }
         // Seen on the stream first, no switch after: this byte is a bell.
-        if self.end.rx_path() == Path::Ring
-            && rx.down_at().is_none()
-            && rx.flags() == 0
-            && rx.readable() == Ok(0)
-            && let Ok(1) = k.recv(&mut scratch, false)
-        {
-            self.count_tcp(0, 1);
-            rx.took_bells(1);
+        if self.end.rx_path() == Path::Ring && rx.claim_bells(1) {
+            match k.recv(&mut scratch, false) {
+                Ok(1) => self.count_tcp(0, 1),
+                _ => rx.unclaim_bells(1),
+            }
         }
     }
 

@@ -92,9 +92,10 @@ impl Conn {
                 return Err(Fault::WouldBlock);
             }
             if guard.is_inherited() {
-                // Its last holder may have died between counting a bell and sending it.
-                self.ring_bell(k);
+                // Its last holder may have died between counting a bell and sending it. In this order, never more
+                // bells are counted than will be sent.
                 tx.uncount_bell();
+                self.ring_bell(k);
             }
             if self.stays_on_ring(k, segment, tx, bufs) {
                 let n = tx
@@ -275,7 +276,11 @@ impl Conn {
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
             // Both full and unread: each may be waiting for the other to read. Else it is a slow reader, very likely.
-            let patience = if segment.rx().readable() == Ok(0) { STALLED_US } else { ROOM_SLICE_US };
+            let patience = if segment.rx().readable() == Ok(0) {
+                STALLED_US
+            } else {
+                ROOM_SLICE_US
+            };
             let waited = k.now_us().saturating_sub(since);
             if waited >= patience && tx.direction.reader.head.load(Relaxed) == head && !woken() {
                 // The peer does not read. It may be waiting for us just so (both write first, and read then), and TCP's

@@ -7,7 +7,7 @@ use loom::sync::Mutex;
 use sgm_ring::Rx;
 use sgm_ring::layout::FIN;
 use sgm_ring::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use sgm_ring::sync::{AtomicU32, AtomicU64, barrier_after_rmw};
+use sgm_ring::sync::{AtomicU32, AtomicU64};
 
 use crate::wire::{BELL, Line, touch, touch32};
 
@@ -62,23 +62,6 @@ pub struct End {
 /// Nothing to read, no end, no switch.
 fn is_quiet(rx: Rx<'_>) -> bool {
     rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none()
-}
-
-/// Counts `n` bells as taken. True: all is quiet, and who publishes from now on rings anew, so the bells may be taken
-/// off the stream. False: there is news, and the bells stay where they are, for everybody who sleeps.
-fn claim_bells(rx: Rx<'_>, n: u32) -> bool {
-    rx.direction.wait.bells_taken.fetch_add(n, AcqRel);
-    barrier_after_rmw();
-    if is_quiet(rx) {
-        return true;
-    }
-    unclaim_bells(rx, n);
-    false
-}
-
-/// So many bells fewer than claimed came off the stream.
-fn unclaim_bells(rx: Rx<'_>, n: u32) {
-    rx.direction.wait.bells_taken.fetch_sub(n, AcqRel);
 }
 
 /// For broken variants: counts after taking.
@@ -304,7 +287,7 @@ impl End {
         if self.rules.mind_down && !is_quiet(rx) {
             return;
         }
-        if self.rules.claim_bells_first && self.rules.mind_down && !claim_bells(rx, n as u32) {
+        if self.rules.claim_bells_first && self.rules.mind_down && !rx.claim_bells(n as u32) {
             return;
         }
         let bells = self.line.stream.recv(n);
@@ -316,7 +299,7 @@ impl End {
         if !self.rules.claim_bells_first {
             count_taken(rx, bells.len());
         } else if bells.len() < n {
-            unclaim_bells(rx, (n - bells.len()) as u32);
+            rx.unclaim_bells((n - bells.len()) as u32);
         }
     }
 }
