@@ -126,7 +126,14 @@ impl Watch {
         let edges = self.conn().edges();
         let due = self.due(kernel);
         if due != 0 {
-            self.seen = Some(edges);
+            // What was not reported keeps its edge.
+            let (arrivals, fulls) = self.seen.unwrap_or(edges);
+            let told_in = due & !(libc::EPOLLOUT as u32) != 0;
+            let told_out = due & libc::EPOLLOUT as u32 != 0;
+            self.seen = Some((
+                if told_in { edges.0 } else { arrivals },
+                if told_out { edges.1 } else { fulls },
+            ));
             self.kernel_edge = false;
             self.quiet = 0;
             if self.events & libc::EPOLLONESHOT as u32 != 0 {

@@ -1,6 +1,7 @@
 //! Processes: fork, exec, exit.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use gm::Reason;
 use gm::os::ProcessId;
@@ -105,21 +106,40 @@ pub fn give_away(fd: c_int, why: Reason) {
     }
 }
 
-/// Before exec: what stays open goes back to TCP. If exec then fails, it is slower, not wrong.
+/// Before exec: what stays open goes back to TCP (if exec then fails, it is slower, not wrong); what the kernel closes
+/// has a holder less.
 fn before_exec() {
+    let Some(ctx) = ctx::opened() else { return };
+    let saved = crate::errno();
+    fds::each_slot_once(|inside| {
+        let conn = inside.conn();
+        if !closes_on_exec(inside.fd.0) {
+            conn.hand_back(&ctx.node, &inside.fd, Reason::Handed);
+        } else if conn.end().refs.load(Acquire) > 1 {
+            conn.end().refs.fetch_sub(1, AcqRel);
+        }
+    });
+    crate::set_errno(saved);
+}
+
+/// Exec failed: the holders are all here still.
+fn after_failed_exec() {
     if ctx::opened().is_none() {
         return;
     }
     let saved = crate::errno();
-    fds::each(|fd, inside| {
-        // SAFETY: F_GETFD takes no argument.
-        let flags = unsafe { real::fcntl(fd, libc::F_GETFD, 0) };
-        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
-            let conn = inside.conn();
-            conn.hand_back(&inside.ctx().node, &inside.fd, Reason::Handed);
+    fds::each_slot_once(|inside| {
+        if closes_on_exec(inside.fd.0) {
+            inside.conn().end().refs.fetch_add(1, AcqRel);
         }
     });
     crate::set_errno(saved);
+}
+
+fn closes_on_exec(fd: c_int) -> bool {
+    // SAFETY: F_GETFD takes no argument.
+    let flags = unsafe { real::fcntl(fd, libc::F_GETFD, 0) };
+    flags >= 0 && flags & libc::FD_CLOEXEC != 0
 }
 
 macro_rules! exec {
@@ -130,7 +150,9 @@ macro_rules! exec {
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> c_int {
             before_exec();
             // SAFETY: the caller's arguments, unchanged.
-            unsafe { real::$name($($arg),*) }
+            let r = unsafe { real::$name($($arg),*) };
+            after_failed_exec();
+            r
         }
     )*};
 }

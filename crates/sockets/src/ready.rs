@@ -200,8 +200,14 @@ impl Conn {
         let over = rx.flags() != 0 || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         let shut = self.end.has(flag::READ_SHUT);
         let down = rx.down_at().is_some();
+        // Bytes in the ring arrive, for a reader that is still on the stream, when it comes to the switch.
+        let reached = match self.end.rx_path() {
+            Path::Tcp => rx.up_at() == Some(self.end.tcp_rx.load(Relaxed)),
+            _ => true,
+        };
+        let published = if reached { rx.published() } else { 1 << 60 };
         let arrivals =
-            rx.published() | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
+            published | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
         (arrivals, self.fulls.load(Relaxed))
     }
 
@@ -237,13 +243,14 @@ impl Conn {
             },
             Path::Tcp => {
                 let queued = k.queued();
-                let payload = match rx.up_at() {
-                    Some(up) => {
-                        queued.min(up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize)
-                    }
-                    None => queued,
-                };
-                payload + in_ring
+                let left = rx
+                    .up_at()
+                    .map(|up| up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize);
+                // The ring's bytes count when all of the stretch before them is here; what is beyond it are bells.
+                match left {
+                    Some(left) if queued >= left => left + in_ring,
+                    _ => queued,
+                }
             }
             Path::Back => k.queued(),
         }

@@ -57,7 +57,11 @@ impl Conn {
                     continue;
                 }
                 Ok(Put::RingFull) => self.wait_room(k, o, want - done),
-                Ok(Put::StreamFull) if o.dont_wait => Err(Fault::WouldBlock),
+                Ok(Put::StreamFull) if o.dont_wait => {
+                    // The direction may be on the ring by the time there is room: an edge is owed either way.
+                    self.fulls.fetch_add(1, Relaxed);
+                    Err(Fault::WouldBlock)
+                }
                 Ok(Put::StreamFull) => k.sleep_writable(self.end.send_timeout_us.load(Relaxed)),
                 Err(f) => Err(f),
             };

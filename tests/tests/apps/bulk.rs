@@ -172,7 +172,7 @@ fn socat_fork_and_exec() {
         server.stop();
         "twice the same bytes".to_string()
     });
-    assert_carried(&report, 32 << 20);
+    assert_carried(&report, 16 << 20);
 }
 
 #[test]

@@ -162,5 +162,5 @@ fn proxy() {
         server.stop();
         answers
     });
-    assert_carried(&report, 38 << 20);
+    assert_carried(&report, 24 << 20);
 }

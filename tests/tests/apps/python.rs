@@ -70,5 +70,5 @@ fn http_server() {
         server.stop();
         answers
     });
-    assert_carried(&report, 15 << 20);
+    assert_carried(&report, 8 << 20);
 }
