@@ -119,7 +119,9 @@ pub struct End {
     pub rx_messages: AtomicU64,
     pub bells_sent: AtomicU64,
     pub sleeps: AtomicU64,
-    _pad: [u64; 7],
+    /// 1 + position in our sending ring of the next byte that must go over TCP once more, because the peer froze; 0: none.
+    pub resend: AtomicU64,
+    _pad: [u64; 6],
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -221,6 +223,7 @@ impl End {
             &self.rx_messages,
             &self.bells_sent,
             &self.sleeps,
+            &self.resend,
         ]
         .into_iter()
         .chain(&self.address)

@@ -229,6 +229,8 @@ fn ask_substituted(
             ),
             nval => nval,
         };
+        // Urgent data is the kernel's alone.
+        let ready = ready | kernel.0 as i16 & p.events & libc::POLLPRI;
         p.revents = ready;
         n += c_int::from(ready != 0);
     }
@@ -252,7 +254,7 @@ const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
 /// not asked for, or the sleep would end at once.
 fn kernel_events(m: &Member, events: i16) -> i16 {
     let conn = m.inside.conn();
-    let mut ask = 0;
+    let mut ask = events & libc::POLLPRI;
     if !conn.read_is_over() {
         ask |= libc::POLLRDHUP;
         if events & IN != 0 || conn.readable_bytes(&m.inside.fd) == 0 {

@@ -106,17 +106,29 @@ pub fn give_away(fd: c_int, why: Reason) {
     }
 }
 
-/// Before exec: what stays open goes back to TCP (if exec then fails, it is slower, not wrong); what the kernel closes
-/// has a holder less.
-fn before_exec() {
+/// Another program is about to get what does not close on exec: that goes back to TCP. If exec then fails, it is
+/// slower, not wrong.
+fn hand_over_open_ones() {
     let Some(ctx) = ctx::opened() else { return };
     let saved = crate::errno();
+    fds::each(|fd, inside| {
+        if !closes_on_exec(fd) {
+            inside
+                .conn()
+                .hand_back(&ctx.node, &inside.fd, Reason::Handed);
+        }
+    });
+    crate::set_errno(saved);
+}
+
+/// Before exec. What the kernel closes then has a holder less.
+fn before_exec() {
+    hand_over_open_ones();
+    let saved = crate::errno();
     fds::each_slot_once(|inside| {
-        let conn = inside.conn();
-        if !closes_on_exec(inside.fd.0) {
-            conn.hand_back(&ctx.node, &inside.fd, Reason::Handed);
-        } else if conn.end().refs.load(Acquire) > 1 {
-            conn.end().refs.fetch_sub(1, AcqRel);
+        let end = inside.conn().end();
+        if closes_on_exec(inside.fd.0) && end.refs.load(Acquire) > 1 {
+            end.refs.fetch_sub(1, AcqRel);
         }
     });
     crate::set_errno(saved);
@@ -162,6 +174,25 @@ exec! {
     execvp(path: *const c_char, argv: *const *const c_char);
     execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char);
     fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char);
+}
+
+macro_rules! spawn {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) -> $ret {
+            hand_over_open_ones();
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name($($arg),*) }
+        }
+    )*};
+}
+spawn! {
+    posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int;
+    posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int;
+    system(command: *const c_char) -> c_int;
+    popen(command: *const c_char, mode: *const c_char) -> *mut c_void;
 }
 
 /// # Safety

@@ -220,7 +220,7 @@ preadv2!(preadv2, preadv64v2);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
-    let count = unsafe { msg.as_ref() }.map_or(usize::MAX, |m| m.msg_iovlen as usize);
+    let count = unsafe { msg.as_ref() }.map_or(usize::MAX, |m| m.msg_iovlen);
     if count > IOV_MAX as usize {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::recvmsg(fd, msg, flags) };

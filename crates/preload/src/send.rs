@@ -184,7 +184,7 @@ pwritev2!(pwritev2, pwritev64v2);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
-    if unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen as usize > IOV_MAX as usize) {
+    if unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen > IOV_MAX as usize) {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::sendmsg(fd, msg, flags) };
     }
@@ -369,17 +369,93 @@ pub unsafe extern "C" fn splice(
     n: size_t,
     flags: c_uint,
 ) -> ssize_t {
-    crate::process::give_away(from, Reason::Unsupported);
-    crate::process::give_away(to, Reason::Unsupported);
     // SAFETY: the caller's arguments, unchanged.
-    let r = unsafe { real::splice(from, off_in, to, off_out, n, flags) };
-    if r > 0 {
-        if let Some(inside) = enter(from) {
+    let plain = || unsafe { real::splice(from, off_in, to, off_out, n, flags) };
+    if let Some(inside) = enter(from) {
+        if inside.engaged() {
+            return splice_out(&inside, to, n, flags);
+        }
+        let r = plain();
+        if r > 0 {
             inside.conn().count_plain(0, r as usize);
         }
-        if let Some(inside) = enter(to) {
-            inside.conn().count_plain(r as usize, 0);
-        }
+        return r;
+    }
+    let Some(inside) = enter(to) else {
+        return plain();
+    };
+    if inside.engaged() {
+        return splice_in(&inside, from, n, flags);
+    }
+    let r = plain();
+    if r > 0 {
+        inside.conn().count_plain(r as usize, 0);
     }
     r
+}
+
+/// What a splice moves at once: a pipe's usual capacity is twice as much.
+const SPLICE_PIECE: usize = 32 * 1024;
+
+fn splice_waits(inside: &Inside, flags: c_uint) -> bool {
+    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    !nonblocking && flags & libc::SPLICE_F_NONBLOCK == 0
+}
+
+/// From a carried connection into a pipe: looks, writes, and takes what the pipe took.
+fn splice_out(inside: &Inside, to: c_int, n: size_t, flags: c_uint) -> ssize_t {
+    let mut piece = [0_u8; SPLICE_PIECE];
+    let want = piece.len().min(n);
+    let o = sockets::RecvOptions {
+        dont_wait: !splice_waits(inside, flags),
+        peek: true,
+        ..Default::default()
+    };
+    let mut room = [std::io::IoSliceMut::new(&mut piece[..want])];
+    let seen = match inside.conn().recv(&inside.fd, &mut room, o) {
+        Ok(seen) => seen,
+        Err(f) => return answer(Err(f), libc::MSG_NOSIGNAL),
+    };
+    if seen == 0 {
+        return 0;
+    }
+    // SAFETY: from our own buffer.
+    let put = unsafe { real::write(to, piece.as_ptr().cast(), seen) };
+    if put > 0 {
+        let take = sockets::RecvOptions {
+            dont_wait: true,
+            ..Default::default()
+        };
+        let _ = inside.conn().skip(&inside.fd, put as usize, take);
+    }
+    put
+}
+
+/// From a pipe into a carried connection: only as much as there is room for, because a pipe takes nothing back.
+fn splice_in(inside: &Inside, from: c_int, n: size_t, flags: c_uint) -> ssize_t {
+    let mut piece = [0_u8; SPLICE_PIECE];
+    let waits = splice_waits(inside, flags);
+    let room = if waits {
+        piece.len()
+    } else {
+        inside.conn().room(&inside.fd)
+    };
+    let want = piece.len().min(n).min(room);
+    if want == 0 && n > 0 {
+        return answer(Err(Fault::WouldBlock), 0);
+    }
+    // SAFETY: into our own buffer.
+    let got = unsafe { real::read(from, piece.as_mut_ptr().cast(), want) };
+    if got <= 0 {
+        return got;
+    }
+    let bytes = &piece[..got as usize];
+    answer(
+        inside.conn().send(
+            &inside.fd,
+            &[IoSlice::new(bytes)],
+            SendOptions { dont_wait: false },
+        ),
+        0,
+    )
 }

@@ -30,7 +30,7 @@ macro_rules! for_each_hook {
             pwritev64v2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as pwritev2";
             sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
             sendfile64(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
-            splice(from: c_int, off_in: *mut i64, to: c_int, off_out: *mut i64, n: size_t, flags: c_uint) -> ssize_t, handback, "goes back to TCP first";
+            splice(from: c_int, off_in: *mut i64, to: c_int, off_out: *mut i64, n: size_t, flags: c_uint) -> ssize_t, send, "copied between the ring and the pipe";
             // Life of a socket
             socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int, setup, "remembers TCP sockets";
             connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int, setup, "the kernel connects; this end may offer a ring later";
@@ -71,6 +71,10 @@ macro_rules! for_each_hook {
             execvp(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
             execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
             fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            system(command: *const c_char) -> c_int, handback, "as execve";
+            popen(command: *const c_char, mode: *const c_char) -> *mut c_void, handback, "as execve";
             // Ways around the others
             fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, handback, "stdio's own calls are not seen: goes back to TCP";
             syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number"

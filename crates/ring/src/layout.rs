@@ -130,6 +130,10 @@ pub struct WaitLine {
     pub space_seq: AtomicU32,
 }
 
+/// The doorbell byte (ASCII BEL). Anything else where only bells can be is payload that came by a call we did not see.
+pub const BELL: u8 = 7;
+/// `ReaderLine::head`: the reading end takes nothing any more; what is left goes over TCP.
+pub const FROZEN: u64 = 1 << 63;
 /// `WriterLine::flags`: nothing follows `tail`.
 pub const FIN: u32 = 1;
 /// `WriterLine::flags`: the connection was aborted (SO_LINGER 0, or closed with unread data).

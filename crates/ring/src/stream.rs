@@ -71,7 +71,7 @@ impl Tx<'_> {
             if used <= capacity && capacity - used >= want as u64 {
                 return Ok((capacity - used) as usize);
             }
-            let head = self.direction.reader.head.load(Acquire);
+            let head = self.direction.reader.head.load(Acquire) & !layout::FROZEN;
             let used = tail.wrapping_sub(head);
             if used <= capacity {
                 cache.0.store(head, Release);
@@ -178,10 +178,26 @@ impl Tx<'_> {
 
     /// Everything published so far is the last of the ring; the bytes after it start at position `tcp` of the stream.
     pub fn switch_down(&self, tcp: u64) {
+        self.switch_down_at(self.direction.writer.tail.load(Relaxed), tcp);
+    }
+
+    /// As [`Tx::switch_down`], but the bytes from position `ring` on will come over TCP as well: for a reading end that
+    /// froze there.
+    pub fn switch_down_at(&self, ring: u64, tcp: u64) {
         let w = &self.direction.writer;
         w.down_tcp.store(tcp, Relaxed);
-        w.down.swap(w.tail.load(Relaxed).wrapping_add(1), AcqRel);
+        w.down.swap(ring.wrapping_add(1), AcqRel);
         barrier_after_rmw();
+    }
+
+    /// What the reading end has taken.
+    pub fn peer_head(&self) -> u64 {
+        self.direction.reader.head.load(Acquire) & !layout::FROZEN
+    }
+
+    /// Has the reading end stopped for good?
+    pub fn peer_froze(&self) -> bool {
+        self.direction.reader.head.load(Acquire) & layout::FROZEN != 0
     }
 
     /// Nothing follows. With `reset` the peer gets ECONNRESET after the last byte instead of end-of-file.
@@ -209,7 +225,7 @@ impl Tx<'_> {
     pub fn unread(&self) -> Result<u64, Corrupt> {
         loop {
             let tail = self.position();
-            let used = tail.wrapping_sub(self.direction.reader.head.load(Acquire));
+            let used = tail.wrapping_sub(self.peer_head());
             if used <= self.bytes.capacity() {
                 return Ok(used);
             }
@@ -225,7 +241,16 @@ impl Rx<'_> {
     /// Bytes taken so far.
     #[inline]
     pub fn position(&self) -> u64 {
-        self.direction.reader.head.load(Acquire)
+        self.direction.reader.head.load(Acquire) & !layout::FROZEN
+    }
+
+    /// Takes nothing any more, for good: a read that is under way takes nothing either.
+    pub fn freeze(&self) {
+        self.direction.reader.head.fetch_or(layout::FROZEN, AcqRel);
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.direction.reader.head.load(Relaxed) & layout::FROZEN != 0
     }
 
     /// Bytes published so far. Not checked: compare with [`Rx::readable`].
@@ -238,6 +263,9 @@ impl Rx<'_> {
     #[inline]
     pub fn readable(&self) -> Result<usize, Corrupt> {
         loop {
+            if self.is_frozen() {
+                return Ok(0);
+            }
             let head = self.position();
             let ready = self.published().wrapping_sub(head);
             if ready <= self.bytes.capacity() {
@@ -265,7 +293,10 @@ impl Rx<'_> {
             .sum::<usize>()
             .saturating_sub(skip) as u64;
         loop {
-            let head = self.position();
+            let head = self.direction.reader.head.load(Acquire);
+            if head & layout::FROZEN != 0 {
+                return Ok(0);
+            }
             // Acquire: the thread that left this tail here has acquired the bytes before it, not we.
             let mut ready = cache.0.load(Acquire).wrapping_sub(head);
             if ready < want || ready > self.bytes.capacity() {

@@ -51,6 +51,7 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return kernel.unwrap_or_else(|| k.poll());
         };
+        self.mind_asks(k);
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);
         }
@@ -150,6 +151,7 @@ impl Conn {
             || rx.flags() != 0
             || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
             || rx.down_at().is_some()
+            || segment.tx().asks() & layout::PLEASE_DOWN != 0
             || (want_out && self.has_room(segment))
     }
 
@@ -209,6 +211,19 @@ impl Conn {
         let arrivals =
             published | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
         (arrivals, self.fulls.load(Relaxed))
+    }
+
+    /// Bytes that a send would take now without waiting; on TCP, a good guess.
+    pub fn room(&self, k: &impl Kernel) -> usize {
+        const ON_STREAM: usize = 4096;
+        match (self.end.tx_path(), self.segment()) {
+            (Path::Ring, Some(segment)) => segment
+                .tx()
+                .room(&self.write_cache, usize::MAX)
+                .unwrap_or(0),
+            _ if k.poll().intersects(Ready::OUT) => ON_STREAM,
+            _ => 0,
+        }
     }
 
     /// SIOCOUTQ: what TCP would still hold back. A reader's buffer takes most of a ring at once; what is beyond waits.

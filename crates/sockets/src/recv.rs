@@ -246,6 +246,7 @@ impl Conn {
     /// True: still engaged.
     #[cold]
     pub fn settle(&self, k: &impl Kernel) -> bool {
+        self.mind_asks(k);
         if let Some(segment) = self.segment()
             && self.end.rx_path() == Path::Ring
             && let Some((down, _)) = segment.rx().down_at()
@@ -279,7 +280,10 @@ impl Conn {
             let n = scratch.len().min(left as usize);
             match k.recv(&mut scratch[..n], false) {
                 Ok(0) => return self.kernel_says_end(),
-                Ok(n) => self.count_tcp(0, n as u64),
+                Ok(n) => {
+                    self.count_tcp(0, n as u64);
+                    self.only_bells(&scratch[..n])?;
+                }
                 // The bells were sent before the switch was published; they are on their way.
                 Err(Fault::WouldBlock) => k.yield_now(),
                 Err(f) => return Err(f),
@@ -384,6 +388,7 @@ impl Conn {
 
     /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again.
     fn wait_readable(&self, k: &impl Kernel, dont_wait: bool) -> Result<(), Fault> {
+        self.mind_asks(k);
         if dont_wait {
             return self.would_block(k);
         }
@@ -407,7 +412,13 @@ impl Conn {
         }
         let rx = segment.rx();
         let head = rx.position();
-        let news = || rx.published() != head || rx.finished() || rx.down_at().is_some();
+        let news = || {
+            rx.published() != head
+                || rx.finished()
+                || segment.tx().asks() & layout::PLEASE_DOWN != 0
+                    && self.end.tx_path() == Path::Ring
+                || rx.down_at().is_some()
+        };
         self.read_spin.wait(k.cpus(), || k.yield_now(), news)
     }
 
@@ -510,6 +521,7 @@ impl Conn {
             Ok(0) => end.set(flag::KERNEL_EOF),
             Ok(n) => {
                 self.count_tcp(0, n as u64);
+                self.only_bells(&scratch[..n])?;
                 got = n;
             }
             Err(f) => self.kernel_fault(f),
@@ -518,6 +530,16 @@ impl Conn {
             rx.unclaim_bells((n - got) as u32);
         }
         Ok(())
+    }
+
+    /// Payload among the doorbells came by a call that nobody saw (stdio on the descriptor, a static helper): its place
+    /// in the stream is lost, so the connection is reset rather than the byte.
+    fn only_bells(&self, taken: &[u8]) -> Result<(), Fault> {
+        if taken.iter().all(|b| *b == layout::BELL) {
+            Ok(())
+        } else {
+            Err(self.corrupt())
+        }
     }
 
     /// A call of our own on the kernel's socket failed.

@@ -181,6 +181,9 @@ impl Conn {
             self.end.set(flag::RESET_TOLD);
             return Err(Fault::Reset);
         }
+        if self.end.resend.load(Relaxed) != 0 && !self.send_rest(k, self.rings()?.tx()) {
+            return Ok(Put::StreamFull);
+        }
         for buf in bufs {
             if skip >= buf.len() {
                 skip -= buf.len();
@@ -213,7 +216,7 @@ impl Conn {
             return;
         }
         segment.tx().count_bell();
-        match k.send(&[0]) {
+        match k.send(&[layout::BELL]) {
             Ok(_) => {
                 self.count_tcp(1, 0);
                 End::count(&self.end.bells_sent, 1);
@@ -262,7 +265,7 @@ impl Conn {
         }
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
-        let head = tx.direction.reader.head.load(Relaxed);
+        let head = tx.peer_head();
         loop {
             let seq = tx.want_space(layout::WANT_FUTEX);
             if woken() {
@@ -286,7 +289,7 @@ impl Conn {
                 ROOM_SLICE_US
             };
             let waited = k.now_us().saturating_sub(since);
-            if waited >= patience && tx.direction.reader.head.load(Relaxed) == head && !woken() {
+            if waited >= patience && tx.peer_head() == head && !woken() {
                 // The peer does not read. It may be waiting for us just so (both write first, and read then), and TCP's
                 // buffers are larger than the ring: what the ring does not hold goes there.
                 self.send_over_tcp(k, Reason::Stalled);

@@ -1,0 +1,237 @@
+//! The members of one set: what is known of each, what is due of it, and which are hot.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::Acquire;
+
+use libc::epoll_event;
+use sockets::{Conn, Ready};
+
+use crate::fds::Slot;
+use crate::kernel::Fd;
+use crate::real;
+
+/// Upper half of our tags; the lower half is the member's index.
+const TAG: u64 = 0x5347_4d21 << 32;
+/// Looks without news after which a hot member goes cold, if there are more than `MANY_HOT`.
+const QUIET_LOOKS: u32 = 256;
+pub const MANY_HOT: usize = 32;
+
+#[derive(Default)]
+pub struct Members {
+    pub list: Vec<Option<Watch>>,
+    pub free: Vec<usize>,
+    by_fd: HashMap<c_int, usize>,
+    pub hot: Vec<usize>,
+    /// Where the next look at the hot ones starts, so that none starves.
+    pub turn: usize,
+}
+
+/// One descriptor in one set.
+pub struct Watch {
+    pub fd: c_int,
+    pub slot: &'static Slot,
+    pub conn: *const Conn,
+    pub events: u32,
+    pub data: u64,
+    /// In the kernel's set with our tag.
+    pub carried: bool,
+    /// Registered there for writability: sending is on TCP, or a sleeper had to be woken.
+    pub kernel_out: bool,
+    pub hot: bool,
+    /// One-shot, and it was shot.
+    pub spent: bool,
+    /// Edges already reported; `None`: report whatever is ready (just added or modified).
+    pub seen: Option<(u64, u32)>,
+    /// The kernel said something since the last report.
+    pub kernel_edge: bool,
+    pub quiet: u32,
+}
+
+// SAFETY: `conn` points into `slot`, and is used only under the set's lock (rule 1 of the parent module).
+unsafe impl Send for Watch {}
+
+impl Watch {
+    pub fn conn(&self) -> &Conn {
+        // SAFETY: we are under the set's lock, and closing takes the member out first (rule 1 of the parent module).
+        unsafe { &*self.conn }
+    }
+
+    pub fn tag(index: usize) -> u64 {
+        TAG | index as u64
+    }
+
+    /// The index in a tag of ours; `None`: data of the program.
+    pub fn index(data: u64) -> Option<usize> {
+        (data & !0xffff_ffff == TAG).then_some((data & 0xffff_ffff) as usize)
+    }
+
+    /// What is to be reported now; 0: nothing. Changes nothing.
+    pub fn due(&self, kernel: Option<Ready>) -> u32 {
+        if self.spent {
+            return 0;
+        }
+        let conn = self.conn();
+        let ready = conn.ready(&Fd(self.fd), kernel).0;
+        let mut due = ready & (self.events | (libc::EPOLLERR | libc::EPOLLHUP) as u32) & 0xffff;
+        if ready & Ready::IN.0 != 0 {
+            due |= self.events & libc::EPOLLRDNORM as u32;
+        }
+        if ready & Ready::OUT.0 != 0 {
+            due |= self.events & libc::EPOLLWRNORM as u32;
+        }
+        if due != 0 && self.events & libc::EPOLLET as u32 != 0 && !self.kernel_edge {
+            let Some(seen) = self.seen else { return due };
+            let now = conn.edges();
+            let arrived = now.0 != seen.0 && due & !(libc::EPOLLOUT as u32) != 0;
+            let room = now.1 != seen.1 && due & libc::EPOLLOUT as u32 != 0;
+            if !arrived && !room {
+                return 0;
+            }
+        }
+        due
+    }
+
+    /// As `due`, and takes note that it is reported.
+    pub fn report(&mut self, kernel: Option<Ready>) -> u32 {
+        // Edges are read first: what comes after them will be a new one.
+        let edges = self.conn().edges();
+        let due = self.due(kernel);
+        if due != 0 {
+            // What was not reported keeps its edge.
+            let (arrivals, fulls) = self.seen.unwrap_or(edges);
+            let told_in = due & !(libc::EPOLLOUT as u32) != 0;
+            let told_out = due & libc::EPOLLOUT as u32 != 0;
+            self.seen = Some((
+                if told_in { edges.0 } else { arrivals },
+                if told_out { edges.1 } else { fulls },
+            ));
+            self.kernel_edge = false;
+            self.quiet = 0;
+            if self.events & libc::EPOLLONESHOT as u32 != 0 {
+                self.spent = true;
+            }
+        }
+        due
+    }
+
+    pub fn wants_out(&self) -> bool {
+        self.events & libc::EPOLLOUT as u32 != 0
+    }
+
+    pub fn event(&self, events: u32) -> epoll_event {
+        epoll_event {
+            events,
+            u64: self.data,
+        }
+    }
+}
+
+impl Members {
+    pub fn position(&self, fd: c_int, slot: &Slot) -> Option<usize> {
+        let i = *self.by_fd.get(&fd)?;
+        self.list
+            .get(i)?
+            .as_ref()
+            .is_some_and(|w| std::ptr::eq(w.slot, slot))
+            .then_some(i)
+    }
+
+    pub fn insert(&mut self, i: usize, w: Watch) {
+        self.by_fd.insert(w.fd, i);
+        if i == self.list.len() {
+            self.list.push(Some(w));
+        } else {
+            self.list[i] = Some(w);
+        }
+    }
+
+    pub fn take(&mut self, i: usize) -> Option<Watch> {
+        let w = self.list.get_mut(i)?.take()?;
+        if self.by_fd.get(&w.fd) == Some(&i) {
+            self.by_fd.remove(&w.fd);
+        }
+        if w.hot {
+            self.hot.retain(|h| *h != i);
+        }
+        self.free.push(i);
+        Some(w)
+    }
+
+    /// Members that belong to `slot`: the one at `fd` if that is the only one, else all.
+    pub fn of_slot(&self, slot: &Slot, fd: c_int) -> Vec<usize> {
+        match self.position(fd, slot) {
+            Some(i) if slot.watches.load(Acquire) == 1 => vec![i],
+            _ => (0..self.list.len())
+                .filter(|i| {
+                    self.list[*i]
+                        .as_ref()
+                        .is_some_and(|w| std::ptr::eq(w.slot, slot))
+                })
+                .collect(),
+        }
+    }
+
+    /// From now on it is looked at on every wait.
+    pub fn heat(&mut self, i: usize) {
+        if let Some(Some(w)) = self.list.get_mut(i) {
+            w.quiet = 0;
+            if !w.hot {
+                w.hot = true;
+                self.hot.push(i);
+            }
+        }
+    }
+
+    /// Arms a member, whose writer rings from now on; the caller takes it off the hot ones. False: it has news.
+    pub fn cool(&mut self, epfd: c_int, i: usize) -> bool {
+        let Some(Some(w)) = self.list.get_mut(i) else {
+            return true;
+        };
+        w.conn().arm_edge(&Fd(w.fd));
+        let tx_on_tcp = w.conn().end().tx_path() != gm::Path::Ring;
+        if tx_on_tcp != w.kernel_out && w.wants_out() {
+            w.kernel_out = tx_on_tcp;
+            register(epfd, libc::EPOLL_CTL_MOD, w, i);
+        }
+        w.due(None) == 0
+    }
+
+    /// With many hot ones, those that have been quiet for long go cold.
+    pub fn cool_quiet(&mut self, epfd: c_int) {
+        let quiet: Vec<usize> = self
+            .hot
+            .iter()
+            .copied()
+            .filter(|i| {
+                self.list[*i]
+                    .as_ref()
+                    .is_some_and(|w| w.quiet > QUIET_LOOKS)
+            })
+            .collect();
+        for i in quiet {
+            if self.cool(epfd, i) {
+                self.hot.retain(|h| *h != i);
+                if let Some(Some(w)) = self.list.get_mut(i) {
+                    w.hot = false;
+                }
+            } else {
+                self.heat(i);
+            }
+        }
+    }
+}
+
+/// Puts a carried member into the kernel's set (or changes it there): edge-triggered, our tag.
+pub fn register(epfd: c_int, op: c_int, w: &Watch, i: usize) -> c_int {
+    let mut events = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
+    if w.kernel_out {
+        events |= libc::EPOLLOUT as u32;
+    }
+    let mut e = epoll_event {
+        events,
+        u64: Watch::tag(i),
+    };
+    // SAFETY: a local event.
+    unsafe { real::epoll_ctl(epfd, op, w.fd, &mut e) }
+}

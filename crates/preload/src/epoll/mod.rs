@@ -1,0 +1,264 @@
+//! epoll. The kernel's set stays true: every member is in it. A carried member is in it edge-triggered, for doorbells
+//! and the peer's end, with a tag of ours as its data; what the program asked for is kept here.
+//!
+//! ```text
+//!   hot    used lately: looked at directly on every wait, not armed (its writer rings no bell)
+//!   cold   quiet: armed (`Conn::arm_edge`), a bell comes through the kernel's set and makes it hot again
+//! ```
+//!
+//! Rules:
+//! 1. A set's lock is held for looking and changing, never while sleeping. A member's connection can't go away while
+//!    it is held: closing takes the member out first.
+//! 2. Before anybody sleeps in the kernel, every member is armed and was looked at after that.
+//! 3. While another thread sleeps on the same set, nothing stays hot when a wait returns.
+
+mod members;
+mod sets;
+mod wait;
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+
+use libc::{epoll_event, sigset_t, timespec};
+
+use self::members::{Members, Watch, register};
+use self::sets::{Set, find_or_make};
+pub use self::sets::{
+    after_fork, alias_set, before_fork, close_set, close_sets, in_child, is_set, on_close,
+    on_engaged,
+};
+use self::wait::wait;
+use crate::fds::{Inside, enter};
+use crate::poll::Deadline;
+use crate::real;
+
+/// # Safety
+/// As epoll_create(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_create(size: c_int) -> c_int {
+    // SAFETY: the caller's argument, unchanged.
+    created(unsafe { real::epoll_create(size) })
+}
+
+/// # Safety
+/// As epoll_create1(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
+    // SAFETY: the caller's argument, unchanged.
+    created(unsafe { real::epoll_create1(flags) })
+}
+
+/// A set is known from the start, so that who sleeps on it is counted before it has a member of ours.
+fn created(fd: c_int) -> c_int {
+    if fd >= 0 {
+        close_set(fd);
+        find_or_make(fd);
+    }
+    fd
+}
+
+/// # Safety
+/// As epoll_ctl(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_ctl(
+    epfd: c_int,
+    op: c_int,
+    fd: c_int,
+    event: *mut epoll_event,
+) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let plain = || unsafe { real::epoll_ctl(epfd, op, fd, event) };
+    let Some(inside) = enter(fd) else {
+        return plain();
+    };
+    let Some(set) = find_or_make(epfd) else {
+        inside.conn().end().keep_tcp(gm::Reason::TableFull);
+        return plain();
+    };
+    if event.is_null() && op != libc::EPOLL_CTL_DEL {
+        return plain();
+    }
+    // SAFETY: the caller's event, not null.
+    let asked = unsafe { event.as_ref() }.copied();
+    match (op, asked) {
+        (libc::EPOLL_CTL_ADD, Some(e)) => add(set, epfd, &inside, e, plain),
+        (libc::EPOLL_CTL_MOD, Some(e)) => modify(set, epfd, &inside, e, plain),
+        (libc::EPOLL_CTL_DEL, _) => remove(set, &inside, plain),
+        _ => plain(),
+    }
+}
+
+fn add(
+    set: &'static Set,
+    epfd: c_int,
+    inside: &Inside,
+    e: epoll_event,
+    plain: impl FnOnce() -> c_int,
+) -> c_int {
+    let carried = inside.engaged();
+    let mut m = set.lock.lock();
+    let i = m.free.pop().unwrap_or(m.list.len());
+    let w = Watch {
+        fd: inside.fd.0,
+        slot: inside.slot,
+        conn: inside.conn(),
+        events: e.events,
+        data: e.u64,
+        carried,
+        kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
+        hot: false,
+        spent: false,
+        seen: None,
+        kernel_edge: false,
+        quiet: 0,
+    };
+    let r = if carried {
+        register(epfd, libc::EPOLL_CTL_ADD, &w, i)
+    } else {
+        plain()
+    };
+    if r != 0 {
+        if i < m.list.len() {
+            m.free.push(i);
+        }
+        return r;
+    }
+    inside.slot.watches.fetch_add(1, AcqRel);
+    m.insert(i, w);
+    if carried {
+        set.carried.fetch_add(1, AcqRel);
+        warm_up(set, &mut m, epfd, i);
+    }
+    0
+}
+
+/// A member was added or changed: it is looked at by the next wait, and by a wait that already sleeps.
+fn warm_up(set: &Set, m: &mut Members, epfd: c_int, i: usize) {
+    m.heat(i);
+    if set.sleepers.load(Acquire) == 0 {
+        return;
+    }
+    if !m.cool(epfd, i)
+        && let Some(Some(w)) = m.list.get_mut(i)
+    {
+        // Ready now, and the sleeper would not see it: the socket is writable, so this registration fires at once.
+        w.kernel_out = true;
+        register(epfd, libc::EPOLL_CTL_MOD, w, i);
+    }
+}
+
+fn modify(
+    set: &'static Set,
+    epfd: c_int,
+    inside: &Inside,
+    e: epoll_event,
+    plain: impl FnOnce() -> c_int,
+) -> c_int {
+    let mut m = set.lock.lock();
+    let Some(i) = m.position(inside.fd.0, inside.slot) else {
+        return plain();
+    };
+    let Some(w) = m.list[i].as_mut() else {
+        return plain();
+    };
+    if !w.carried {
+        let r = plain();
+        if r == 0 {
+            w.events = e.events;
+            w.data = e.u64;
+        }
+        return r;
+    }
+    let exclusive = libc::EPOLLEXCLUSIVE as u32;
+    if (w.events | e.events) & exclusive != 0 {
+        crate::set_errno(libc::EINVAL);
+        return -1;
+    }
+    w.events = e.events;
+    w.data = e.u64;
+    w.spent = false;
+    w.seen = None;
+    warm_up(set, &mut m, epfd, i);
+    0
+}
+
+fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
+    let mut m = set.lock.lock();
+    let r = plain();
+    if r == 0
+        && let Some(i) = m.position(inside.fd.0, inside.slot)
+        && let Some(w) = m.take(i)
+    {
+        set.drop_watch(w);
+    }
+    r
+}
+
+/// # Safety
+/// `events` must have room for `max`.
+unsafe fn room<'a>(events: *mut epoll_event, max: c_int) -> Option<&'a mut [epoll_event]> {
+    if events.is_null() || max <= 0 {
+        return None;
+    }
+    // SAFETY: by the caller.
+    Some(unsafe { std::slice::from_raw_parts_mut(events, max as usize) })
+}
+
+/// # Safety
+/// As epoll_wait(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_wait(
+    set: c_int,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout: c_int,
+) -> c_int {
+    // SAFETY: the caller's array and arguments.
+    unsafe {
+        match room(events, max) {
+            Some(out) => wait(set, out, Deadline::after_ms(timeout), std::ptr::null()),
+            None => real::epoll_wait(set, events, max, timeout),
+        }
+    }
+}
+
+/// # Safety
+/// As epoll_pwait(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_pwait(
+    set: c_int,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout: c_int,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: the caller's array and arguments.
+    unsafe {
+        match room(events, max) {
+            Some(out) => wait(set, out, Deadline::after_ms(timeout), mask),
+            None => real::epoll_pwait(set, events, max, timeout, mask),
+        }
+    }
+}
+
+/// # Safety
+/// As epoll_pwait2(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_pwait2(
+    set: c_int,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: the caller's array and arguments.
+    unsafe {
+        match (
+            room(events, max),
+            is_set(set) && crate::poll::is_time(timeout),
+        ) {
+            (Some(out), true) => wait(set, out, Deadline::after_timespec(timeout), mask),
+            _ => real::epoll_pwait2(set, events, max, timeout, mask),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The sets of this process: which descriptor names which, and what happens to them as sockets are promoted or
+//! closed and as the process forks.
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32};
+
+use sockets::Spin;
+
+use super::members::{Members, Watch, register};
+use crate::fds::{Inside, Slot};
+use crate::lock::Lock;
+use crate::real;
+
+/// Sets on descriptors beyond this are not followed (their members stay plain).
+const SETS_MAX: usize = 1 << 16;
+
+#[derive(Default)]
+pub struct Set {
+    pub lock: Lock<Members>,
+    /// Threads asleep in the kernel on this set.
+    pub sleepers: AtomicU32,
+    /// Members that are carried.
+    pub carried: AtomicU32,
+    /// Waits answered since the kernel's set was asked.
+    pub unasked: AtomicU32,
+    /// Descriptors that name this set, and one of them.
+    pub fds: AtomicU32,
+    pub fd: AtomicI32,
+    pub spin: Spin,
+}
+
+impl Set {
+    /// The count-keeping for a member that was taken out.
+    pub fn drop_watch(&self, w: Watch) {
+        if w.carried {
+            self.carried.fetch_sub(1, AcqRel);
+        }
+        w.slot.watches.fetch_sub(1, AcqRel);
+    }
+}
+
+static SETS: [AtomicPtr<Set>; SETS_MAX] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; SETS_MAX];
+/// All sets ever made, for finding a socket's members. Sets are used again, never freed.
+static ALL: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
+static FREE: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
+
+fn cell(set: c_int) -> Option<&'static AtomicPtr<Set>> {
+    SETS.get(usize::try_from(set).ok()?)
+}
+
+#[inline]
+pub fn find(set: c_int) -> Option<&'static Set> {
+    let p = cell(set)?.load(Acquire);
+    // SAFETY: sets are never freed.
+    unsafe { p.as_ref() }
+}
+
+pub fn is_set(fd: c_int) -> bool {
+    find(fd).is_some()
+}
+
+pub fn find_or_make(fd: c_int) -> Option<&'static Set> {
+    if let Some(s) = find(fd) {
+        return Some(s);
+    }
+    let cell = cell(fd)?;
+    let fresh = FREE.lock().pop().unwrap_or_else(|| {
+        let s: &'static Set = Box::leak(Box::default());
+        ALL.lock().push(s);
+        s
+    });
+    fresh.fds.store(1, Relaxed);
+    fresh.fd.store(fd, Relaxed);
+    let p = std::ptr::from_ref(fresh).cast_mut();
+    match cell.compare_exchange(std::ptr::null_mut(), p, AcqRel, Acquire) {
+        Ok(_) => Some(fresh),
+        Err(_) => {
+            fresh.fds.store(0, Relaxed);
+            FREE.lock().push(fresh);
+            find(fd)
+        }
+    }
+}
+
+/// The descriptor is about to be closed; if it names a set, that is over.
+pub fn close_set(fd: c_int) {
+    let Some(cell) = cell(fd) else { return };
+    if cell.load(Relaxed).is_null() {
+        return;
+    }
+    let p = cell.swap(std::ptr::null_mut(), AcqRel);
+    // SAFETY: sets are never freed.
+    let Some(set) = (unsafe { p.as_ref() }) else {
+        return;
+    };
+    if set.fds.fetch_sub(1, AcqRel) != 1 {
+        // Another descriptor stands for it now.
+        let other = SETS.iter().position(|c| std::ptr::eq(c.load(Acquire), p));
+        set.fd.store(other.map_or(-1, |fd| fd as c_int), Relaxed);
+        return;
+    }
+    let members = std::mem::take(&mut *set.lock.lock());
+    for w in members.list.into_iter().flatten() {
+        set.drop_watch(w);
+    }
+    FREE.lock().push(set);
+}
+
+pub fn close_sets(first: usize, last: usize) {
+    for fd in first..SETS_MAX.min(last.saturating_add(1)) {
+        close_set(fd as c_int);
+    }
+}
+
+/// `new` names the same set as `old`.
+pub fn alias_set(old: c_int, new: c_int) {
+    close_set(new);
+    if let (Some(set), Some(cell)) = (find(old), cell(new)) {
+        set.fds.fetch_add(1, AcqRel);
+        cell.store(std::ptr::from_ref(set).cast_mut(), Release);
+    }
+}
+
+/// A connection was promoted while it is a member of sets: its registrations change to ours.
+pub fn on_engaged(inside: &Inside) {
+    let saved = crate::errno();
+    let (slot, conn) = (inside.slot, inside.conn());
+    for set in live_sets() {
+        let epfd = set.fd.load(Relaxed);
+        let mut m = set.lock.lock();
+        for i in m.of_slot(slot, inside.fd.0) {
+            let Some(w) = m.list[i].as_mut().filter(|w| !w.carried) else {
+                continue;
+            };
+            w.carried = true;
+            // The kernel reports what is ready as it is registered anew; that is the first report.
+            w.seen = Some(conn.edges());
+            w.conn = conn;
+            w.kernel_out = conn.end().tx_path() != gm::Path::Ring;
+            set.carried.fetch_add(1, AcqRel);
+            if register(epfd, libc::EPOLL_CTL_MOD, w, i) != 0 {
+                // EPOLLEXCLUSIVE members can't be modified, only made anew.
+                // SAFETY: DEL takes no event.
+                unsafe { real::epoll_ctl(epfd, libc::EPOLL_CTL_DEL, w.fd, std::ptr::null_mut()) };
+                register(epfd, libc::EPOLL_CTL_ADD, w, i);
+            }
+            if set.sleepers.load(Acquire) > 0 {
+                m.cool(epfd, i);
+            } else {
+                m.heat(i);
+            }
+        }
+    }
+    crate::set_errno(saved);
+}
+
+fn live_sets() -> Vec<&'static Set> {
+    ALL.lock()
+        .iter()
+        .copied()
+        .filter(|s| s.fds.load(Acquire) > 0)
+        .collect()
+}
+
+/// A descriptor of a socket closes; with the last one of this process the kernel forgets its registrations (unless
+/// another process still has it), and so do we.
+pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
+    for set in live_sets() {
+        let mut m = set.lock.lock();
+        for i in m.of_slot(slot, fd) {
+            let gone = m.list[i]
+                .as_ref()
+                .is_some_and(|w| last || w.fd == fd && !w.carried);
+            if gone && let Some(w) = m.take(i) {
+                set.drop_watch(w);
+            }
+        }
+    }
+}
+
+/// Before fork: no set may be half changed.
+pub fn before_fork() {
+    ALL.hold();
+    FREE.hold();
+    // SAFETY: held just above.
+    for set in unsafe { ALL.held() } {
+        set.lock.hold();
+    }
+}
+
+/// After it, in parent and child.
+pub fn after_fork() {
+    // SAFETY: held since `before_fork`.
+    for set in unsafe { ALL.held() } {
+        set.lock.give_back();
+    }
+    FREE.give_back();
+    ALL.give_back();
+}
+
+/// In the child: nobody sleeps.
+pub fn in_child() {
+    for set in live_sets() {
+        set.sleepers.store(0, Relaxed);
+    }
+}

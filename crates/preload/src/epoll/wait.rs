@@ -1,0 +1,344 @@
+//! Waiting: rings first, then polling, then a sleep in the kernel; and what the kernel says becomes reports.
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use libc::{epoll_event, sigset_t, timespec};
+use sockets::{Kernel, Ready, Spun};
+
+use super::members::{MANY_HOT, Members, Watch, register};
+use super::sets::{Set, find};
+use crate::kernel::Fd;
+use crate::poll::Deadline;
+use crate::{kernel, real};
+
+/// Waits answered from rings alone before the kernel's set is asked again.
+const KERNEL_EVERY: u32 = 8;
+const NOW: timespec = timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// A whole wait: until there is something to report, the time is over, or a signal came. Answers as epoll_pwait(2),
+/// whose `mask` it is (null: none).
+pub fn wait(
+    epfd: c_int,
+    out: &mut [epoll_event],
+    deadline: Deadline,
+    mask: *const sigset_t,
+) -> c_int {
+    loop {
+        let Some(set) = find(epfd) else {
+            let r = ask(epfd, out, deadline.left(), mask);
+            // A set may have been made, and a member of it promoted, while we slept.
+            match (r > 0).then(|| find(epfd)).flatten() {
+                Some(set) => {
+                    let n = set.sort(epfd, out, 0, r as usize);
+                    if n == 0 && !deadline.passed() {
+                        continue;
+                    }
+                    return n as c_int;
+                }
+                None => return r,
+            }
+        };
+        if let Some(r) = set.wait_once(epfd, out, deadline, mask) {
+            return r;
+        }
+    }
+}
+
+/// Asks the kernel's set and sleeps there until it has something, at most for what is `left` (`None`: no limit).
+fn ask(
+    epfd: c_int,
+    out: &mut [epoll_event],
+    left: Option<timespec>,
+    mask: *const sigset_t,
+) -> c_int {
+    let max = c_int::try_from(out.len()).unwrap_or(c_int::MAX);
+    // Milliseconds round up, as a sleep may be longer than asked, not shorter.
+    let ms = left.map_or(-1, |t| {
+        let ms = t
+            .tv_sec
+            .saturating_mul(1000)
+            .saturating_add((t.tv_nsec + 999_999) / 1_000_000);
+        c_int::try_from(ms).unwrap_or(c_int::MAX)
+    });
+    // SAFETY: `out` has room for `max`; the mask is the program's own, or null.
+    unsafe { real::epoll_pwait(epfd, out.as_mut_ptr(), max, ms, mask) }
+}
+
+impl Set {
+    /// A round of a wait: rings, then polling, then the kernel. `None`: nothing yet, go round again.
+    fn wait_once(
+        &self,
+        epfd: c_int,
+        out: &mut [epoll_event],
+        deadline: Deadline,
+        mask: *const sigset_t,
+    ) -> Option<c_int> {
+        if self.carried.load(Acquire) == 0 {
+            return self.sleep(epfd, out, deadline, mask);
+        }
+        let n = self.collect(epfd, out);
+        if n > 0 {
+            // Others must get their turn as well.
+            let ask_now = self
+                .unasked
+                .fetch_add(1, Relaxed)
+                .is_multiple_of(KERNEL_EVERY);
+            let more = if ask_now && n < out.len() {
+                self.ask_now(epfd, out, n)
+            } else {
+                0
+            };
+            self.leave(epfd);
+            return Some((n + more) as c_int);
+        }
+        let mut found = 0;
+        if !deadline.passed() {
+            let mut last = gm::clock::ticks();
+            let news = || {
+                let now = gm::clock::ticks();
+                if now.wrapping_sub(last) > 8 * gm::clock::TICKS_PER_US {
+                    last = now;
+                    found = self.ask_now(epfd, out, 0);
+                }
+                found > 0 || self.any_hot_due()
+            };
+            let give_way = rustix::thread::sched_yield;
+            if self.spin.wait(kernel::cpus(), give_way, news) == Spun::Found {
+                if found > 0 {
+                    self.leave(epfd);
+                    return Some(found as c_int);
+                }
+                return None;
+            }
+        }
+        self.sleep(epfd, out, deadline, mask)
+    }
+
+    /// Arms everything, looks once more, sleeps in the kernel (rule 2). `None`: go round again.
+    fn sleep(
+        &self,
+        epfd: c_int,
+        out: &mut [epoll_event],
+        deadline: Deadline,
+        mask: *const sigset_t,
+    ) -> Option<c_int> {
+        self.sleepers.fetch_add(1, AcqRel);
+        if !self.cool_all(epfd) {
+            self.sleepers.fetch_sub(1, AcqRel);
+            return None;
+        }
+        let start = gm::clock::ticks();
+        let r = ask(epfd, out, deadline.left(), mask);
+        self.sleepers.fetch_sub(1, AcqRel);
+        self.unasked.store(0, Relaxed);
+        if r == 0 {
+            return Some(self.last_look(epfd, out) as c_int);
+        }
+        if r < 0 {
+            // EINTR.
+            return Some(r);
+        }
+        self.spin.slept(gm::clock::ticks().wrapping_sub(start));
+        let n = self.sort(epfd, out, 0, r as usize);
+        self.leave(epfd);
+        if n > 0 || deadline.passed() {
+            Some(n as c_int)
+        } else {
+            None
+        }
+    }
+
+    /// As `ask`, without sleeping; reports go to `out[from..]`. Returns how many.
+    fn ask_now(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
+        let saved = crate::errno();
+        let r = ask(epfd, &mut out[from..], Some(NOW), std::ptr::null());
+        crate::set_errno(saved);
+        self.unasked.store(0, Relaxed);
+        match usize::try_from(r) {
+            Ok(r) if r > 0 => self.sort(epfd, out, from, r),
+            _ => 0,
+        }
+    }
+
+    /// Reports of the hot members, in turn. Returns how many.
+    fn collect(&self, epfd: c_int, out: &mut [epoll_event]) -> usize {
+        let mut m = self.lock.lock();
+        let mut n = 0;
+        let hot = m.hot.len();
+        if hot == 0 || out.is_empty() {
+            return 0;
+        }
+        let start = m.turn % hot;
+        m.turn = m.turn.wrapping_add(1);
+        let mut stale = false;
+        for step in 0..hot {
+            let i = m.hot[(start + step) % hot];
+            let Some(w) = m.list[i].as_mut() else {
+                continue;
+            };
+            if !w.conn().is_engaged() {
+                stale = true;
+                continue;
+            }
+            let due = if w.conn().has_news(w.wants_out()) {
+                w.report(None)
+            } else {
+                0
+            };
+            if due == 0 {
+                w.quiet += 1;
+                continue;
+            }
+            out[n] = w.event(due);
+            n += 1;
+            if n == out.len() {
+                break;
+            }
+        }
+        if stale {
+            self.plain_again(epfd, &mut m);
+        }
+        if hot > MANY_HOT {
+            m.cool_quiet(epfd);
+        }
+        n
+    }
+
+    /// The time is over and the kernel's set said nothing. Bytes that are there already, whose bell is not yet, are
+    /// reported all the same, where looking at every member, hot or cold, costs little.
+    fn last_look(&self, epfd: c_int, out: &mut [epoll_event]) -> usize {
+        const FEW: usize = 128;
+        {
+            let mut m = self.lock.lock();
+            if m.list.len() > FEW {
+                return 0;
+            }
+            for i in 0..m.list.len() {
+                let due = m.list[i].as_ref().is_some_and(|w| {
+                    w.carried && w.conn().has_news(w.wants_out()) && w.due(None) != 0
+                });
+                if due {
+                    m.heat(i);
+                }
+            }
+        }
+        self.collect(epfd, out)
+    }
+
+    /// Has a hot member something for `collect`? For polling; the cold ones are left to their bells.
+    fn any_hot_due(&self) -> bool {
+        let m = self.lock.lock();
+        m.hot.iter().any(|i| {
+            m.list[*i]
+                .as_ref()
+                .is_some_and(|w| w.conn().has_news(w.wants_out()) && w.due(None) != 0)
+        })
+    }
+
+    /// Makes every hot member cold. False: one has news, and all that were not cooled are hot.
+    fn cool_all(&self, epfd: c_int) -> bool {
+        let mut m = self.lock.lock();
+        let hot = std::mem::take(&mut m.hot);
+        for (k, i) in hot.iter().copied().enumerate() {
+            if m.cool(epfd, i) {
+                if let Some(Some(w)) = m.list.get_mut(i) {
+                    w.hot = false;
+                    gm::End::count(&w.conn().end().sleeps, 1);
+                }
+            } else {
+                m.hot.extend_from_slice(&hot[k..]);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Before a wait returns: while others sleep on this set, nothing stays hot (rule 3).
+    fn leave(&self, epfd: c_int) {
+        if self.sleepers.load(Acquire) == 0 {
+            return;
+        }
+        if !self.cool_all(epfd) {
+            // One that is reported now, or has news again: whoever waits next sees it; a sleeper is woken by the
+            // kernel.
+            let mut m = self.lock.lock();
+            for i in m.hot.clone() {
+                if m.cool(epfd, i) {
+                    continue;
+                }
+                if let Some(Some(w)) = m.list.get_mut(i) {
+                    w.kernel_out = true;
+                    register(epfd, libc::EPOLL_CTL_MOD, w, i);
+                }
+            }
+        }
+    }
+
+    /// Goes through what the kernel's set said at `out[from..from + got]`: our tags become reports (or nothing), the
+    /// rest is left as it is. Returns how many remain.
+    fn sort(&self, epfd: c_int, out: &mut [epoll_event], from: usize, got: usize) -> usize {
+        let mut kept = from;
+        let mut m = self.lock.lock();
+        let mut stale = false;
+        for k in from..from + got {
+            let e = out[k];
+            let Some(i) = Watch::index(e.u64) else {
+                out[kept] = e;
+                kept += 1;
+                continue;
+            };
+            m.heat(i);
+            let Some(Some(w)) = m.list.get_mut(i) else {
+                continue;
+            };
+            if !w.conn().is_engaged() {
+                stale = true;
+            }
+            let mut kernel = Ready(e.events & 0xffff);
+            if w.conn().end().rx_path() != gm::Path::Ring
+                || w.conn().end().tx_path() != gm::Path::Ring
+            {
+                w.kernel_edge = true;
+                kernel |= Fd(w.fd).poll();
+            }
+            let reported_before = out[..from].iter().any(|o| { o.u64 } == w.data);
+            let due = w.report(Some(kernel));
+            if due != 0 && !reported_before {
+                out[kept] = w.event(due);
+                kept += 1;
+            }
+        }
+        if stale {
+            self.plain_again(epfd, &mut m);
+        }
+        kept - from
+    }
+
+    /// Connections that went back to TCP get their own registrations back.
+    fn plain_again(&self, epfd: c_int, m: &mut Members) {
+        let saved = crate::errno();
+        for i in 0..m.list.len() {
+            let Some(w) = m.list[i].as_mut() else {
+                continue;
+            };
+            if !w.carried || w.conn().is_engaged() {
+                continue;
+            }
+            w.carried = false;
+            self.carried.fetch_sub(1, AcqRel);
+            w.hot = false;
+            let mut e = epoll_event {
+                events: if w.spent { 0 } else { w.events },
+                u64: w.data,
+            };
+            // SAFETY: a local event.
+            unsafe { real::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, w.fd, &mut e) };
+            m.hot.retain(|h| *h != i);
+        }
+        crate::set_errno(saved);
+    }
+}
