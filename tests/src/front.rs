@@ -13,8 +13,10 @@ use crate::process::Started;
 
 /// A node: programs started under the same front meet, others do not.
 pub struct Front {
-    node: Scratch,
+    node: PathBuf,
     reports: AtomicU32,
+    /// Removes the node directory, if it is ours.
+    _scratch: Option<Scratch>,
 }
 
 /// What `sgm run --report` wrote: sums over all processes of that run.
@@ -52,14 +54,32 @@ pub struct Tcp {
 impl Front {
     /// A node directory of its own on tmpfs.
     pub fn new() -> Front {
+        let scratch = Scratch::below(Path::new("/dev/shm"));
         Front {
-            node: Scratch::below(Path::new("/dev/shm")),
+            node: scratch.path().to_path_buf(),
             reports: AtomicU32::new(0),
+            _scratch: Some(scratch),
+        }
+    }
+
+    /// With `node` as its directory, whatever that is.
+    pub fn at(node: &Path) -> Front {
+        Front {
+            node: node.to_path_buf(),
+            reports: AtomicU32::new(0),
+            _scratch: None,
         }
     }
 
     pub fn node(&self) -> &Path {
-        self.node.path()
+        &self.node
+    }
+
+    /// `sgm ARGUMENTS` for this node.
+    pub fn sgm(&self, arguments: &[&str]) -> Command {
+        let mut command = Started::command(paths::sgm());
+        command.args(arguments).env("SGM_DIR", self.node());
+        command
     }
 
     /// The command that runs `command` under the front, and the file its report will be in (in `directory`).

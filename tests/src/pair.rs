@@ -60,8 +60,12 @@ pub struct Outcome {
 
 /// Runs `case` of `program`; fails when a role does not end in time.
 pub fn run(program: &str, case: &str, setup: Setup) -> Outcome {
+    run_at(&Front::new(), program, case, setup)
+}
+
+/// As [`run`], on a given node.
+pub fn run_at(front: &Front, program: &str, case: &str, setup: Setup) -> Outcome {
     let scratch = Scratch::new();
-    let front = Front::new();
     for fifo in ["to_server", "to_client"] {
         mknodat(
             CWD,

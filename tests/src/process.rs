@@ -60,6 +60,17 @@ impl Started {
         command
     }
 
+    /// The number of the program itself: of the child, where `sgm run` waits for one.
+    pub fn program_id(&self) -> Option<u32> {
+        let id = self.child.id();
+        let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+        if name.trim_end() != "sgm" {
+            return Some(id);
+        }
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
     pub fn stdin(&mut self) -> std::process::ChildStdin {
         self.child.stdin.take().expect("started with a pipe")
     }

@@ -77,8 +77,8 @@ fn compile(program: &str, build: Build) -> PathBuf {
         .arg(&draft)
         .arg(&source)
         .arg(sources.join("stream.c"));
-    // kill.c takes common.c in, to give the driver a main of its own.
-    if program != "kill" {
+    // These take common.c in, to give themselves a main of their own.
+    if !["kill", "luck", "hostile"].contains(&program) {
         gcc.arg(sources.join("common.c"));
     }
     let output = gcc.output().unwrap();

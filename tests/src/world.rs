@@ -16,6 +16,7 @@ use crate::front::{Front, Report, read_report, sum};
 use crate::pair::tails;
 use crate::paths::{self, Scratch};
 use crate::process::{Ended, Started};
+use crate::programs::{Build, compiled};
 
 const CLIENT_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -48,22 +49,31 @@ pub fn twice(scenario: impl Fn(&World) -> String) -> Report {
             same + 1
         );
     }
-    let reports: Vec<Report> = world
-        .reports
-        .borrow()
-        .iter()
-        .map(|file| read_report(file))
-        .collect();
-    sum(&reports)
+    world.report()
 }
 
 impl World {
-    fn new(front: Option<Front>) -> World {
+    pub fn new(front: Option<Front>) -> World {
         World {
             scratch: Scratch::new(),
             front,
             reports: RefCell::default(),
         }
+    }
+
+    /// The sum of the reports of all that ran under the front; all must have ended.
+    pub fn report(&self) -> Report {
+        let reports: Vec<Report> = self
+            .reports
+            .borrow()
+            .iter()
+            .map(|file| read_report(file))
+            .collect();
+        sum(&reports)
+    }
+
+    pub fn front(&self) -> &Front {
+        self.front.as_ref().expect("a world with a front")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -107,18 +117,14 @@ impl World {
 
     /// Starts a server and waits until it listens on `port`.
     pub fn serve(&self, command: Command, port: u16) -> Server {
-        let process = self.start(command, false);
-        let deadline = Instant::now() + START_LIMIT;
-        while !listening(port) {
-            // The pace of the looks is also a wait for the server's early death.
-            assert!(
-                process.runs_after(Duration::from_millis(3)) && Instant::now() < deadline,
-                "{} does not listen\n{}",
-                process.name,
-                tails(&process.output_so_far(), &process.errors_so_far())
-            );
-        }
-        Server { process }
+        Server::listening(self.start(command, false), port)
+    }
+
+    /// A command of a program of `programs/`.
+    pub fn compiled(&self, program: &str, build: Build, arguments: &[&str]) -> Command {
+        let mut command = Started::command(compiled(program, build));
+        command.args(arguments).current_dir(self.scratch.path());
+        command
     }
 
     /// Runs a client to its end, which must be a good one.
@@ -179,6 +185,21 @@ pub struct Server {
 }
 
 impl Server {
+    /// Waits until `process` listens on `port`.
+    pub fn listening(process: Started, port: u16) -> Server {
+        let deadline = Instant::now() + START_LIMIT;
+        while !listening(port) {
+            // The pace of the looks is also a wait for the server's early death.
+            assert!(
+                process.runs_after(Duration::from_millis(3)) && Instant::now() < deadline,
+                "{} does not listen\n{}",
+                process.name,
+                tails(&process.output_so_far(), &process.errors_so_far())
+            );
+        }
+        Server { process }
+    }
+
     /// Asks it to end and waits for it.
     pub fn stop(self) -> Ended {
         self.stop_by(Signal::TERM)
@@ -207,7 +228,7 @@ impl Server {
 
 /// A program fed line by line, whose answers are looked at in between.
 pub struct Conversation {
-    process: Started,
+    pub process: Started,
     input: ChildStdin,
     answered: usize,
 }

@@ -1,0 +1,159 @@
+//! A peer that writes nonsense into the memory it shares with a server: the server lives, serves its other connections
+//! rightly, does not burn CPU, and is rid of the attacker's connection when the attacker ends.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use sgm_tests::front::Front;
+use sgm_tests::programs::Build;
+use sgm_tests::world::{Conversation, Server, World, free_port};
+
+use crate::{cpu_ticks, is_root, luck, not_run};
+
+/// The planned strikes of `hostile.c` come first, then seeds of random ones.
+const SEEDS: u32 = 70;
+
+struct Victim<'a> {
+    world: &'a World,
+    server: Server,
+    process: u32,
+    port: String,
+    healthy: Conversation,
+    /// Its open descriptors with the healthy connection alone.
+    descriptors: usize,
+}
+
+impl<'a> Victim<'a> {
+    fn new(world: &'a World, kind: &str) -> Victim<'a> {
+        let number = free_port();
+        let port = number.to_string();
+        let server = world.serve(luck(world, &[kind, &port]), number);
+        let process = server.process.program_id().unwrap();
+        let mut healthy = world.converse(luck(world, &["talk", &port]));
+        assert_eq!(healthy.next_line(), "warm");
+        let mut victim = Victim {
+            world,
+            server,
+            process,
+            port,
+            healthy,
+            descriptors: 0,
+        };
+        victim.descriptors = victim.open_descriptors();
+        victim
+    }
+
+    fn open_descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process)).map_or(0, Iterator::count)
+    }
+
+    fn check_lives(&self, how: &str) {
+        assert!(
+            self.server.process.runs_after(Duration::ZERO),
+            "{how}: the server died\n{}",
+            self.server.process.errors_so_far()
+        );
+    }
+
+    /// CPU time of the next `window`, in per cent of a processor.
+    fn load(&self, window: Duration) -> u64 {
+        let (start, ticks) = (Instant::now(), cpu_ticks(self.process));
+        self.server.process.runs_after(window);
+        (cpu_ticks(self.process) - ticks) * 1000 / (start.elapsed().as_millis() as u64).max(1)
+    }
+
+    fn strike(&mut self, arguments: &[&str]) {
+        let mut all = vec![self.port.as_str()];
+        all.extend(arguments);
+        let mut attacker = self
+            .world
+            .converse(self.world.compiled("hostile", Build::Plain, &all));
+        let how = format!("seed {}: {}", arguments.join(" "), attacker.next_line());
+        eprintln!("{how}");
+        self.check_lives(&how);
+        assert_eq!(self.healthy.ask("while it is there"), "right", "{how}");
+        self.check_lives(&how);
+        // A busy loop shows in any window; a busy machine's noise not in two, of which one is long.
+        let idle = self.load(Duration::from_millis(100)) < 40
+            || self.load(Duration::from_millis(1000)) < 20;
+        assert!(
+            idle,
+            "{how}: the server burns CPU\n{}",
+            self.server.process.whereabouts()
+        );
+
+        let ended = attacker.end();
+        assert_eq!(
+            ended.code, 137,
+            "{how}: the attacker itself failed\n{}",
+            ended.errors
+        );
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.open_descriptors() > self.descriptors {
+            self.check_lives(&how);
+            assert!(
+                Instant::now() < deadline,
+                "{how}: its connection is never closed\n{}",
+                self.server.process.whereabouts()
+            );
+            self.server.process.runs_after(Duration::from_millis(2));
+        }
+        self.check_lives(&how);
+        assert_eq!(self.healthy.ask("after it"), "right", "{how}");
+    }
+
+    fn end(self) {
+        assert_eq!(self.healthy.end().code, 0);
+        assert_eq!(self.server.stop().code, 143);
+    }
+}
+
+/// Every seed, each with a fresh victim after one that failed; all failures are told together.
+fn strikes(kind: &str) {
+    let only = std::env::var("SGM_TEST_SEED")
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok());
+    let seeds = only.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let (world, mut failures) = (World::new(Some(Front::new())), Vec::new());
+    let mut victim = Victim::new(&world, kind);
+    for seed in seeds {
+        let text = seed.to_string();
+        let struck = std::panic::AssertUnwindSafe(|| victim.strike(&[&text]));
+        if let Err(panic) = std::panic::catch_unwind(struck) {
+            let said = panic.downcast_ref::<String>().cloned();
+            failures.push(format!("seed {seed}: {}", said.unwrap_or_default()));
+            victim = Victim::new(&world, kind);
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} strikes went home:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    victim.end();
+}
+
+#[test]
+fn epoll_server() {
+    strikes("epoll");
+}
+
+#[test]
+fn blocking_server() {
+    strikes("threads");
+}
+
+/// Only a privileged peer can shorten what both have mapped: the victim must not die of it.
+#[test]
+fn segment_cut_short() {
+    if !is_root() {
+        return not_run("only root can open the segment again to cut it short");
+    }
+    for kind in ["epoll", "threads"] {
+        let world = World::new(Some(Front::new()));
+        let mut victim = Victim::new(&world, kind);
+        victim.strike(&["3", "cut"]);
+        victim.end();
+    }
+}

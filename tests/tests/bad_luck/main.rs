@@ -1,0 +1,53 @@
+//! Bad input and bad luck: a node directory that cannot be used, no memory, leftovers of the dead, files of other versions,
+//! a hostile peer, programs that cannot be carried, very many sockets. Programs must give the same answers all the same.
+
+mod command;
+mod full;
+mod hostile;
+mod leftovers;
+mod many;
+mod node;
+mod registry;
+
+use std::process::{Command, Output};
+
+use sgm_tests::programs::Build;
+use sgm_tests::world::World;
+
+/// `luck ARGUMENTS`.
+fn luck(world: &World, arguments: &[&str]) -> Command {
+    world.compiled("luck", Build::Plain, arguments)
+}
+
+/// Runs a command of `sgm` to its end.
+fn told(mut command: Command) -> (String, i32) {
+    let Output { status, stdout, .. } = command.output().unwrap();
+    (
+        String::from_utf8_lossy(&stdout).into_owned(),
+        status.code().expect("sgm itself is not killed"),
+    )
+}
+
+/// Says why a test proved nothing here.
+fn not_run(why: &str) {
+    eprintln!("NOT RUN: {why}");
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Clock ticks of CPU time that a process has used.
+fn cpu_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .unwrap_or_else(|error| panic!("process {process} is gone: {error}"));
+    let fields: Vec<&str> = stat
+        .rsplit_once(") ")
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    assert!(!"ZX".contains(fields[0]), "process {process} has died");
+    // utime and stime are fields 14 and 15; the first of these is field 3.
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
