@@ -34,7 +34,7 @@ enum {
     TO_VICTIM = 0,
     FROM_VICTIM = 1,
 };
-enum { PLANNED = 22, MESSAGE = 100 };
+enum { PLANNED = 25, MESSAGE = 100, BELL = 7 };
 
 static volatile uint8_t *header;
 static size_t ring_bytes;
@@ -90,6 +90,9 @@ static const char *planned(int number)
     case 18: *(volatile uint32_t *)(header + DECISION) = 77; return "a decision that does not exist";
     case 19: *word(TO_VICTIM, HEAD) += ring_bytes; return "the victim's own head";
     case 20: *word(FROM_VICTIM, TAIL) -= 5; return "the victim's own tail";
+    case 21: *head |= 1ull << 63; return "frozen";
+    case 22: *head |= 1ull << 63, *half(FROM_VICTIM, ASKS) = 2; return "frozen, and asks for TCP";
+    case 23: *head = (1ull << 63) | 0x123456789abcdef; return "frozen at nonsense";
     default: *half(TO_VICTIM, SLEEPERS) = 0, *half(TO_VICTIM, BELLS_TAKEN) += 500; return "sleepers and bells forgotten";
     }
 }
@@ -166,6 +169,8 @@ int main(int argc, char **argv)
     if (seed < PLANNED)
         stray = 1; /* the victim looks at it, in any case */
     CHECK(stray <= sizeof much);
+    /* Doorbells, or what nobody takes for one. */
+    memset(much, seed < PLANNED || seed % 3 ? BELL : 'x', stray);
     (void)!write_stream(fd, much, stray);
     for (uint64_t start = now_ms(); argc == 3 && seed >= PLANNED && seed % 5 == 0 && now_ms() - start < 30;)
         at_random(&rng); /* while the victim reads */

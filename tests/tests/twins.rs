@@ -71,7 +71,7 @@ twins! {
         pair small_writes: Carried(512 * KIB);
         pair cross_16k: Carried(3 * MIB);
         pair cross_128k: Carried(2 * MIB);
-        pair cross_512k: Carried(2 * MIB);
+        pair cross_512k: PROMOTED;
         pair duplex: Carried(24 * MIB - 64 * KIB);
         pair sleepy: PROMOTED;
     }

@@ -62,7 +62,13 @@ impl Conn {
                     self.fulls.fetch_add(1, Relaxed);
                     Err(Fault::WouldBlock)
                 }
-                Ok(Put::StreamFull) => k.sleep_writable(self.end.send_timeout_us.load(Relaxed)),
+                Ok(Put::StreamFull) => {
+                    match k.sleep_writable(self.end.send_timeout_us.load(Relaxed)) {
+                        // As in `wait_room`: not known whether the handler wants the call to end.
+                        Err(Fault::Interrupted) => Ok(()),
+                        other => other,
+                    }
+                }
                 Err(f) => Err(f),
             };
             if let Err(f) = fault {

@@ -66,7 +66,9 @@ pub fn find_or_make(fd: c_int) -> Option<&'static Set> {
         return Some(s);
     }
     let cell = cell(fd)?;
-    let fresh = FREE.lock().pop().unwrap_or_else(|| {
+    // One lock at a time: fork takes them in another order.
+    let used = FREE.lock().pop();
+    let fresh = used.unwrap_or_else(|| {
         let s: &'static Set = Box::leak(Box::default());
         ALL.lock().push(s);
         s
