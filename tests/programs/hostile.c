@@ -97,6 +97,13 @@ static const char *planned(int number)
     }
 }
 
+/* The same behind some bytes, for a victim that looks no further than whether there are any. */
+static const char *planned_behind_bytes(int number)
+{
+    *word(TO_VICTIM, TAIL) += 10;
+    return planned(number);
+}
+
 static uint64_t odd_value(struct rng *rng, uint64_t now)
 {
     const uint64_t pool[] = {0, 1, ~0ull, now + 1, now - 1, now + ring_bytes, now + ring_bytes + 1, 1ull << 31, 1ull << 63,
@@ -161,18 +168,21 @@ int main(int argc, char **argv)
     CHECK(libc);
     ssize_t (*write_stream)(int, const void *, size_t) = (ssize_t(*)(int, const void *, size_t))dlsym(libc, "write");
     signal(SIGPIPE, SIG_IGN);
-    const char *how = argc > 3 ? "cut short" : seed < PLANNED ? planned(seed) : at_random(&rng);
+    const char *how = argc > 3                ? "cut short"
+                      : seed < PLANNED     ? planned(seed)
+                      : seed < 2 * PLANNED ? planned_behind_bytes(seed - PLANNED)
+                                           : at_random(&rng);
     if (argc > 3)
         MUST(truncate(its_file, 0));
     static const size_t strays[] = {0, 1, 1, 3, 70, 1000};
     size_t stray = strays[between(&rng, 0, 5)];
-    if (seed < PLANNED)
+    if (seed < 2 * PLANNED)
         stray = 1; /* the victim looks at it, in any case */
     CHECK(stray <= sizeof much);
     /* Doorbells, or what nobody takes for one. */
-    memset(much, seed < PLANNED || seed % 3 ? BELL : 'x', stray);
+    memset(much, seed < 2 * PLANNED || seed % 3 ? BELL : 'x', stray);
     (void)!write_stream(fd, much, stray);
-    for (uint64_t start = now_ms(); argc == 3 && seed >= PLANNED && seed % 5 == 0 && now_ms() - start < 30;)
+    for (uint64_t start = now_ms(); argc == 3 && seed >= 2 * PLANNED && seed % 5 == 0 && now_ms() - start < 30;)
         at_random(&rng); /* while the victim reads */
     say("%s after %d rounds%s, %zu stray bytes", how, rounds, flood ? " and a flood" : "", stray);
     (void)!read(STDIN_FILENO, data, 1);

@@ -125,7 +125,7 @@ impl Node {
         }
         // Made under another name and then published, so nobody ever sees half a registry.
         let draft = dir.join(format!("new-{:016x}", os::random()));
-        let map = os::create_mapped(&draft, FILE_BYTES, 0o600)
+        let map = os::create_mapped(&draft, FILE_BYTES, os::file_mode(dir))
             .map_err(|e| Error::os("create", &draft, e))?;
         let filled = map.populate(0, FILE_BYTES);
         if let Err(e) = filled {
@@ -152,6 +152,7 @@ impl Node {
 
     /// Opens an existing node; makes nothing.
     pub fn attach(dir: &Path) -> Result<Self, Error> {
+        os::check_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
         let path = Self::file(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e {
             rustix::io::Errno::INVAL => Error::unsound(&path, "not a registry of this version"),

@@ -16,6 +16,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"SGMPRT01");
 pub const ENDS_MAX: usize = 1 << 16;
 /// Processes of a family that are remembered one by one.
 pub const FAMILY_MAX: usize = 256;
+/// From this many ends on, those of dead processes are looked for, a few at each allocation.
+const RECLAIM_FROM: u32 = 256;
+const RECLAIM_LOOKS: usize = 4;
 const ENDS_OFFSET: usize = 16 * 1024;
 const FILE_BYTES: usize = ENDS_OFFSET + ENDS_MAX * size_of::<End>();
 
@@ -64,6 +67,8 @@ const _: () = assert!(size_of::<PortHeader>() <= ENDS_OFFSET);
 pub struct Port {
     map: Mapping,
     path: PathBuf,
+    /// Where the next look for ends of dead processes starts.
+    cursor: AtomicU32,
 }
 
 impl Port {
@@ -72,13 +77,17 @@ impl Port {
         let path = dir.join(format!("port-{}-{}", me.pid, me.start));
         // Only left behind by an exec of this very process: its sockets are not ours to describe any more.
         os::remove(&path);
-        let map = os::create_mapped(&path, FILE_BYTES, 0o600)
+        let map = os::create_mapped(&path, FILE_BYTES, os::file_mode(dir))
             .map_err(|e| Error::os("create", &path, e))?;
         if let Err(e) = map.populate(0, ENDS_OFFSET) {
             os::remove(&path);
             return Err(Error::os("populate", &path, e));
         }
-        let port = Self { map, path };
+        let port = Self {
+            map,
+            path,
+            cursor: AtomicU32::new(0),
+        };
         let h = port.header();
         h.version.store(ring::VERSION, Relaxed);
         h.capacity.store(ENDS_MAX as u32, Relaxed);
@@ -95,6 +104,7 @@ impl Port {
         let port = Self {
             map,
             path: path.to_owned(),
+            cursor: AtomicU32::new(0),
         };
         let h = port.header();
         let sound = h.magic.load(Acquire) == MAGIC
@@ -191,7 +201,14 @@ impl Port {
                 loop {
                     let next = self.header().high_water.load(Relaxed);
                     if next as usize >= ends.len() {
-                        return (0..ends.len() as u32).find(|i| take(*i));
+                        let free = (0..ends.len() as u32).find(|i| take(*i));
+                        return free.or_else(|| self.reclaim(ENDS_MAX));
+                    }
+                    // A child that ends without closing leaves its end behind.
+                    if next >= RECLAIM_FROM
+                        && let Some(i) = self.reclaim(RECLAIM_LOOKS)
+                    {
+                        return Some(i);
                     }
                     self.map
                         .populate(
@@ -214,6 +231,28 @@ impl Port {
         end.set_state(State::Plain);
         self.header().totals.seen.fetch_add(1, Relaxed);
         Ok(index)
+    }
+
+    /// Takes an end whose only holder is gone. Looks at `looks` of them.
+    fn reclaim(&self, looks: usize) -> Option<u32> {
+        let used = self.used_ends();
+        (0..looks.min(used.len())).find_map(|_| {
+            let i = self.cursor.fetch_add(1, Relaxed) % used.len() as u32;
+            let end = &used[i as usize];
+            let state = end.state.load(Acquire);
+            let left = state != State::Free as u32
+                && end.refs.load(Acquire) <= 1
+                && !os::process_exists(end.pid.load(Relaxed));
+            let taken = left
+                && end
+                    .state
+                    .compare_exchange(state, State::Claimed as u32, AcqRel, Relaxed)
+                    .is_ok();
+            taken.then(|| {
+                fold(&self.header().totals, end);
+                i
+            })
+        })
     }
 
     /// Gives an end back and adds its counters to the totals.

@@ -348,9 +348,16 @@ pub fn before_fork() {
     FREE.hold();
 }
 
-/// In the parent; if fork failed, nobody else holds the sockets.
+/// In the parent.
 pub fn after_fork_in_parent() {
     FREE.give_back();
+}
+
+/// There is no child: nobody else holds the sockets.
+pub fn fork_failed() {
+    each_slot_once(|inside| {
+        inside.conn().end().refs.fetch_sub(1, AcqRel);
+    });
 }
 
 /// In the child: other threads that were inside a gate are not here.

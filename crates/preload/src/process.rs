@@ -92,11 +92,25 @@ pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
 }
 
 /// # Safety
+/// As fork(2). The fork handlers do the work; they can't see whether it failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> c_int {
+    // SAFETY: no arguments.
+    let pid = unsafe { real::fork() };
+    if pid < 0 && ctx::opened().is_some() {
+        let saved = crate::errno();
+        fds::fork_failed();
+        crate::set_errno(saved);
+    }
+    pid
+}
+
+/// # Safety
 /// As fork(2): POSIX lets vfork be fork, and a child that writes to our tables in the parent's memory would not do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfork() -> c_int {
     // SAFETY: fork has no preconditions of its own.
-    unsafe { libc::fork() }
+    unsafe { fork() }
 }
 
 /// The descriptor goes to somebody who may not run our code: back to TCP.

@@ -12,14 +12,6 @@ use crate::real;
 
 /// What the kernel takes of buffers in one call (UIO_MAXIOV).
 pub const IOV_MAX: c_int = 1024;
-/// Flags of recv that the ring carries; a call with any other goes to the kernel, on TCP.
-const CARRIED: c_int = libc::MSG_PEEK
-    | libc::MSG_WAITALL
-    | libc::MSG_DONTWAIT
-    | libc::MSG_TRUNC
-    | libc::MSG_NOSIGNAL
-    | libc::MSG_CMSG_CLOEXEC;
-
 fn options(inside: &Inside, flags: c_int) -> RecvOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
     RecvOptions {
@@ -52,7 +44,7 @@ fn receive(
         return plain();
     };
     if inside.engaged() {
-        if flags & !CARRIED != 0 {
+        if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
             // MSG_OOB and the error queue are the kernel's; they take no byte of the stream.
             return plain();
         }

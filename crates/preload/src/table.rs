@@ -63,6 +63,7 @@ macro_rules! for_each_hook {
             epoll_pwait(set: c_int, events: *mut epoll_event, max: c_int, timeout: c_int, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";
             epoll_pwait2(set: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";
             // Processes
+            fork() -> c_int, process, "the child holds the same connections; the state is shared";
             vfork() -> c_int, process, "is fork: a child that shares our memory can't be told from us";
             _exit(status: c_int) -> !, process, "gives this process's sockets back";
             _Exit(status: c_int) -> !, process, "as _exit";

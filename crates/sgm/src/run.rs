@@ -58,16 +58,21 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let mut command = Command::new(program);
     command.args(rest).env("LD_PRELOAD", preload(&library));
     if !args.explain && args.report.is_none() {
-        return Err(command.exec()).with_context(|| format!("can't run {}", program.display()));
+        return Ok(cannot_run(Path::new(program), &command.exec()));
     }
     let run = gm::os::random() | 1;
     command.env("SGM_RUN", format!("{run:x}"));
-    let status =
-        supervise(&mut command).with_context(|| format!("can't run {}", program.display()))?;
+    let status = match supervise(&mut command) {
+        Ok(status) => status,
+        Err(e) => return Ok(cannot_run(Path::new(program), &e)),
+    };
     let report = report::gather(&Node::dir_from_env(), run);
     if let Some(file) = &args.report {
         let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))?;
+        // The program ran: its exit status counts, whatever becomes of the report.
+        if let Err(e) = std::fs::write(file, text) {
+            eprintln!("sgm: can't write {}: {e}", file.display());
+        }
     }
     if args.explain {
         eprint!("{}", report.explain());
@@ -82,6 +87,16 @@ pub fn main(args: Args) -> Result<ExitCode> {
         .or_else(|| status.signal().map(|s| 128 + s))
         .unwrap_or(1);
     Ok(ExitCode::from(code as u8))
+}
+
+/// Exit codes as a shell's and env(1)'s: 127 not found, 126 found and not to be run.
+fn cannot_run(program: &Path, e: &std::io::Error) -> ExitCode {
+    eprintln!("sgm: can't run {}: {e}", program.display());
+    ExitCode::from(if e.kind() == std::io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    })
 }
 
 /// Runs the program to its end. Signals that ask us to end are the program's to decide.

@@ -81,7 +81,9 @@ fn look() -> Status {
         })
         .flatten()
         .collect();
-    let missing = !dir.exists();
+    // Not made yet is fine, if it can be.
+    let missing =
+        std::fs::symlink_metadata(&dir).is_err() && dir.parent().is_some_and(|p| p.is_dir());
     Status {
         node: NodeStatus {
             dir: dir.display().to_string(),

@@ -29,6 +29,10 @@ enum Look {
     EndOfFile,
 }
 
+/// Bells that a writer which died while ringing may have sent beyond its count.
+const BELLS_UNCOUNTED: u64 = 1;
+/// Looks for a bell that was sent before we look: on one host it is there at once.
+const BELLS_PATIENCE: u32 = 10_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
 
@@ -268,13 +272,14 @@ impl Conn {
         let Some((_, tcp)) = rx.down_at() else {
             return Ok(());
         };
+        let mut waits = 0;
         let mut scratch = [0_u8; 64];
         loop {
             let left = tcp.wrapping_sub(end.tcp_rx.load(Relaxed));
             if left == 0 {
                 break;
             }
-            if left > u64::from(u32::MAX) {
+            if left > rx.bells_untaken() as u64 + BELLS_UNCOUNTED || waits > BELLS_PATIENCE {
                 return Err(self.corrupt());
             }
             let n = scratch.len().min(left as usize);
@@ -282,10 +287,14 @@ impl Conn {
                 Ok(0) => return self.kernel_says_end(),
                 Ok(n) => {
                     self.count_tcp(0, n as u64);
+                    rx.direction.wait.bells_taken.fetch_add(n as u32, Release);
                     self.only_bells(&scratch[..n])?;
                 }
                 // The bells were sent before the switch was published; they are on their way.
-                Err(Fault::WouldBlock) => k.yield_now(),
+                Err(Fault::WouldBlock) => {
+                    waits += 1;
+                    k.yield_now();
+                }
                 Err(f) => return Err(f),
             }
         }
@@ -568,7 +577,10 @@ impl Conn {
         // Seen on the stream first, no switch after: this byte is a bell.
         if self.end.rx_path() == Path::Ring && rx.claim_bells(1) {
             match k.recv(&mut scratch, false) {
-                Ok(1) => self.count_tcp(0, 1),
+                Ok(1) => {
+                    self.count_tcp(0, 1);
+                    let _ = self.only_bells(&scratch);
+                }
                 _ => rx.unclaim_bells(1),
             }
         }

@@ -11,7 +11,7 @@ use sgm_tests::world::{Conversation, Server, World, free_port};
 use crate::{cpu_ticks, is_root, luck, not_run};
 
 /// The planned strikes of `hostile.c` come first, then seeds of random ones.
-const SEEDS: u32 = 70;
+const SEEDS: u32 = 100;
 
 struct Victim<'a> {
     world: &'a World,

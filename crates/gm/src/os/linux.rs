@@ -90,7 +90,9 @@ impl Drop for Mapping {
 pub fn create_mapped(path: &Path, len: usize, mode: u32) -> Result<Mapping, Errno> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
-    rustix::fs::ftruncate(&fd, len as u64)
+    // Once more, because the mask of the program may have taken bits away.
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))
+        .and_then(|()| rustix::fs::ftruncate(&fd, len as u64))
         .and_then(|()| Mapping::map(&fd, len))
         .inspect_err(|_| {
             let _ = rustix::fs::unlink(path);
@@ -140,6 +142,11 @@ pub fn ensure_dir(path: &Path) -> Result<(), Errno> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
+    check_dir(path)
+}
+
+/// The same for a directory that must be there already.
+pub fn check_dir(path: &Path) -> Result<(), Errno> {
     let stat = rustix::fs::lstat(path)?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw() || stat.st_mode & 0o020 != 0;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
@@ -149,6 +156,12 @@ pub fn ensure_dir(path: &Path) -> Result<(), Errno> {
         return Err(Errno::PERM);
     }
     Ok(())
+}
+
+/// Permissions of files in a node directory: the owner's, and the group's if the directory is shared with it.
+pub fn file_mode(dir: &Path) -> u32 {
+    let shared = rustix::fs::stat(dir).is_ok_and(|s| s.st_mode & 0o020 != 0);
+    if shared { 0o660 } else { 0o600 }
 }
 
 /// A process for certain: its pid may be used again, with another start time.
@@ -190,6 +203,14 @@ fn start_time(pid: u32) -> Option<u64> {
 /// Is there a live task (process or thread) of this number?
 pub fn task_alive(tid: u32) -> bool {
     start_time(tid).is_some()
+}
+
+/// Is there a process of this number, whoever it is? Cheaper than [`ProcessId::alive`], and may say yes of a stranger.
+pub fn process_exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|p| rustix::process::test_kill_process(p) != Err(Errno::SRCH))
 }
 
 /// Name of a process, as in /proc/PID/comm.

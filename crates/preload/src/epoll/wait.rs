@@ -305,9 +305,14 @@ impl Set {
                 w.kernel_edge = true;
                 kernel |= Fd(w.fd).poll();
             }
-            let reported_before = out[..from].iter().any(|o| { o.u64 } == w.data);
+            if out[..from].iter().any(|o| { o.u64 } == w.data) {
+                // Reported by its ring in this very call (or another member with the same data was): it stays hot, and
+                // the next call reports what is left.
+                w.conn().note_kernel(kernel);
+                continue;
+            }
             let due = w.report(Some(kernel));
-            if due != 0 && !reported_before {
+            if due != 0 {
                 out[kept] = w.event(due);
                 kept += 1;
             }
