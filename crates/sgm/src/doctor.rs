@@ -93,7 +93,7 @@ fn library() -> Check {
 fn directory(dir: &Path) -> Check {
     let shown = dir.display();
     match std::fs::symlink_metadata(dir) {
-        Err(_) if gm::os::ensure_dir(dir).is_ok() && std::fs::remove_dir(dir).is_ok() => good(
+        Err(_) if gm::os::ensure_dir(dir).is_ok() => good(
             "directory",
             format!("{shown} will be made by the first program"),
         ),

@@ -64,7 +64,17 @@ pub fn main(args: Args) -> Result<ExitCode> {
 
 fn look() -> Status {
     let dir = Node::dir_from_env();
+    // A directory that is not there yet is made, to know whether it can be; the registry is left to the programs.
+    let made = gm::os::ensure_dir(&dir);
     let node = Node::attach(&dir);
+    let problem = match (&made, &node) {
+        (Err(e), _) => Some(format!("node directory: {e}")),
+        (_, Err(gm::Error::Os { error, .. })) if error.kind() == std::io::ErrorKind::NotFound => {
+            None
+        }
+        (_, Err(e)) => Some(e.to_string()),
+        _ => None,
+    };
     let census = node.as_ref().map(Node::census).unwrap_or_default();
     let ports: Vec<Port> = Port::list(&dir)
         .iter()
@@ -81,14 +91,11 @@ fn look() -> Status {
         })
         .flatten()
         .collect();
-    // Not made yet is fine, if it can be.
-    let missing =
-        std::fs::symlink_metadata(&dir).is_err() && dir.parent().is_some_and(|p| p.is_dir());
     Status {
         node: NodeStatus {
             dir: dir.display().to_string(),
-            usable: node.is_ok() || missing,
-            error: node.err().filter(|_| !missing).map(|e| e.to_string()),
+            usable: problem.is_none(),
+            error: problem,
             listeners: census.listeners,
             offers: census.offers,
             ports: ports.len(),

