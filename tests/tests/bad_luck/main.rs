@@ -9,6 +9,7 @@ mod many;
 mod node;
 mod registry;
 
+use std::io::Write;
 use std::process::{Command, Output};
 
 use sgm_tests::programs::Build;
@@ -28,9 +29,13 @@ fn told(mut command: Command) -> (String, i32) {
     )
 }
 
-/// Says why a test proved nothing here.
+/// Says why a test proved nothing here. Not by `eprintln`, which a passing test keeps to itself.
 fn not_run(why: &str) {
-    eprintln!("NOT RUN: {why}");
+    let test = std::thread::current()
+        .name()
+        .unwrap_or("a test")
+        .to_string();
+    let _ = writeln!(std::io::stderr(), "{test} was NOT RUN: {why}");
 }
 
 fn is_root() -> bool {

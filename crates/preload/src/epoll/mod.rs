@@ -108,7 +108,7 @@ fn add(
         kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
         hot: false,
         spent: false,
-        seen: None,
+        seen: first_look(inside.conn()),
         kernel_edge: false,
         quiet: 0,
     };
@@ -147,6 +147,12 @@ fn warm_up(set: &Set, m: &mut Members, epfd: c_int, i: usize) {
     }
 }
 
+/// What counts as seen of a member that was just added or modified: nothing, so that all that is ready is reported.
+/// But while it is read from the stream, the kernel reports that of itself, and once is enough.
+fn first_look(conn: &sockets::Conn) -> Option<(u64, u32)> {
+    (conn.end().rx_path() != gm::Path::Ring).then(|| conn.edges())
+}
+
 fn modify(
     set: &'static Set,
     epfd: c_int,
@@ -177,7 +183,10 @@ fn modify(
     w.events = e.events;
     w.data = e.u64;
     w.spent = false;
-    w.seen = None;
+    w.seen = first_look(inside.conn());
+    if w.seen.is_some() {
+        register(epfd, libc::EPOLL_CTL_MOD, w, i);
+    }
     warm_up(set, &mut m, epfd, i);
     0
 }

@@ -14,6 +14,8 @@ use crate::{kernel, real};
 
 /// Waits answered from rings alone before the kernel's set is asked again.
 const KERNEL_EVERY: u32 = 8;
+/// ... and if it was not asked for so long, in µs.
+const KERNEL_EVERY_US: u64 = 10;
 const NOW: timespec = timespec {
     tv_sec: 0,
     tv_nsec: 0,
@@ -83,10 +85,12 @@ impl Set {
         let n = self.collect(epfd, out);
         if n > 0 {
             // Others must get their turn as well.
-            let ask_now = self
+            let often = self
                 .unasked
                 .fetch_add(1, Relaxed)
                 .is_multiple_of(KERNEL_EVERY);
+            let since = gm::clock::ticks().wrapping_sub(self.asked_at.load(Relaxed));
+            let ask_now = often || since > KERNEL_EVERY_US * gm::clock::TICKS_PER_US;
             let more = if ask_now && n < out.len() {
                 self.ask_now(epfd, out, n)
             } else {
@@ -134,7 +138,7 @@ impl Set {
         let start = gm::clock::ticks();
         let r = ask(epfd, out, deadline.left(), mask);
         self.sleepers.fetch_sub(1, AcqRel);
-        self.unasked.store(0, Relaxed);
+        self.asked();
         if r == 0 {
             return Some(self.last_look(epfd, out) as c_int);
         }
@@ -153,11 +157,16 @@ impl Set {
     }
 
     /// As `ask`, without sleeping; reports go to `out[from..]`. Returns how many.
+    fn asked(&self) {
+        self.unasked.store(0, Relaxed);
+        self.asked_at.store(gm::clock::ticks(), Relaxed);
+    }
+
     fn ask_now(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
         let saved = crate::errno();
         let r = ask(epfd, &mut out[from..], Some(NOW), std::ptr::null());
         crate::set_errno(saved);
-        self.unasked.store(0, Relaxed);
+        self.asked();
         match usize::try_from(r) {
             Ok(r) if r > 0 => self.sort(epfd, out, from, r),
             _ => 0,
@@ -302,7 +311,11 @@ impl Set {
             if w.conn().end().rx_path() != gm::Path::Ring
                 || w.conn().end().tx_path() != gm::Path::Ring
             {
-                w.kernel_edge = true;
+                let arrived =
+                    w.conn().end().rx_path() != gm::Path::Ring && kernel.0 & !Ready::OUT.0 != 0;
+                let room =
+                    w.conn().end().tx_path() != gm::Path::Ring && kernel.0 & Ready::OUT.0 != 0;
+                w.kernel_edge |= arrived || room;
                 kernel |= Fd(w.fd).poll();
             }
             if out[..from].iter().any(|o| { o.u64 } == w.data) {
