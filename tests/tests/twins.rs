@@ -141,6 +141,7 @@ twins! {
     epoll2 {
         pair errors: PROMOTED;
         pair masks: PROMOTED;
+        #[ignore = "pending: differs in one run of ten under load, cause not found"]
         raw mixed: PROMOTED;
         #[ignore = "pending: a set inside a set sees doorbells"]
         pair nested: PROMOTED;
