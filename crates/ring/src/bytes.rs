@@ -85,15 +85,6 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// The longest unbroken run of at most `len` bytes at `position`, for calls that fill memory themselves
-    /// (a file read straight into the ring). Writers only, inside the free part.
-    #[cfg(not(loom))]
-    pub fn run(&self, position: u64, len: usize) -> (*mut u8, usize) {
-        let (offset, first) = self.pieces(position, len.min(self.mask as usize + 1));
-        // SAFETY: `offset` is masked, so inside the area.
-        (unsafe { self.base.add(offset) }, first)
-    }
-
     #[cfg(loom)]
     pub fn put(&self, position: u64, src: &[u8]) {
         for (i, b) in src.iter().enumerate() {

@@ -172,10 +172,6 @@ impl Tx<'_> {
         self.direction.writer.up.store(tcp + 1, Release);
     }
 
-    pub fn is_up(&self) -> bool {
-        self.direction.writer.up.load(Relaxed) != 0
-    }
-
     /// Everything published so far is the last of the ring; the bytes after it start at position `tcp` of the stream.
     pub fn switch_down(&self, tcp: u64) {
         self.switch_down_at(self.direction.writer.tail.load(Relaxed), tcp);
