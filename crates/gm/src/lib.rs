@@ -41,11 +41,11 @@ pub enum Error {
 }
 
 impl Error {
-    fn os(what: &'static str, path: &std::path::Path, error: rustix::io::Errno) -> Self {
+    fn os(what: &'static str, path: &std::path::Path, error: std::io::Error) -> Self {
         Self::Os {
             what,
             path: path.display().to_string(),
-            error: error.into(),
+            error,
         }
     }
 

@@ -106,7 +106,7 @@ impl Node {
     /// The directory that `SGM_DIR` names, or the default one.
     pub fn dir_from_env() -> PathBuf {
         match std::env::var_os("SGM_DIR") {
-            Some(d) if !d.is_empty() => PathBuf::from(d),
+            Some(d) if !d.is_empty() => os::node_dir(&d),
             _ => os::default_node_dir(),
         }
     }
@@ -139,7 +139,7 @@ impl Node {
         h.magic.store(MAGIC, Release);
         match os::publish(&draft, &path) {
             Ok(()) => Ok(node),
-            Err(rustix::io::Errno::EXIST) => {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 os::remove(&draft);
                 Self::attach(dir)
             }
@@ -154,9 +154,11 @@ impl Node {
     pub fn attach(dir: &Path) -> Result<Self, Error> {
         os::check_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
         let path = Self::file(dir);
-        let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e {
-            rustix::io::Errno::INVAL => Error::unsound(&path, "not a registry of this version"),
-            e => Error::os("open", &path, e),
+        let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
+            std::io::ErrorKind::InvalidInput => {
+                Error::unsound(&path, "not a registry of this version")
+            }
+            _ => Error::os("open", &path, e),
         })?;
         let node = Self::new(map, dir);
         let h = node.header();

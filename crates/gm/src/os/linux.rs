@@ -1,5 +1,6 @@
 //! Linux: tmpfs files, shared mappings, and processes told apart by pid and start time.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
@@ -7,109 +8,64 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// A shared mapping of a whole file. Unmapped on drop.
-pub struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
+use super::Mapping;
 
-// SAFETY: the mapping is shared memory; every access goes through atomics or the ring's copies.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn map(fd: impl rustix::fd::AsFd, len: usize) -> Result<Self, Errno> {
-        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
-        let base = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )?
-        };
-        Ok(Self {
-            base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
+fn map(fd: impl rustix::fd::AsFd, len: usize) -> io::Result<Mapping> {
+    // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+    let base = unsafe {
+        rustix::mm::mmap(
+            std::ptr::null_mut(),
             len,
-        })
-    }
-
-    pub fn base(&self) -> *mut u8 {
-        self.base.as_ptr()
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.len
-    }
-
-    /// A table of `T` at `offset`, if the mapping holds `count` of them.
-    ///
-    /// # Safety
-    /// `T` must consist of atomics alone: valid for any bit pattern and for concurrent change by other processes.
-    pub unsafe fn table<T>(&self, offset: usize, count: usize) -> Option<&[T]> {
-        let bytes = count.checked_mul(size_of::<T>())?;
-        let fits = offset.checked_add(bytes)? <= self.len;
-        if !fits || !offset.is_multiple_of(align_of::<T>()) {
-            return None;
-        }
-        // SAFETY: in bounds (just checked), aligned (mappings are page-aligned), any bits are valid (caller).
-        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast(), count) })
-    }
-
-    /// Makes sure the pages under `offset..offset + len` exist, so that touching them can't raise SIGBUS when the
-    /// tmpfs is full. The range is widened to whole pages.
-    pub fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
-        const PAGE: usize = 4096;
-        let start = offset / PAGE * PAGE;
-        let end = (offset + len).div_ceil(PAGE) * PAGE;
-        if end > self.len.div_ceil(PAGE) * PAGE {
-            return Err(Errno::INVAL);
-        }
-        // SAFETY: the range lies inside our mapping; populating changes no byte.
-        unsafe {
-            rustix::mm::madvise(
-                self.base.as_ptr().add(start).cast(),
-                end - start,
-                rustix::mm::Advice::LinuxPopulateWrite,
-            )
-        }
-    }
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+            fd,
+            0,
+        )?
+    };
+    let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
+    Ok(Mapping::new(base, len))
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; whoever borrowed from it borrowed from `self`.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
-    }
+/// # Safety
+/// A mapping made by `map`, whole, that nobody uses any more.
+pub(super) unsafe fn unmap(base: *mut u8, len: usize) {
+    // SAFETY: by the caller.
+    let _ = unsafe { rustix::mm::munmap(base.cast(), len) };
+}
+
+/// # Safety
+/// Whole pages of one mapping.
+pub(super) unsafe fn populate_pages(base: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: by the caller; populating changes no byte.
+    unsafe { rustix::mm::madvise(base.cast(), len, rustix::mm::Advice::LinuxPopulateWrite)? };
+    Ok(())
 }
 
 /// Creates a file that must not exist yet, `len` bytes of holes, and maps it.
-pub fn create_mapped(path: &Path, len: usize, mode: u32) -> Result<Mapping, Errno> {
+pub fn create_mapped(path: &Path, len: usize, mode: u32) -> io::Result<Mapping> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
     // Once more, because the mask of the program may have taken bits away.
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))
         .and_then(|()| rustix::fs::ftruncate(&fd, len as u64))
-        .and_then(|()| Mapping::map(&fd, len))
+        .map_err(io::Error::from)
+        .and_then(|()| map(&fd, len))
         .inspect_err(|_| {
             let _ = rustix::fs::unlink(path);
         })
 }
 
 /// Maps an existing regular file, whole. Files smaller than `min` or larger than `max` bytes are refused.
-pub fn open_mapped(path: &Path, min: usize, max: usize) -> Result<Mapping, Errno> {
+pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let fd = rustix::fs::open(path, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
-    let len = usize::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
+    let len = usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidInput)?;
     let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
     if !regular || !(min..=max).contains(&len) {
-        return Err(Errno::INVAL);
+        return Err(io::ErrorKind::InvalidInput.into());
     }
-    Mapping::map(&fd, len)
+    map(&fd, len)
 }
 
 pub fn remove(path: &Path) {
@@ -117,14 +73,15 @@ pub fn remove(path: &Path) {
 }
 
 /// Renames, but never over an existing file.
-pub fn publish(from: &Path, to: &Path) -> Result<(), Errno> {
+pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
     rustix::fs::renameat_with(
         rustix::fs::CWD,
         from,
         rustix::fs::CWD,
         to,
         rustix::fs::RenameFlags::NOREPLACE,
-    )
+    )?;
+    Ok(())
 }
 
 /// The node directory's default place.
@@ -135,25 +92,30 @@ pub fn default_node_dir() -> PathBuf {
     ))
 }
 
+/// A node directory as the environment names it.
+pub fn node_dir(name: &std::ffi::OsStr) -> PathBuf {
+    PathBuf::from(name)
+}
+
 /// Makes the node directory (mode 0700) if it is missing and checks that nobody else can write to it unless its
 /// owner said so (a group's 2770 directory).
-pub fn ensure_dir(path: &Path) -> Result<(), Errno> {
+pub fn ensure_dir(path: &Path) -> io::Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(e),
+        Err(e) => return Err(e.into()),
     }
     check_dir(path)
 }
 
 /// The same for a directory that must be there already.
-pub fn check_dir(path: &Path) -> Result<(), Errno> {
+pub fn check_dir(path: &Path) -> io::Result<()> {
     let stat = rustix::fs::lstat(path)?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw() || stat.st_mode & 0o020 != 0;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
         || stat.st_mode & 0o002 != 0
         || !ours
     {
-        return Err(Errno::PERM);
+        return Err(Errno::PERM.into());
     }
     Ok(())
 }

@@ -1,0 +1,219 @@
+//! Linux system calls from Windows code that runs under Wine.
+//!
+//! A program under Wine is a Linux process, and its `syscall` instruction reaches the Linux kernel. That is how our end
+//! of a connection gets at what Wine has no call for, or only one that goes through wineserver at 10 to 100 µs: futexes
+//! in memory shared with Linux programs, the kernel's own count of a stream's bytes, the kernel's socket itself.
+//!
+//! Rules:
+//! 1. Only after [`usable`] said yes: on Windows, and in a Wine that may catch system calls of Windows code, the same
+//!    instruction means something else.
+//! 2. Every call returns the kernel's answer, `-errno` for a failure. EINTR is ordinary: Wine suspends threads by signal.
+
+use std::ffi::{CStr, c_char};
+use std::sync::OnceLock;
+
+use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
+
+/// Numbers of x86-64 Linux (arch/x86/entry/syscalls/syscall_64.tbl).
+pub mod nr {
+    pub const READ: usize = 0;
+    pub const OPEN: usize = 2;
+    pub const CLOSE: usize = 3;
+    pub const STAT: usize = 4;
+    pub const POLL: usize = 7;
+    pub const SCHED_YIELD: usize = 24;
+    pub const MADVISE: usize = 28;
+    pub const SENDTO: usize = 44;
+    pub const RECVFROM: usize = 45;
+    pub const SHUTDOWN: usize = 48;
+    pub const GETSOCKNAME: usize = 51;
+    pub const GETPEERNAME: usize = 52;
+    pub const SETSOCKOPT: usize = 54;
+    pub const GETSOCKOPT: usize = 55;
+    pub const GETPID: usize = 39;
+    pub const KILL: usize = 62;
+    pub const FCNTL: usize = 72;
+    pub const MKDIR: usize = 83;
+    pub const CHMOD: usize = 90;
+    pub const GETEUID: usize = 107;
+    pub const IOCTL: usize = 16;
+    pub const GETTID: usize = 186;
+    pub const FUTEX: usize = 202;
+    pub const SCHED_GETAFFINITY: usize = 204;
+    pub const RENAMEAT2: usize = 316;
+}
+
+pub const EPERM: i32 = 1;
+pub const ESRCH: i32 = 3;
+pub const EINTR: i32 = 4;
+pub const EAGAIN: i32 = 11;
+pub const EEXIST: i32 = 17;
+pub const EPIPE: i32 = 32;
+pub const ENOTCONN: i32 = 107;
+pub const ECONNRESET: i32 = 104;
+pub const ETIMEDOUT: i32 = 110;
+
+/// The first Wine that is not known to pass system calls of Windows code through.
+const WINE_UNKNOWN_FROM: u32 = 10;
+
+/// Are we under a Wine whose Linux can be called?
+#[inline]
+pub fn usable() -> bool {
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    *USABLE.get_or_init(|| cfg!(target_arch = "x86_64") && wine_version().is_some_and(probe))
+}
+
+fn probe(version: String) -> bool {
+    let major = version.split('.').next().and_then(|v| v.parse().ok());
+    let known = major.is_some_and(|m: u32| m < WINE_UNKNOWN_FROM);
+    // SAFETY: getpid takes nothing and changes nothing.
+    known && unsafe { call(nr::GETPID, [0; 6]) } > 1
+}
+
+/// Wine's version, as ntdll tells it; `None`: this is Windows.
+pub fn wine_version() -> Option<String> {
+    let name: Vec<u16> = "ntdll.dll\0".encode_utf16().collect();
+    // SAFETY: a zero-terminated name; ntdll is in every process and stays.
+    let function = unsafe {
+        let module = GetModuleHandleW(name.as_ptr());
+        GetProcAddress(module, c"wine_get_version".as_ptr().cast())
+    }?;
+    // SAFETY: Wine's `const char *wine_get_version(void)`, a static string.
+    unsafe {
+        let function: unsafe extern "C" fn() -> *const c_char = std::mem::transmute(function);
+        let text = function();
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+    }
+}
+
+/// # Safety
+/// As the system call with these arguments; [`usable`] must have said yes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub unsafe fn call(number: usize, args: [usize; 6]) -> isize {
+    let ret: isize;
+    // SAFETY: Linux's convention; the kernel changes rcx, r11 and rax alone. What the call does is the caller's.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => ret,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    ret
+}
+
+/// # Safety
+/// Never called: [`usable`] says no.
+#[cfg(not(target_arch = "x86_64"))]
+pub unsafe fn call(_number: usize, _args: [usize; 6]) -> isize {
+    -38
+}
+
+/// The answer of a call as a result; the error is the errno.
+#[inline]
+pub fn checked(answer: isize) -> Result<usize, i32> {
+    usize::try_from(answer).map_err(|_| -answer as i32)
+}
+
+pub fn getpid() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { call(nr::GETPID, [0; 6]) as u32 }
+}
+
+pub fn gettid() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { call(nr::GETTID, [0; 6]) as u32 }
+}
+
+pub fn geteuid() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { call(nr::GETEUID, [0; 6]) as u32 }
+}
+
+pub fn sched_yield() {
+    // SAFETY: takes nothing.
+    unsafe { call(nr::SCHED_YIELD, [0; 6]) };
+}
+
+/// CPUs that this thread may run on.
+pub fn cpus() -> u32 {
+    let mut mask = [0_u64; 128];
+    // SAFETY: an out-buffer of the size given.
+    let r = unsafe {
+        let size = size_of_val(&mask);
+        call(
+            nr::SCHED_GETAFFINITY,
+            [0, size, mask.as_mut_ptr() as usize, 0, 0, 0],
+        )
+    };
+    match checked(r) {
+        Ok(bytes) => mask
+            .iter()
+            .take(bytes / 8)
+            .map(|w| w.count_ones())
+            .sum::<u32>()
+            .max(1),
+        Err(_) => 1,
+    }
+}
+
+/// Reads a small file whole (at most 1 KiB of it). `path` ends with a zero.
+pub fn read_small(path: &CStr) -> Option<Vec<u8>> {
+    const O_CLOEXEC: usize = 0o2_000_000;
+    // SAFETY: a zero-terminated path, read only.
+    let fd =
+        checked(unsafe { call(nr::OPEN, [path.as_ptr() as usize, O_CLOEXEC, 0, 0, 0, 0]) }).ok()?;
+    let mut buf = vec![0_u8; 1024];
+    // SAFETY: our own descriptor, a buffer of the length given.
+    let n = unsafe {
+        let n = call(
+            nr::READ,
+            [fd, buf.as_mut_ptr() as usize, buf.len(), 0, 0, 0],
+        );
+        call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
+        n
+    };
+    buf.truncate(checked(n).ok()?);
+    Some(buf)
+}
+
+/// Inode number and mode of a file. `path` ends with a zero.
+pub fn stat(path: &CStr) -> Result<Stat, i32> {
+    // struct stat of x86-64: st_dev, st_ino, st_nlink, st_mode + st_uid, ... 144 bytes.
+    let mut words = [0_u64; 18];
+    // SAFETY: a zero-terminated path and an out-buffer of the structure's size.
+    let r = unsafe {
+        call(
+            nr::STAT,
+            [
+                path.as_ptr() as usize,
+                words.as_mut_ptr() as usize,
+                0,
+                0,
+                0,
+                0,
+            ],
+        )
+    };
+    checked(r)?;
+    Ok(Stat {
+        inode: words[1],
+        mode: words[3] as u32,
+        uid: (words[3] >> 32) as u32,
+    })
+}
+
+pub struct Stat {
+    pub inode: u64,
+    pub mode: u32,
+    pub uid: u32,
+}
