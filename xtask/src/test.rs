@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::proc::{Group, cargo, check_interrupted, run, stop_on_signals, target_dir};
 use crate::results::Tally;
-use crate::setup::{self, Purpose};
-use crate::{build, tidy};
+use crate::setup::{self, Purpose, Systems};
+use crate::{build, tidy, windows};
 
 /// Command line of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -21,6 +21,9 @@ pub struct Args {
     /// Leave out the loom models, which take minutes
     #[arg(long)]
     quick: bool,
+    /// Leave out all that is for Windows: its build, its lints and the tests under Wine
+    #[arg(long)]
+    linux_only: bool,
     /// Install missing packages without asking
     #[arg(long)]
     yes: bool,
@@ -36,7 +39,10 @@ const TEST_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Runs the stages; success only when every one did.
 pub fn main(args: &Args) -> ExitCode {
     let mut stages: Vec<Stage> = vec![
-        ("setup", plain(|| ready(args.yes))),
+        (
+            "setup",
+            plain(|| ready(Systems::unless(args.linux_only), args.yes)),
+        ),
         (
             "fmt",
             plain(|| run(cargo().args(["fmt", "--all", "--check"]))),
@@ -44,11 +50,12 @@ pub fn main(args: &Args) -> ExitCode {
         ("clippy", plain(clippy)),
         ("tidy", plain(|| ensure_success(tidy::main()?))),
         ("release build", plain(build::release)),
-        (
-            "tests",
-            Box::new(|| tested(cargo().args(["test", "--workspace", "--no-fail-fast"]))),
-        ),
     ];
+    if !args.linux_only {
+        stages.push(("windows build", plain(windows::release)));
+        stages.push(("windows clippy", plain(windows::clippy)));
+    }
+    stages.push(("tests", Box::new(|| tests(args.linux_only))));
     if !args.quick {
         stages.push(("loom models", Box::new(loom)));
     }
@@ -101,8 +108,8 @@ fn plain<'a>(work: impl Fn() -> Result<()> + 'a) -> Box<dyn Fn() -> Outcome + 'a
     Box::new(move || (Tally::default(), work().and_then(|()| check_interrupted())))
 }
 
-fn ready(yes: bool) -> Result<()> {
-    setup::ensure_ready(Purpose::Test, yes)?;
+fn ready(systems: Systems, yes: bool) -> Result<()> {
+    setup::ensure_ready(Purpose::Test, systems, yes)?;
     setup::ensure_cargo_parts()?;
     // Only now: apt must see the terminal's own Ctrl-C.
     stop_on_signals()
@@ -117,6 +124,16 @@ fn clippy() -> Result<()> {
         "-D",
         "warnings",
     ]))
+}
+
+/// All unit and integration tests. Those under Wine are behind a feature of the tests' crate, on by default.
+fn tests(linux_only: bool) -> Outcome {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    if linux_only {
+        command.arg("--no-default-features");
+    }
+    tested(&mut command)
 }
 
 /// The memory-order models of the ring. They are compiled only with `cfg(loom)`, so a run that silently ran none

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 use crate::build;
 use crate::proc::{stop_on_signals, target_dir};
-use crate::setup::{self, Purpose};
+use crate::setup::{self, Purpose, Systems};
 
 mod loads;
 mod place;
@@ -80,7 +80,7 @@ const LOADS: [(ServerKind, [Load; 2]); 2] = [
 
 /// Runs `cargo xtask demo`.
 pub fn main(args: &Args) -> Result<()> {
-    setup::ensure_ready(Purpose::Demo, args.yes)?;
+    setup::ensure_ready(Purpose::Demo, Systems::Linux, args.yes)?;
     if !args.no_build {
         build::release()?;
     }
