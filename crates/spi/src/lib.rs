@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)] // reads structures out of registry bytes, and calls providers through their tables
 
+pub mod catalog;
 pub mod catalog_item;
 pub mod chain;
 pub mod errors;

@@ -8,15 +8,14 @@ use std::ptr;
 use windows_sys::Win32::Foundation::{FreeLibrary, HMODULE};
 use windows_sys::Win32::Networking::WinSock::{
     LPWSPSTARTUP, WSAEFAULT, WSAEINVALIDPROCTABLE, WSAEINVALIDPROVIDER, WSAENOBUFS,
-    WSAEPROVIDERFAILEDINIT, WSAPROTOCOL_INFOW, WSASYSCALLFAILURE, WSAVERNOTSUPPORTED,
-    WSCEnumProtocols, WSCGetProviderPath, WSPDATA, WSPPROC_TABLE, WSPUPCALLTABLE,
+    WSAEPROVIDERFAILEDINIT, WSAPROTOCOL_INFOW, WSAVERNOTSUPPORTED, WSCEnumProtocols,
+    WSCGetProviderPath, WSPDATA, WSPPROC_TABLE, WSPUPCALLTABLE,
 };
-use windows_sys::Win32::System::Environment::ExpandEnvironmentStringsW;
 use windows_sys::Win32::System::LibraryLoader::{GetProcAddress, LoadLibraryW};
 use windows_sys::core::GUID;
 
 use crate::types::{VERSION_2_2, complete};
-use crate::wide::until_zero;
+use crate::wide::{expand, text};
 
 /// A provider's DLL; the reference goes with the value.
 pub struct Module(HMODULE);
@@ -92,7 +91,7 @@ impl Lower {
         info: &WSAPROTOCOL_INFOW,
         upcalls: &WSPUPCALLTABLE,
     ) -> Result<Self, i32> {
-        let module = Module::load(&expand(&provider_path(provider, upcalls)?)?)?;
+        let module = Module::load(&expand(&provider_path(provider, upcalls)?))?;
         let mut table = WSPPROC_TABLE::default();
         let mut data = WSPDATA::default();
         module.startup(info, upcalls, &mut data, &mut table)?;
@@ -145,8 +144,8 @@ pub fn catalog() -> Result<Vec<WSAPROTOCOL_INFOW>, i32> {
     Err(WSAENOBUFS)
 }
 
-/// A provider's DLL path, unexpanded, ended by a zero: from ws2_32's upcall, or from WSCGetProviderPath without one.
-pub fn provider_path(provider: &GUID, upcalls: &WSPUPCALLTABLE) -> Result<Vec<u16>, i32> {
+/// A provider's DLL path, unexpanded: from ws2_32's upcall, or from WSCGetProviderPath without one.
+pub fn provider_path(provider: &GUID, upcalls: &WSPUPCALLTABLE) -> Result<String, i32> {
     let get = upcalls.lpWPUGetProviderPath.unwrap_or(WSCGetProviderPath);
     let mut room = 260;
     for _ in 0..2 {
@@ -156,9 +155,7 @@ pub fn provider_path(provider: &GUID, upcalls: &WSPUPCALLTABLE) -> Result<Vec<u1
         // SAFETY: the buffer holds `len` characters; the rest are living values of ours.
         let failed = unsafe { get(provider, path.as_mut_ptr(), &mut len, &mut errno) };
         if failed == 0 {
-            path.truncate(until_zero(&path).len());
-            path.push(0);
-            return Ok(path);
+            return Ok(text(&path));
         }
         // WSAEFAULT with the length that it wants means a longer path.
         match usize::try_from(len) {
@@ -169,26 +166,4 @@ pub fn provider_path(provider: &GUID, upcalls: &WSPUPCALLTABLE) -> Result<Vec<u1
         }
     }
     Err(WSAEFAULT)
-}
-
-/// Expands `%SystemRoot%` and the like. `path` and the result end with a zero.
-pub fn expand(path: &[u16]) -> Result<Vec<u16>, i32> {
-    if path.last() != Some(&0) {
-        return Err(WSAEFAULT);
-    }
-    let mut room = 1024u32;
-    for _ in 0..2 {
-        let mut out = vec![0u16; room as usize];
-        // SAFETY: `path` ends with a zero (checked), `out` holds `room` characters.
-        let used = unsafe { ExpandEnvironmentStringsW(path.as_ptr(), out.as_mut_ptr(), room) };
-        if used == 0 {
-            return Err(WSASYSCALLFAILURE);
-        }
-        if used <= room {
-            out.truncate(used as usize);
-            return Ok(out);
-        }
-        room = used;
-    }
-    Err(WSASYSCALLFAILURE)
 }

@@ -36,6 +36,28 @@ pub fn fill(array: &mut [u16], text: &str) {
     }
 }
 
+/// `path` with `%SystemRoot%` and the like filled in, and a zero at the end; as it is if Windows can't.
+#[cfg(windows)]
+pub fn expand(path: &str) -> Vec<u16> {
+    use windows_sys::Win32::System::Environment::ExpandEnvironmentStringsW;
+    let path = wide(path);
+    let mut room = 1024u32;
+    for _ in 0..2 {
+        let mut out = vec![0u16; room as usize];
+        // SAFETY: `path` ends with a zero, `out` holds `room` characters.
+        let used = unsafe { ExpandEnvironmentStringsW(path.as_ptr(), out.as_mut_ptr(), room) };
+        if used == 0 {
+            break;
+        }
+        if used <= room {
+            out.truncate(used as usize);
+            return out;
+        }
+        room = used;
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
