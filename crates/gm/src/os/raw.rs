@@ -20,7 +20,6 @@ pub mod nr {
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const STAT: usize = 4;
-    pub const POLL: usize = 7;
     pub const SCHED_YIELD: usize = 24;
     pub const MADVISE: usize = 28;
     pub const SENDTO: usize = 44;
@@ -40,6 +39,7 @@ pub mod nr {
     pub const GETTID: usize = 186;
     pub const FUTEX: usize = 202;
     pub const SCHED_GETAFFINITY: usize = 204;
+    pub const PPOLL: usize = 271;
     pub const RENAMEAT2: usize = 316;
 }
 
