@@ -356,6 +356,12 @@ pub unsafe extern "system" fn close_socket(s: SOCKET, errno: *mut i32) -> i32 {
     unsafe { done(call(), errno) }
 }
 
+/// The last WSPCleanup: the socket ends, however many carriers it has. ws2_32 takes those back itself.
+pub fn end_with_process(inside: &Inside) {
+    inside.drop_all_carriers();
+    let _ = close_base(inside);
+}
+
 /// Ends the connection as TCP would, and the base socket with it. Calls of other threads that wait inside give up.
 fn close_base(inside: &Inside) -> Result<(), Code> {
     let b = inside.body();

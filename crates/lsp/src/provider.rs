@@ -3,7 +3,10 @@
 //! 1. Startups are counted. What the first one learns (upcalls, layers) stays for the process: ws2_32 is the same one.
 //! 2. Each chain of ours has one lower provider. It is loaded with the first socket of that chain.
 
-use std::sync::atomic::{AtomicU32, Ordering::AcqRel};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Acquire},
+};
 use std::sync::{Mutex, OnceLock};
 
 use spi::{WSAPROTOCOL_INFOW, chain, ids};
@@ -231,16 +234,19 @@ pub unsafe extern "system" fn WSPStartup(
 }
 
 unsafe extern "system" fn cleanup(errno: *mut i32) -> i32 {
-    let enough = STARTED
-        .fetch_update(AcqRel, AcqRel, |n| n.checked_sub(1))
-        .is_ok();
-    if !enough {
-        // SAFETY: the caller's place for the code.
-        unsafe { tell(ws::WSANOTINITIALISED, errno) };
-        return ws::SOCKET_ERROR;
+    match STARTED.fetch_update(AcqRel, Acquire, |n| n.checked_sub(1)) {
+        Ok(1) => {
+            // The last one ends every socket of the process. The lower providers stay started, for a new start.
+            crate::slot::each(life::end_with_process);
+            0
+        }
+        Ok(_) => 0,
+        Err(_) => {
+            // SAFETY: the caller's place for the code.
+            unsafe { tell(ws::WSANOTINITIALISED, errno) };
+            ws::SOCKET_ERROR
+        }
     }
-    // The lower providers stay started, as this process's sockets may outlive the count; a new start finds them so.
-    0
 }
 
 unsafe extern "system" fn cancel_blocking_call(errno: *mut i32) -> i32 {

@@ -192,6 +192,7 @@ impl Inside {
         self.slot.holders.fetch_add(1, AcqRel);
     }
 
+    /// The carrier that overlapped calls are completed on, if the program's own is not known.
     pub fn first_carrier(&self) -> SOCKET {
         self.slot.first.load(Acquire)
     }
@@ -399,6 +400,14 @@ impl Inside {
             self.body().closing.store(true, Release);
         }
         last
+    }
+
+    /// No carrier leads here any more.
+    pub fn drop_all_carriers(&self) {
+        self.slot.first.store(usize::MAX, Release);
+        locked(&self.slot.more).clear();
+        self.slot.holders.store(0, Release);
+        self.body().closing.store(true, Release);
     }
 
     /// From now on nobody comes in; the last to leave drops the body.
