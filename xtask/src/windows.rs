@@ -14,6 +14,7 @@ use crate::proc::{cargo, find_program, root, run, target_dir};
 
 /// The C compiler and linker for Windows.
 const GCC: &str = "x86_64-w64-mingw32-gcc";
+const STRIP: &str = "x86_64-w64-mingw32-strip";
 
 /// What is built: package and file.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -149,7 +150,19 @@ pub fn release() -> Result<()> {
     let to = release_dir();
     std::fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
     for (_, file) in PROGRAMS {
-        place(&from.join(file), &to.join(file))?;
+        let built = from.join(file);
+        ensure!(
+            built.is_file(),
+            "the build ended well but there is no {}",
+            built.display()
+        );
+        // Without the line tables of the standard library, nine tenths of a file that goes into every prefix.
+        let draft = to.join(format!("{file}.new"));
+        run(Command::new(STRIP)
+            .args(["--strip-debug", "-o"])
+            .arg(&draft)
+            .arg(&built))?;
+        place(&draft, &to.join(file))?;
     }
     for source in examples()? {
         compile(&source, &to)?;
@@ -157,17 +170,15 @@ pub fn release() -> Result<()> {
     Ok(())
 }
 
-/// Copies a file, in one step for whoever runs the old one, and not at all when nothing has changed.
-fn place(from: &Path, to: &Path) -> Result<()> {
-    let new = std::fs::read(from)
-        .with_context(|| format!("the build ended well but there is no {}", from.display()))?;
-    if std::fs::read(to).is_ok_and(|old| old == new) {
-        return Ok(());
-    }
-    let draft = to.with_extension("new");
-    std::fs::write(&draft, new)
-        .and_then(|()| std::fs::rename(&draft, to))
-        .with_context(|| format!("cannot write {}", to.display()))
+/// Puts a finished draft in its place, in one step for whoever runs the old one; when nothing has changed, the old one stays.
+fn place(draft: &Path, to: &Path) -> Result<()> {
+    let new = std::fs::read(draft).with_context(|| format!("no {}", draft.display()))?;
+    let done = if std::fs::read(to).is_ok_and(|old| old == new) {
+        std::fs::remove_file(draft)
+    } else {
+        std::fs::rename(draft, to)
+    };
+    done.with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// The C sources of `examples/`.
@@ -234,19 +245,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_placed_whole_and_only_when_it_changed() {
+    fn a_draft_is_placed_whole_and_an_equal_one_changes_nothing() {
         let dir = std::env::temp_dir().join(format!("sgm-place-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let (from, to) = (dir.join("from"), dir.join("to"));
-        std::fs::write(&from, "one").unwrap();
-        place(&from, &to).unwrap();
-        let first = to.metadata().unwrap().modified().unwrap();
-        place(&from, &to).unwrap();
-        assert_eq!(to.metadata().unwrap().modified().unwrap(), first);
-        std::fs::write(&from, "two").unwrap();
-        place(&from, &to).unwrap();
+        let (draft, to) = (dir.join("draft"), dir.join("to"));
+        let modified = || to.metadata().unwrap().modified().unwrap();
+        std::fs::write(&draft, "one").unwrap();
+        place(&draft, &to).unwrap();
+        let first = modified();
+        std::fs::write(&draft, "one").unwrap();
+        place(&draft, &to).unwrap();
+        assert_eq!(modified(), first);
+        std::fs::write(&draft, "two").unwrap();
+        place(&draft, &to).unwrap();
         assert_eq!(std::fs::read(&to).unwrap(), b"two");
-        assert!(place(&dir.join("none"), &to).is_err());
+        assert!(!draft.exists());
+        assert!(place(&draft, &to).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

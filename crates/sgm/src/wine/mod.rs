@@ -71,7 +71,12 @@ pub fn main(args: Args) -> Result<ExitCode> {
     if let Some(dir) = std::env::var_os("SGM_DIR").filter(|dir| !dir.is_empty()) {
         command.env("SGM_DIR", std::path::absolute(dir)?);
     }
-    run::execute(command, program, &args.reporting, cannot_carry)
+    run::execute(command, program, &args.reporting, |program| {
+        if args.plain {
+            return Some("run with --plain, on Wine's own Winsock");
+        }
+        cannot_carry(program)
+    })
 }
 
 /// WINEDLLOVERRIDES that keeps our Winsock DLL out; the rest of the variable stays.

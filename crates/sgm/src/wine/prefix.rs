@@ -37,6 +37,8 @@ const OURS: &str = "drive_c/Program Files/Sockets-GM";
 const WINSOCK: &str = "drive_c/windows/system32/ws2_32.dll";
 const BUILTIN: &str = "drive_c/windows/spi/ws2_32.dll";
 const IN_USE: &str = "drive_c/windows/system32/lsp.dll";
+/// First lines of a stamp: Wine's own part is being made; our part is being changed.
+const MAKING: &str = "making\n";
 const UNFINISHED: &str = "unfinished\n";
 
 pub struct Prefix {
@@ -84,9 +86,10 @@ impl Prefix {
         self.dir.join(name)
     }
 
-    /// Does Wine's part of the prefix exist?
+    /// Is Wine's part of the prefix there, whole? The registry's files are no sign: the server writes them late.
     fn exists(&self) -> bool {
-        self.path("system.reg").exists() && self.path("drive_c").exists()
+        let broken_off = std::fs::read_to_string(self.path(STAMP)).is_ok_and(|s| s == MAKING);
+        self.path(".update-timestamp").exists() && self.path(WINSOCK).exists() && !broken_off
     }
 
     /// How the prefix stands to these files.
@@ -146,13 +149,16 @@ impl Prefix {
     /// A fresh prefix.
     fn make(&self, wine: &Wine) -> Result<()> {
         eprintln!(
-            "sgm: making the Wine prefix {} (once, about ten seconds)",
+            "sgm: making the Wine prefix {} (once; some seconds)",
             self.dir.display()
         );
+        let again = self.path(".update-timestamp").exists();
+        std::fs::write(self.path(STAMP), MAKING)?;
         let mut boot = wine.command(&self.dir);
         // No offers to download Mono and Gecko, no entries in the desktop's menu.
         boot.env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=");
-        self.finish(boot.args(["wineboot.exe", "-i"]), "make the prefix")?;
+        boot.args(["wineboot.exe", if again { "-u" } else { "-i" }]);
+        self.finish(&mut boot, "make the prefix")?;
         if self.own {
             // Wine 8 begins as Windows 7; programs of today ask for 10.
             self.finish(
@@ -161,6 +167,7 @@ impl Prefix {
             )?;
             self.import(wine, "display", registry::NO_DISPLAY)?;
         }
+        std::fs::write(self.path(STAMP), UNFINISHED)?;
         Ok(())
     }
 
