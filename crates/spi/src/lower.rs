@@ -3,6 +3,7 @@
 //! Only upcalls and documented WSC* calls, so this works the same over mswsock.dll, over another layered provider, and
 //! over the base provider for Wine.
 
+use std::ffi::c_void;
 use std::ptr;
 
 use windows_sys::Win32::Foundation::{FreeLibrary, HMODULE};
@@ -11,7 +12,10 @@ use windows_sys::Win32::Networking::WinSock::{
     WSAEPROVIDERFAILEDINIT, WSAPROTOCOL_INFOW, WSAVERNOTSUPPORTED, WSCEnumProtocols,
     WSCGetProviderPath, WSPDATA, WSPPROC_TABLE, WSPUPCALLTABLE,
 };
-use windows_sys::Win32::System::LibraryLoader::{GetProcAddress, LoadLibraryW};
+use windows_sys::Win32::System::LibraryLoader::{
+    GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT,
+    GetModuleHandleExW, GetProcAddress, LoadLibraryW,
+};
 use windows_sys::core::GUID;
 
 use crate::types::{VERSION_2_2, complete};
@@ -64,6 +68,34 @@ impl Module {
         }
     }
 
+    /// Starts the provider and checks what it gives: all thirty entries, version 2.2. The error is a WSA code.
+    pub fn start(
+        &self,
+        info: &WSAPROTOCOL_INFOW,
+        upcalls: &WSPUPCALLTABLE,
+    ) -> Result<WSPPROC_TABLE, i32> {
+        let mut table = WSPPROC_TABLE::default();
+        let mut data = WSPDATA::default();
+        self.startup(info, upcalls, &mut data, &mut table)?;
+        let error = match (complete(&table), data.wVersion) {
+            (false, _) => WSAEINVALIDPROCTABLE,
+            (true, VERSION_2_2) => return Ok(table),
+            (true, _) => WSAVERNOTSUPPORTED,
+        };
+        cleanup(&table);
+        Err(error)
+    }
+
+    /// Whether `address` lies in this DLL.
+    pub fn holds(&self, address: *const c_void) -> bool {
+        const BY_ADDRESS: u32 =
+            GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
+        let mut module = ptr::null_mut();
+        // SAFETY: with this flag the "name" is any address; no reference is taken.
+        let found = unsafe { GetModuleHandleExW(BY_ADDRESS, address.cast(), &mut module) };
+        found != 0 && module == self.0
+    }
+
     /// Keeps the DLL for the life of the process.
     pub fn keep(self) {
         std::mem::forget(self);
@@ -77,46 +109,36 @@ impl Drop for Module {
     }
 }
 
-/// A lower provider that was started once. [`Lower::stop`] pairs with that start.
+/// A lower provider that was started once. Its DLL stays loaded for the life of the process: a thread may still be on
+/// its way out of a call into it when the last cleanup is done.
 pub struct Lower {
     pub table: WSPPROC_TABLE,
-    module: Module,
 }
 
 impl Lower {
-    /// Loads the DLL of `provider` and starts it for `info` with the upcalls that we were started with.
-    /// The error is a WSA code, as WSPStartup returns it.
+    /// Loads and starts `provider` for `info`, with the upcalls that we were started with. The error is a WSA code.
     pub fn start(
         provider: &GUID,
         info: &WSAPROTOCOL_INFOW,
         upcalls: &WSPUPCALLTABLE,
     ) -> Result<Self, i32> {
         let module = Module::load(&expand(&provider_path(provider, upcalls)?))?;
-        let mut table = WSPPROC_TABLE::default();
-        let mut data = WSPDATA::default();
-        module.startup(info, upcalls, &mut data, &mut table)?;
-        let lower = Self { table, module };
-        let error = match (complete(&lower.table), data.wVersion) {
-            (false, _) => WSAEINVALIDPROCTABLE,
-            (true, VERSION_2_2) => return Ok(lower),
-            (true, _) => WSAVERNOTSUPPORTED,
-        };
-        lower.cleanup();
-        Err(error)
+        let table = module.start(info, upcalls)?;
+        module.keep();
+        Ok(Self { table })
     }
 
-    /// One WSPCleanup for our one WSPStartup. The DLL stays: a thread may still be on its way out of a call into it.
-    pub fn stop(self) {
-        self.cleanup();
-        self.module.keep();
+    /// The one WSPCleanup that is due for the start.
+    pub fn cleanup(&self) {
+        cleanup(&self.table);
     }
+}
 
-    fn cleanup(&self) {
-        let mut errno = 0;
-        if let Some(cleanup) = self.table.lpWSPCleanup {
-            // SAFETY: the provider's own entry, called once for the start that gave it.
-            unsafe { cleanup(&mut errno) };
-        }
+fn cleanup(table: &WSPPROC_TABLE) {
+    let mut errno = 0;
+    if let Some(cleanup) = table.lpWSPCleanup {
+        // SAFETY: the provider's own entry, called once for each start.
+        unsafe { cleanup(&mut errno) };
     }
 }
 
