@@ -1,6 +1,7 @@
 //! `gm_set_name --host-name=NAME`: gives this node its name, as GM's tool of that name did. `sgm node` shows it.
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::Parser;
 use gm::Node;
 
@@ -17,10 +18,17 @@ struct Args {
     host_name: String,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
     let dir = Node::dir_from_env();
-    gm::name::set(&dir, &args.host_name)?;
-    println!("{}: {}", dir.display(), args.host_name);
-    Ok(())
+    match gm::name::set(&dir, &args.host_name) {
+        Ok(()) => {
+            println!("{}: {}", dir.display(), args.host_name);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("gm_set_name: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }
