@@ -10,7 +10,7 @@
 
 use std::ptr;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU32, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -24,6 +24,13 @@ pub struct Slot<P: 'static> {
     context: AtomicUsize,
     /// Made by `WPUCreateSocketHandle`: no kernel object of the provider's stands behind it.
     non_ifs: AtomicBool,
+    /// Our own handle of the completion port that the handle is associated with (0: none), its key, and how completions are
+    /// announced (the flags of SetFileCompletionNotificationModes). The key is written before the port is.
+    port: AtomicUsize,
+    key: AtomicUsize,
+    modes: AtomicU32,
+    /// A place for the flags of a receive that finishes after its caller has returned.
+    flags: AtomicU32,
 }
 
 impl<P> Slot<P> {
@@ -32,6 +39,10 @@ impl<P> Slot<P> {
             owner: AtomicPtr::new(ptr::null_mut()),
             context: AtomicUsize::new(0),
             non_ifs: AtomicBool::new(false),
+            port: AtomicUsize::new(0),
+            key: AtomicUsize::new(0),
+            modes: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
         }
     }
 
@@ -46,6 +57,34 @@ impl<P> Slot<P> {
 
     pub fn is_non_ifs(&self) -> bool {
         self.non_ifs.load(Relaxed)
+    }
+
+    /// The port's handle and the key.
+    pub fn port(&self) -> Option<(usize, usize)> {
+        match self.port.load(Acquire) {
+            0 => None,
+            port => Some((port, self.key.load(Relaxed))),
+        }
+    }
+
+    /// Sets the port's handle, or 0, and the key; gives back the handle that was there.
+    pub fn set_port(&self, port: usize, key: usize) -> usize {
+        self.key.store(key, Relaxed);
+        self.port.swap(port, AcqRel)
+    }
+
+    pub fn modes(&self) -> u32 {
+        self.modes.load(Relaxed)
+    }
+
+    pub fn set_modes(&self, modes: u32) {
+        self.modes.fetch_or(modes, Relaxed);
+    }
+
+    /// Zero, in a place that is never freed.
+    pub fn fresh_flags(&self) -> *mut u32 {
+        self.flags.store(0, Relaxed);
+        self.flags.as_ptr()
     }
 }
 
@@ -109,6 +148,7 @@ impl<P> Handles<P> {
         slot.owner.store(ptr::null_mut(), Release);
         slot.context.store(r.context, Relaxed);
         slot.non_ifs.store(r.non_ifs, Relaxed);
+        slot.modes.store(0, Relaxed);
         slot.owner.store(ptr::from_ref(r.owner).cast_mut(), Release);
         true
     }
@@ -123,12 +163,14 @@ impl<P> Handles<P> {
         }
     }
 
-    pub fn clear_all(&self) {
+    /// Forgets all handles; `port` gets each port's handle that was kept with one.
+    pub fn clear_all(&self, port: impl Fn(usize)) {
         for page in &self.pages {
             // SAFETY: null, or a page that is never freed.
             if let Some(page) = unsafe { page.load(Acquire).as_ref() } {
                 for slot in page {
                     slot.owner.store(ptr::null_mut(), Release);
+                    port(slot.set_port(0, 0));
                 }
             }
         }
@@ -172,8 +214,32 @@ mod tests {
         assert_eq!(t.owner(0x80), None);
         t.set(0x80, registration(&B, 2));
         assert_eq!(t.owner(0x80), Some(&B));
-        t.clear_all();
+        t.clear_all(|port| assert_eq!(port, 0));
         assert_eq!(t.owner(0x80), None);
+    }
+
+    #[test]
+    fn a_port_comes_and_goes_with_the_handle() {
+        let t: Box<Handles<u32>> = Box::new(Handles::new());
+        t.set(0x80, registration(&A, 1));
+        let slot = t.get(0x80).unwrap();
+        assert_eq!(slot.port(), None);
+        assert_eq!(slot.set_port(8, 77), 0);
+        slot.set_modes(1);
+        assert_eq!((slot.port(), slot.modes()), (Some((8, 77)), 1));
+        let closed = std::cell::RefCell::new(Vec::new());
+        t.clear_all(|port| closed.borrow_mut().push(port));
+        assert_eq!(
+            closed
+                .borrow()
+                .iter()
+                .filter(|p| **p != 0)
+                .collect::<Vec<_>>(),
+            [&8]
+        );
+        t.set(0x80, registration(&A, 1));
+        let slot = t.get(0x80).unwrap();
+        assert_eq!((slot.port(), slot.modes()), (None, 0));
     }
 
     #[test]

@@ -35,6 +35,8 @@ mod complete;
 #[cfg(windows)]
 mod dispatch;
 #[cfg(windows)]
+mod gate;
+#[cfg(windows)]
 mod lock;
 #[cfg(windows)]
 mod provider;

@@ -18,7 +18,7 @@ use windows_sys::core::GUID;
 use crate::catalog::{self, Entry};
 use crate::handles::Handles;
 use crate::lock::lock;
-use crate::upcalls;
+use crate::{complete, upcalls};
 
 pub struct Provider {
     id: GUID,
@@ -88,7 +88,7 @@ pub fn stop_all() {
             unsafe { cleanup(&mut error) };
         }
     }
-    HANDLES.clear_all();
+    HANDLES.clear_all(complete::release);
 }
 
 fn of_guid(id: &GUID) -> &'static Provider {

@@ -17,7 +17,7 @@ use windows_sys::core::{BOOL, GUID};
 use crate::dispatch::blocking;
 use crate::handles::Registration;
 use crate::provider::{self, HANDLES};
-use crate::{builtin, catalog, complete, fdset, thread};
+use crate::{builtin, catalog, complete, fdset, gate, thread};
 
 /// The table, as WSPStartup wants it: by value.
 pub fn table() -> WSPUPCALLTABLE {
@@ -106,6 +106,7 @@ unsafe extern "system" fn create_socket_handle(id: u32, context: usize, errno: *
 }
 
 fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
+    gate::install();
     let owner = provider::of_entry(id).ok_or(WSAEINVAL)?;
     let entry = catalog::current();
     let family = entry
@@ -148,7 +149,7 @@ fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
 unsafe extern "system" fn close_socket_handle(s: SOCKET, errno: *mut i32) -> i32 {
     let ours = HANDLES.get(s).is_some_and(|slot| slot.is_non_ifs());
     // Cleared before the number can come back.
-    if !ours || !HANDLES.clear(s) {
+    if !ours || !complete::forget(s) {
         put(errno, WSAENOTSOCK);
         return SOCKET_ERROR;
     }
@@ -315,13 +316,12 @@ unsafe extern "system" fn WPUCompleteOverlappedRequest(
     bytes: u32,
     errno: *mut i32,
 ) -> i32 {
-    let ours = HANDLES.get(s).is_some_and(|slot| slot.is_non_ifs());
-    let result = match (ours, ov.is_null()) {
-        (false, _) => Err(WSAEINVAL),
-        (_, true) => Err(WSAEFAULT),
-        (true, false) => {
+    let result = match HANDLES.get(s).filter(|slot| slot.is_non_ifs()) {
+        None => Err(WSAEINVAL),
+        Some(_) if ov.is_null() => Err(WSAEFAULT),
+        Some(slot) => {
             // SAFETY: the OVERLAPPED of a request that the provider has not completed yet.
-            unsafe { complete::finish(s, ov, error, bytes) };
+            unsafe { complete::finish(slot, ov, error as i32, bytes) };
             Ok(0)
         }
     };

@@ -18,7 +18,7 @@ use windows_sys::core::BOOL;
 
 use crate::builtin::{self, Routine};
 use crate::provider::{HANDLES, Provider};
-use crate::{overlapped_rows, same_rows, special_rows, thread};
+use crate::{complete, overlapped_rows, same_rows, special_rows, thread};
 
 /// The provider of a socket, if it is a layered one's.
 #[inline]
@@ -91,7 +91,9 @@ macro_rules! pass_on_overlapped {
                 None => unsafe { builtin::$name(s, $($arg,)* ov, routine) },
                 Some(p) => {
                     let id = thread_id(routine);
-                    ask!(p, $entry(s, $($arg,)* ov, routine, pointer(&id)) -> $ret)
+                    complete::within_call(s, ov, || {
+                        ask!(p, $entry(s, $($arg,)* ov, routine, pointer(&id)) -> $ret)
+                    })
                 }
             }
         }
