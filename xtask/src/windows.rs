@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::proc::{cargo, find_program, root, run, target_dir};
 
 /// The C compiler and linker for Windows.
-const GCC: &str = "x86_64-w64-mingw32-gcc";
+pub const GCC: &str = "x86_64-w64-mingw32-gcc";
 const STRIP: &str = "x86_64-w64-mingw32-strip";
 
 /// What is built: package and file.

@@ -56,30 +56,74 @@ impl Place {
         self.files.join(name)
     }
 
-    /// Starts the program; its standard output and error go to files of their own.
+    /// Starts a program of the system.
     pub fn start(&self, program: &'static str, args: &[String], side: Side) -> Result<Started> {
-        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let path = find_program(program)
             .with_context(|| format!("there is no {program}: run `cargo xtask setup`"))?;
-        let report = (side == Side::Shared).then(|| self.path(&format!("{number}.report.json")));
+        self.start_file(program, &path, args, side)
+    }
+
+    /// Starts a program, as it is or under `sgm run`.
+    pub fn start_file(
+        &self,
+        program: &'static str,
+        path: &Path,
+        args: &[String],
+        side: Side,
+    ) -> Result<Started> {
+        let report = self.report(side);
         let mut command = match &report {
             None => Command::new(path),
             Some(report) => {
                 let mut command = Command::new(&self.sgm);
-                command
-                    .args(["run", "--report"])
-                    .arg(report)
-                    .arg("--")
-                    .arg(path);
+                command.args(["run", "--report"]).arg(report);
+                command.arg("--").arg(path);
                 command
             }
         };
+        command.args(args);
+        self.launch(program, command, report)
+    }
+
+    /// Starts a Windows program, on Wine's own Winsock or with the providers.
+    pub fn start_wine(
+        &self,
+        program: &'static str,
+        prefix: &Path,
+        path: &Path,
+        args: &[String],
+        side: Side,
+    ) -> Result<Started> {
+        let report = self.report(side);
+        let mut command = Command::new(&self.sgm);
+        command.args(["wine", "--prefix"]).arg(prefix);
+        match &report {
+            None => command.arg("--plain"),
+            Some(report) => command.arg("--report").arg(report),
+        };
+        command.arg("--").arg(path).args(args);
+        self.launch(program, command, report)
+    }
+
+    /// A file for the counters of the next program.
+    fn report(&self, side: Side) -> Option<PathBuf> {
+        let number = self.started.load(Ordering::Relaxed);
+        (side == Side::Shared).then(|| self.path(&format!("{number}.report.json")))
+    }
+
+    /// Standard output and error go to files of their own.
+    fn launch(
+        &self,
+        program: &'static str,
+        mut command: Command,
+        report: Option<PathBuf>,
+    ) -> Result<Started> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.path(&format!("{number}.{program}.log"));
         let file = |path: &Path| {
             File::create(path).with_context(|| format!("cannot write {}", path.display()))
         };
         command
-            .args(args)
             .env("SGM_DIR", &self.node)
             .env_remove("LD_PRELOAD") // the caller's must not reach the plain side
             .current_dir(&self.files)
@@ -138,7 +182,7 @@ impl Started {
             return error; // it is our own doing: its last words explain nothing
         }
         let side = if self.report.is_some() {
-            "under `sgm run`"
+            "under Sockets-GM"
         } else {
             "over plain TCP"
         };
