@@ -41,6 +41,11 @@ const IN_USE: &str = "drive_c/windows/system32/lsp.dll";
 const MAKING: &str = "making\n";
 const UNFINISHED: &str = "unfinished\n";
 
+/// Exit codes of inst_lsp.exe, as its help lists them.
+const DONE: i32 = 0;
+const NOTHING_TO_DO: i32 = 3;
+const IN_THE_WAY: i32 = 5;
+
 pub struct Prefix {
     dir: PathBuf,
     /// Nobody but us uses it.
@@ -193,16 +198,22 @@ impl Prefix {
         Ok(())
     }
 
-    /// Puts the provider into the catalog, or the new version in place of the old one.
+    /// Puts the provider into the catalog, and mends an installation that is of another version or not whole.
     fn install(&self, wine: &Wine) -> Result<()> {
-        let verb = if self.path(IN_USE).exists() {
-            "repair"
-        } else {
-            "install"
-        };
+        let outcome = self.inst_lsp(wine, "install", &[DONE, NOTHING_TO_DO, IN_THE_WAY])?;
+        if outcome == IN_THE_WAY {
+            self.inst_lsp(wine, "repair", &[DONE, NOTHING_TO_DO])?;
+            // Of half an installation it may have removed the rest.
+            self.inst_lsp(wine, "install", &[DONE, NOTHING_TO_DO])?;
+        }
+        Ok(())
+    }
+
+    /// Runs our installer in the prefix; gives its exit code, which must be one of `fine`.
+    fn inst_lsp(&self, wine: &Wine, verb: &str, fine: &[i32]) -> Result<i32> {
         let mut command = wine.command(&self.dir);
         command.arg(self.path(OURS).join("inst_lsp.exe")).arg(verb);
-        self.finish(&mut command, &format!("{verb} the provider"))
+        self.outcome(&mut command, &format!("{verb} the provider"), fine)
     }
 
     /// Takes everything of ours out.
@@ -214,12 +225,8 @@ impl Prefix {
         let builtin = wine.winsock()?;
         let lock = self.lock()?;
         std::fs::write(self.path(STAMP), UNFINISHED)?;
-        if self.path(IN_USE).exists() {
-            let mut command = wine.command(&self.dir);
-            command
-                .arg(self.path(OURS).join("inst_lsp.exe"))
-                .arg("remove");
-            self.finish(&mut command, "remove the provider")?;
+        if self.path(OURS).join("inst_lsp.exe").exists() {
+            self.inst_lsp(wine, "remove", &[DONE, NOTHING_TO_DO])?;
         }
         self.import(wine, "override", registry::TAKE_OUT)?;
         files::place(&builtin, &self.path(WINSOCK))?;
@@ -291,8 +298,13 @@ impl Prefix {
         done
     }
 
-    /// Runs a program of the preparation to its end, its output into the log.
+    /// Runs a program that must succeed.
     fn finish(&self, command: &mut Command, what: &str) -> Result<()> {
+        self.outcome(command, what, &[0]).map(drop)
+    }
+
+    /// Runs a program of the preparation to its end, its output into the log; gives its exit code, one of `fine`.
+    fn outcome(&self, command: &mut Command, what: &str, fine: &[i32]) -> Result<i32> {
         let log = self.path(LOG);
         let output =
             File::create(&log).with_context(|| format!("can't write {}", log.display()))?;
@@ -315,8 +327,8 @@ impl Prefix {
             bail!("can't {what}: it did not end within {} s", LIMIT.as_secs());
         }
         let status = child.wait()?;
-        if status.success() {
-            return Ok(());
+        if let Some(code) = status.code().filter(|code| fine.contains(code)) {
+            return Ok(code);
         }
         let said = std::fs::read(&log).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
