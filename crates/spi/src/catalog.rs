@@ -72,9 +72,27 @@ impl Catalog {
         self.entries.iter().any(is_chain)
     }
 
-    /// Whether there is a base protocol; a catalog without one is of no use to anybody.
-    pub fn has_base(&self) -> bool {
-        self.entries.iter().any(|e| is_base(&e.info))
+    /// Puts back, at the end, what is missing of the base protocols that the DLL at `path` provides.
+    pub fn complete(&mut self, bases: &[WSAPROTOCOL_INFOW], path: &str) {
+        let kind = |i: &WSAPROTOCOL_INFOW| (i.iAddressFamily, i.iSocketType, i.iProtocol);
+        for info in bases {
+            let same =
+                |e: &Entry| is_base(&e.info) && e.path == path && kind(&e.info) == kind(info);
+            if self.entries.iter().any(same) {
+                continue;
+            }
+            let mut info = *info;
+            // Its own id if it can be had: programs then see what they saw without a catalog.
+            if info.dwCatalogEntryId == 0 || self.find(info.dwCatalogEntryId).is_some() {
+                info.dwCatalogEntryId = self.next_id;
+            }
+            self.next_id = self.next_id.max(info.dwCatalogEntryId.saturating_add(1));
+            self.entries.push(Entry {
+                info,
+                path: path.to_owned(),
+                categories: 0,
+            });
+        }
     }
 
     /// WSCInstallProvider: appends `infos` under `provider`, each with a new id.
@@ -297,7 +315,31 @@ mod tests {
         let mut catalog = two_bases();
         assert_eq!(catalog.remove(&NOBODY), Err(WSAEINVAL));
         assert_eq!(catalog.remove(&BASE), Ok(()));
-        assert!(!catalog.has_base());
+        assert!(catalog.entries.is_empty());
+    }
+
+    #[test]
+    fn missing_bases_are_put_back() {
+        let bases = [(1001, 6), (1002, 17), (1004, 6)].map(|(id, protocol)| {
+            let mut base = info(id, 1);
+            base.iProtocol = protocol;
+            base.iAddressFamily = if id == 1004 { 23 } else { 2 };
+            base
+        });
+        let mut catalog = Catalog::new([], 0);
+        catalog.complete(&bases, "base.dll");
+        assert_eq!(
+            (ids(&catalog), catalog.next_id),
+            (vec![1001, 1002, 1004], 1005)
+        );
+        catalog.complete(&bases, "base.dll");
+        assert_eq!(catalog.entries.len(), 3, "nothing is missing");
+        // One went away, and somebody else has its id; one is another DLL's.
+        catalog.entries.remove(1);
+        catalog.entries[0].info.dwCatalogEntryId = 1002;
+        catalog.entries[1].path = "other.dll".into();
+        catalog.complete(&bases, "base.dll");
+        assert_eq!(ids(&catalog), [1002, 1004, 1005, 1006]);
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //!    first and deletes it last, so a write that fails or dies half-way has not happened.
 //! 2. A writer holds the mutex and raises `Serial_Access_Num` after setting the journal and again after deleting it. A
 //!    reader that sees the same serial before and after has read one catalog.
-//! 3. Entries that make no sense are skipped. A catalog without a base protocol is taken for the fresh one.
+//! 3. Entries that make no sense are skipped, and the builtin's protocols are always there: what is missing of them is
+//!    put back. So nothing that is written into the registry leaves a prefix without TCP.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -90,7 +91,7 @@ fn refresh(copy: &mut Option<Copy>) -> Arc<Catalog> {
 /// The error is `edit`'s, or WSATRY_AGAIN if somebody else keeps writing, or WSANO_RECOVERY if the registry refuses.
 pub fn change(edit: impl FnOnce(&mut Catalog) -> Result<(), i32>) -> Result<(), i32> {
     let _turn = Turn::take().ok_or(WSATRY_AGAIN)?;
-    let old = load().map_or_else(|| fresh_catalog(&base_protocols()), |(catalog, _)| catalog);
+    let old = load().map_or_else(untouched, |(catalog, _)| catalog);
     let mut new = old.clone();
     edit(&mut new)?;
     let stored = store(&old, &new);
@@ -101,29 +102,22 @@ pub fn change(edit: impl FnOnce(&mut Catalog) -> Result<(), i32>) -> Result<(), 
 /// Puts the base protocols into a registry that has no catalog yet. If that can't be (no rights), this process goes on
 /// with them all the same.
 fn seed() -> (Catalog, u32) {
-    let catalog = fresh_catalog(&base_protocols());
+    let catalog = untouched();
     if let Some(_turn) = Turn::take() {
         if let Some(loaded) = load() {
             return loaded;
         }
-        // A catalog that is there but broken is somebody's; the next WSC* call that writes will mend it.
-        let untouched = Key::open_machine(KEY).map_or(true, |k| k.open(ENTRIES).is_err());
-        if untouched && store(&catalog, &catalog).is_ok() {
-            return (catalog, serial());
-        }
+        // Failed or not, the serial is what a reader would find now.
+        let _ = store(&catalog, &catalog);
     }
     (catalog, serial())
 }
 
-/// The catalog of a system where nobody installed anything. The ids are the builtin's own, so that WSAEnumProtocols
-/// shows what it showed before.
-fn fresh_catalog(base: &[WSAPROTOCOL_INFOW]) -> Catalog {
-    let entry = |info: &WSAPROTOCOL_INFOW| Entry {
-        info: *info,
-        path: BASE_PATH.to_owned(),
-        categories: 0,
-    };
-    Catalog::new(base.iter().filter(|i| is_base(i)).map(entry), 0)
+/// The catalog of a system where nobody installed anything.
+fn untouched() -> Catalog {
+    let mut catalog = Catalog::new([], 0);
+    catalog.complete(&base_protocols(), BASE_PATH);
+    catalog
 }
 
 /// What the builtin offers.
@@ -141,6 +135,7 @@ fn base_protocols() -> Vec<WSAPROTOCOL_INFOW> {
     // SAFETY: the buffer is as long as said; null asks for every protocol.
     let count = unsafe { enumerate(std::ptr::null(), infos.as_mut_ptr(), &mut bytes) };
     infos.truncate(usize::try_from(count).unwrap_or(0));
+    infos.retain(is_base);
     infos
 }
 
@@ -152,22 +147,23 @@ fn serial() -> u32 {
         .unwrap_or(0)
 }
 
-/// What the registry holds, with its serial; `None` if there is nothing, or nothing that works.
+/// What the registry holds, made complete, with its serial; `None` if there is no catalog.
 fn load() -> Option<(Catalog, u32)> {
     let key = Key::open_machine(KEY).ok()?;
     let mut loaded = None;
     // A writer is between its two serials for a few milliseconds; one that died there left its journal.
     for _ in 0..8 {
-        let serial = key.get_u32(SERIAL)?;
+        let serial = key.get_u32(SERIAL).unwrap_or(0);
         let journal = key.get_binary(JOURNAL);
         let catalog = journal.and_then(|j| Catalog::from_bytes(&j));
-        let catalog = catalog.or_else(|| entries(&key));
-        loaded = catalog.filter(Catalog::has_base).map(|c| (c, serial));
-        if key.get_u32(SERIAL) == Some(serial) {
+        loaded = catalog.or_else(|| entries(&key)).map(|c| (c, serial));
+        if key.get_u32(SERIAL).unwrap_or(0) == serial {
             break;
         }
     }
-    loaded
+    let (mut catalog, serial) = loaded?;
+    catalog.complete(&base_protocols(), BASE_PATH);
+    Some((catalog, serial))
 }
 
 /// The entries' keys in order, up to the count if there is one.
