@@ -164,7 +164,7 @@ unsafe extern "system" fn socket(
 ) -> SOCKET {
     // SAFETY: null or the layered provider's own.
     let given = unsafe { info.as_ref() };
-    let duplicated = given.and_then(duplicate::to_builtin);
+    let duplicated = given.and_then(duplicated);
     let s = match &duplicated {
         // SAFETY: a structure that lives through the call.
         Some(info) => unsafe { builtin::WSASocketW(af, kind, protocol, info, group, flags) },
@@ -258,7 +258,7 @@ unsafe extern "system" fn duplicate_socket(
     let result = unsafe { builtin::WSADuplicateSocketW(s, process, info) };
     // SAFETY: as above.
     if let (0, Some(info)) = (result, unsafe { info.as_mut() }) {
-        duplicate::from_builtin(info);
+        carry_duplicate(info);
     }
     answer(errno, SOCKET_ERROR, result)
 }
@@ -399,26 +399,23 @@ unsafe fn poll(
     }
 }
 
-/// Duplicated sockets. Wine hands the other process's handle over in fields that a layered provider replaces by its own
-/// entry's; what it must leave alone is dwProviderReserved, so that carries the handle between base providers.
-mod duplicate {
-    use super::WSAPROTOCOL_INFOW;
+/// How Wine marks a duplicated socket's info: this in dwServiceFlags4, and the handle in the other process in 3. A layered
+/// provider replaces those by its own entry's; what it must leave alone is dwProviderReserved, so that carries the handle
+/// from one base provider to the other.
+const DUPLICATE: u32 = 0xff00_ff00;
 
-    /// How Wine marks a duplicated socket's info.
-    const MARK: u32 = 0xff00_ff00;
-
-    pub fn from_builtin(info: &mut WSAPROTOCOL_INFOW) {
-        if info.dwServiceFlags4 == MARK {
-            info.dwProviderReserved = info.dwServiceFlags3;
-            (info.dwServiceFlags3, info.dwServiceFlags4) = (0, 0);
-        }
+fn carry_duplicate(info: &mut WSAPROTOCOL_INFOW) {
+    if info.dwServiceFlags4 == DUPLICATE {
+        info.dwProviderReserved = info.dwServiceFlags3;
+        (info.dwServiceFlags3, info.dwServiceFlags4) = (0, 0);
     }
+}
 
-    pub fn to_builtin(info: &WSAPROTOCOL_INFOW) -> Option<WSAPROTOCOL_INFOW> {
-        (info.dwProviderReserved != 0).then_some(WSAPROTOCOL_INFOW {
-            dwServiceFlags3: info.dwProviderReserved,
-            dwServiceFlags4: MARK,
-            ..*info
-        })
-    }
+/// The info as the builtin knows it, if it is a duplicated socket's.
+pub fn duplicated(info: &WSAPROTOCOL_INFOW) -> Option<WSAPROTOCOL_INFOW> {
+    (info.dwProviderReserved != 0).then_some(WSAPROTOCOL_INFOW {
+        dwServiceFlags3: info.dwProviderReserved,
+        dwServiceFlags4: DUPLICATE,
+        ..*info
+    })
 }

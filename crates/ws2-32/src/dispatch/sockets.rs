@@ -7,7 +7,7 @@ use windows_sys::Win32::Networking::WinSock::*;
 use super::{ask, fail, failed, layered, protocols, spi_call};
 use crate::catalog::{self, Entry};
 use crate::provider::{self, HANDLES, Provider};
-use crate::{builtin, choose, startup};
+use crate::{base, builtin, choose, startup};
 
 /// `af`, `type` or `protocol` of WSASocket that are to be taken from the protocol info.
 const FROM_INFO: i32 = FROM_PROTOCOL_INFO;
@@ -46,7 +46,10 @@ unsafe extern "system" fn WSASocketW(
     let given = unsafe { info.as_ref() };
     match serving((af, kind, protocol), given) {
         Serving::Builtin => {
-            // SAFETY: the program's own arguments.
+            // A provider may hand on the info of a socket that the base provider duplicated.
+            let duplicated = given.and_then(base::duplicated);
+            let info = duplicated.as_ref().map_or(info, ptr::from_ref);
+            // SAFETY: the program's own arguments, or a structure that lives through the call.
             fresh(unsafe { builtin::WSASocketW(af, kind, protocol, info, group, flags) })
         }
         Serving::Layered(p, entry) => {
