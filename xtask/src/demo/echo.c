@@ -1,8 +1,8 @@
 /* A server that sends back what it gets, and a client that counts round trips: the same text for both systems, in the
  * blocking calls that every socket book begins with. It knows nothing of Sockets-GM.
  *
- *     echo server PORT            serves one connection, then ends
- *     echo client PORT ROUNDS     prints the round trips per second of 64-byte messages */
+ *     echo server PORT             says "ready", serves one connection, then ends
+ *     echo client PORT SECONDS     prints the round trips per second of 64-byte messages */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +16,6 @@ static double now(void)
     QueryPerformanceCounter(&ticks);
     QueryPerformanceFrequency(&per_second);
     return (double)ticks.QuadPart / per_second.QuadPart;
-}
-static void pause_shortly(void)
-{
-    Sleep(10);
 }
 #else
 #include <arpa/inet.h>
@@ -36,13 +32,9 @@ static double now(void)
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec + t.tv_nsec / 1e9;
 }
-static void pause_shortly(void)
-{
-    usleep(10000);
-}
 #endif
 
-enum { BYTES = 64, WARM_UP = 200, TRIES = 3000 };
+enum { BYTES = 64, WARM_UP = 200, SLICE = 100 };
 
 static void fail(const char *what)
 {
@@ -93,6 +85,8 @@ static void server(const char *port)
     (void)on;
     if (bind(listener, (struct sockaddr *)&at, sizeof at) != 0 || listen(listener, 1) != 0)
         fail("listen");
+    puts("ready");
+    fflush(stdout);
     SOCKET s = accept(listener, NULL, NULL);
     if (s == INVALID_SOCKET)
         fail("accept");
@@ -124,26 +118,22 @@ static void round_trips(SOCKET s, long rounds)
     }
 }
 
-static void client(const char *port, long rounds)
+static void client(const char *port, double seconds)
 {
     struct sockaddr_in at = address(port);
-    SOCKET s = INVALID_SOCKET;
-    /* The server may not listen yet. */
-    for (int i = 0; i < TRIES; i++) {
-        s = tcp();
-        if (connect(s, (struct sockaddr *)&at, sizeof at) == 0)
-            break;
-        closesocket(s);
-        s = INVALID_SOCKET;
-        pause_shortly();
-    }
-    if (s == INVALID_SOCKET)
+    SOCKET s = tcp();
+    if (connect(s, (struct sockaddr *)&at, sizeof at) != 0)
         fail("connect");
     no_delay(s);
     round_trips(s, WARM_UP);
-    double start = now();
-    round_trips(s, rounds);
-    printf("%.1f\n", rounds / (now() - start));
+    double start = now(), took;
+    long rounds = 0;
+    do {
+        round_trips(s, SLICE);
+        rounds += SLICE;
+        took = now() - start;
+    } while (took < seconds);
+    printf("%.1f\n", rounds / took);
     closesocket(s);
 }
 
@@ -157,9 +147,9 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "server") == 0)
         server(argv[2]);
     else if (argc == 4 && strcmp(argv[1], "client") == 0)
-        client(argv[2], atol(argv[3]));
+        client(argv[2], atof(argv[3]));
     else
-        puts("usage: echo server PORT | echo client PORT ROUNDS");
+        puts("usage: echo server PORT | echo client PORT SECONDS");
 #ifdef _WIN32
     WSACleanup();
 #endif

@@ -2,17 +2,18 @@
 //! two ways to run a program there. Both directories are removed on drop.
 
 use std::fs::{DirBuilder, File};
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Side;
 use super::report::Report;
-use crate::proc::{Group, check_interrupted, find_program};
+use crate::proc::{Group, check_interrupted, find_program, retry};
 
 /// The directories and the `sgm` to use.
 pub struct Place {
@@ -152,6 +153,18 @@ impl Drop for Place {
 }
 
 impl Started {
+    /// Waits until standard output has this in it.
+    pub fn wait_for_output(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let found = retry(limit, "the program does not get ready", || {
+            if std::fs::read_to_string(&self.log)?.contains(text) {
+                return Ok(ControlFlow::Break(()));
+            }
+            ensure!(self.group.is_alive(), "the program ended at once");
+            Ok(ControlFlow::Continue(()))
+        });
+        found.map_err(|error| self.explain(error))
+    }
+
     /// Waits for the end, and gives standard output and, under `sgm run`, the counters.
     pub fn finish(mut self, limit: Duration) -> Result<(String, Option<Report>)> {
         let status = match self.group.wait(limit) {

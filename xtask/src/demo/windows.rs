@@ -18,7 +18,8 @@ use crate::proc::{run, target_dir};
 const LIMIT: Duration = Duration::from_secs(60);
 /// A fresh prefix takes some seconds.
 const PREPARATION: Duration = Duration::from_secs(240);
-const WARM_UP: u64 = 300;
+/// What the client measures for, in each round.
+const SECONDS: &str = "1";
 
 /// Who serves the Windows client.
 #[derive(Clone, Copy)]
@@ -55,7 +56,7 @@ struct Echo<'a> {
 
 /// Measures, prints the table, and fails if nothing was carried.
 pub fn main(place: &Place, rounds: u32) -> Result<()> {
-    let mut steps = Steps::new(1 + 2 * Peer::BOTH.len() as u32 * (1 + rounds));
+    let mut steps = Steps::new(1 + 2 * Peer::BOTH.len() as u32 * rounds);
     let echo = steps.run("compile an echo program, prepare Wine", || {
         Echo::prepare(place)
     })?;
@@ -81,21 +82,14 @@ pub fn main(place: &Place, rounds: u32) -> Result<()> {
     table::ensure_carried(&counted)
 }
 
-/// A warm-up of each side, which also says how many round trips take a second, then the rounds.
+/// The rounds of both sides, in turns.
 fn measure(echo: &Echo, peer: Peer, rounds: u32, steps: &mut Steps) -> Result<(Row, [Report; 2])> {
-    let mut sizes = [0, 0];
-    for side in Side::BOTH {
-        let step = format!("{}, {}, warm-up", peer.label(), label(side));
-        let (rate, _) = steps.run(&step, || echo.round(peer, side, WARM_UP))?;
-        sizes[side as usize] = (rate as u64).clamp(WARM_UP, 5_000_000);
-    }
     let mut rates = [vec![], vec![]];
     let mut reports = [Report::default(), Report::default()];
     for round in 1..=rounds {
         for side in Side::BOTH {
             let step = format!("{}, {}, round {round}", peer.label(), label(side));
-            let size = sizes[side as usize];
-            let (rate, counters) = steps.run(&step, || echo.round(peer, side, size))?;
+            let (rate, counters) = steps.run(&step, || echo.round(peer, side))?;
             rates[side as usize].push(rate);
             for (sum, part) in reports.iter_mut().zip(counters) {
                 if let Some(part) = part {
@@ -140,14 +134,15 @@ impl Echo<'_> {
     }
 
     /// One pair of processes; gives the client's round trips per second, and the counters of client and server.
-    fn round(&self, peer: Peer, side: Side, size: u64) -> Result<(f64, [Option<Report>; 2])> {
+    fn round(&self, peer: Peer, side: Side) -> Result<(f64, [Option<Report>; 2])> {
         let port = free_port()?.to_string();
         let serve = ["server".to_owned(), port.clone()];
-        let server = match peer {
+        let mut server = match peer {
             Peer::Windows => self.wine(&serve, side)?,
             Peer::Linux => self.place.start_file("echo", &self.linux, &serve, side)?,
         };
-        let client = self.wine(&["client".to_owned(), port, size.to_string()], side)?;
+        server.wait_for_output("ready", LIMIT)?;
+        let client = self.wine(&["client".to_owned(), port, SECONDS.to_owned()], side)?;
         let (output, client) = client.finish(LIMIT)?;
         let (_, server) = server.finish(LIMIT)?;
         let rate = output.trim().parse();
