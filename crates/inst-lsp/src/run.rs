@@ -15,6 +15,7 @@ pub fn install(dir: Option<PathBuf>) -> Done {
         Some(dir) => std::path::absolute(&dir).map_err(|e| system::io_error("--dir", &e))?,
         None => system::own_dir()?,
     };
+    system::take_turn()?;
     let catalog = system::catalog()?;
     match plan::state(&catalog) {
         State::Absent => {}
@@ -33,10 +34,7 @@ pub fn install(dir: Option<PathBuf>) -> Done {
         return Err(Report::new(Exit::InTheWay, text));
     }
     if plan::bases(&catalog).is_empty() {
-        return Err(Report::new(
-            Exit::InTheWay,
-            "the catalog has no TCP and no UDP",
-        ));
+        return Err(no_base());
     }
     let mut undo = Undo(Vec::new());
     system::copy_dll()?;
@@ -92,6 +90,7 @@ fn half(wrong: &[String]) -> Report {
 }
 
 pub fn remove() -> Done {
+    system::take_turn()?;
     let catalog = system::catalog()?;
     let chains = plan::has_chains(&catalog);
     let dummy = plan::dummy_id(&catalog).is_some();
@@ -177,6 +176,7 @@ fn mends() -> Vec<String> {
 }
 
 pub fn repair() -> Done {
+    system::take_turn()?;
     let catalog = system::catalog()?;
     let outside = mends();
     let wrong = match plan::state(&catalog) {

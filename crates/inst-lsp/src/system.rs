@@ -6,6 +6,7 @@ use std::{fs, ptr};
 
 use spi::registry::{Key, absent};
 use spi::{WSAPROTOCOL_INFOW, ids, lower, wide};
+use windows_sys::Win32::Foundation::{WAIT_ABANDONED, WAIT_OBJECT_0};
 use windows_sys::Win32::Networking::WinSock::{
     LSP_REDIRECTOR, ProviderInfoLspCategories, WSAEACCES, WSANO_RECOVERY,
     WSAPROTOCOL_INFOW as Info, WSCDeinstallProvider, WSCInstallProvider, WSCWriteProviderOrder,
@@ -14,6 +15,7 @@ use windows_sys::Win32::Networking::WinSock::{
 use windows_sys::Win32::Storage::FileSystem::{MOVEFILE_DELAY_UNTIL_REBOOT, MoveFileExW};
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::SystemInformation::GetSystemDirectoryW;
+use windows_sys::Win32::System::Threading::{CreateMutexW, WaitForSingleObject};
 use windows_sys::core::GUID;
 
 use crate::{Exit, Report};
@@ -42,6 +44,19 @@ pub fn io_error(what: &str, error: &io::Error) -> Report {
             format!("{what}: no rights; run inst_lsp as administrator"),
         ),
         _ => Report::new(Exit::Failed, format!("{what}: {error}")),
+    }
+}
+
+/// Waits for another `inst_lsp` that is at work: the steps of two must not mix. The turn lasts as long as this process.
+pub fn take_turn() -> Result<(), Report> {
+    const PATIENCE_MS: u32 = 30_000;
+    let name = wide::wide(r"Global\Sockets-GM.inst_lsp");
+    // SAFETY: default security, a name that ends with a zero; the handle is left to the end of the process.
+    let turn =
+        unsafe { WaitForSingleObject(CreateMutexW(ptr::null(), 0, name.as_ptr()), PATIENCE_MS) };
+    match turn {
+        WAIT_OBJECT_0 | WAIT_ABANDONED => Ok(()),
+        _ => Err(Report::new(Exit::Failed, "another inst_lsp is at work")),
     }
 }
 
