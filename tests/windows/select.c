@@ -2,7 +2,7 @@
 #define FD_SETSIZE 600
 #include "common.h"
 
-static fd_set reads, writes, excepts;
+static __thread fd_set reads, writes, excepts;
 
 static void zero(void)
 {
