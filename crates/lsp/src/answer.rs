@@ -41,6 +41,16 @@ pub fn lower(call: impl FnOnce(*mut i32) -> i32) -> Result<(), Code> {
     }
 }
 
+/// What a receive says of a connection that the peer has reset. Windows says WSAECONNRESET. Wine's server takes the error off
+/// the socket before the program asks, so programs there have always seen an end-of-file.
+pub fn reset_answer() -> Result<usize, Code> {
+    if gm::os::raw::is_wine() {
+        Ok(0)
+    } else {
+        Err(ws::WSAECONNRESET)
+    }
+}
+
 /// What Winsock says of a fault. `waits`: the call was a blocking one, so "nothing yet" was a time-out.
 pub fn code_of(fault: Fault, waits: bool) -> Code {
     match fault {
@@ -48,7 +58,8 @@ pub fn code_of(fault: Fault, waits: bool) -> Code {
         Fault::WouldBlock => ws::WSAEWOULDBLOCK,
         Fault::Interrupted => ws::WSAEINTR,
         Fault::Reset => ws::WSAECONNRESET,
-        Fault::Pipe => ws::WSAESHUTDOWN,
+        // The peer is gone; what this end shut down itself is told before the engine is asked.
+        Fault::Pipe => ws::WSAECONNRESET,
         // Made on the base socket before it comes to this.
         Fault::UseKernel => ws::WSAEWOULDBLOCK,
         Fault::Other(code) => code,

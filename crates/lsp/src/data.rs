@@ -11,7 +11,7 @@ use sockets::{Fault, RecvOptions, SendOptions};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use crate::answer::{Code, code_of, done, lower};
+use crate::answer::{Code, code_of, done, lower, reset_answer};
 use crate::events;
 use crate::overlapped::{self, Request};
 use crate::slot::{Inside, enter};
@@ -101,7 +101,10 @@ unsafe fn carried_recv(
         return Some(Err(ws::WSAEINTR));
     }
     events::after_recv(inside, conn);
-    Some(got.map_err(|f| code_of(f, !dont_wait)))
+    Some(match got {
+        Err(Fault::Reset) if !conn.end().has(flag::CORRUPT) => reset_answer(),
+        got => got.map_err(|f| code_of(f, !dont_wait)),
+    })
 }
 
 /// As [`carried_recv`], for sending.
@@ -123,6 +126,9 @@ unsafe fn carried_send(
     // SAFETY: by the caller.
     if let Err(code) = unsafe { sound(bufs, count) } {
         return Some(Err(code));
+    }
+    if conn.end().has(flag::WRITE_SHUT) {
+        return Some(Err(ws::WSAESHUTDOWN));
     }
     let dont_wait = inside.body().is_nonblocking();
     // SAFETY: by the caller; checked above.
@@ -168,7 +174,7 @@ pub unsafe extern "system" fn recv(
         let inside = enter(s)?;
         // SAFETY: the caller's arguments.
         unsafe {
-            if let Some(r) = Request::new(&inside, ov, routine, thread) {
+            if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::recv(inside, r, bufs, count, got, flags);
             }
             sync_recv(&inside, bufs, count, got, flags)
@@ -192,7 +198,6 @@ unsafe fn sync_recv(
         let asked = if flags.is_null() { 0 } else { *flags };
         if let Some(r) = carried_recv(inside, bufs, count, asked) {
             put(got, r? as u32);
-            put(flags, 0);
             return Ok(());
         }
         let b = inside.body();
@@ -236,7 +241,7 @@ pub unsafe extern "system" fn recv_from(
         let inside = enter(s)?;
         // SAFETY: the caller's arguments.
         unsafe {
-            if let Some(r) = Request::new(&inside, ov, routine, thread) {
+            if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 let from = (from, from_len);
                 return overlapped::recv_from(inside, r, bufs, count, got, flags, from);
             }
@@ -244,7 +249,6 @@ pub unsafe extern "system" fn recv_from(
                 let asked = if flags.is_null() { 0 } else { *flags };
                 if let Some(r) = carried_recv(&inside, bufs, count, asked) {
                     put(got, r? as u32);
-                    put(flags, 0);
                     return Ok(());
                 }
             }
@@ -352,8 +356,11 @@ unsafe fn send_any(
         let inside = enter(s)?;
         // SAFETY: the caller's arguments.
         unsafe {
-            if let Some(r) = Request::new(&inside, ov, routine, thread) {
+            if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::send(inside, r, bufs, count, sent, flags, to);
+            }
+            if sent.is_null() {
+                return Err(ws::WSAEFAULT);
             }
             if let Some(r) = carried_send(&inside, bufs, count, flags) {
                 put(sent, r? as u32);

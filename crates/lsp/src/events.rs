@@ -66,7 +66,8 @@ impl Events {
         }
         if over && !unread {
             found |= FD_CLOSE;
-            if ready.intersects(Ready::ERR) {
+            // Wine's server has taken the error off the socket by then, and tells of a plain end.
+            if ready.intersects(Ready::ERR) && !gm::os::raw::is_wine() {
                 self.close_code = ws::WSAECONNRESET;
             }
         }
@@ -138,11 +139,21 @@ fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> R
     } else {
         mask
     };
+    if let Some(conn) = conn {
+        // Old doorbells would signal the object with nothing to tell.
+        conn.arm_edge_clean(&inside.socket());
+    }
     select_base(b, event, below)?;
     b.set_nonblocking(true);
     let mut events = locked(&b.events);
     b.set_selected(mask != 0);
+    // Winsock tells anew what holds already. Wine's server does not tell again of bytes and ends that it has told of.
+    let told = match gm::os::raw::is_wine() {
+        true => events.disabled & (FD_READ | FD_CLOSE),
+        false => 0,
+    };
     *events = Events {
+        disabled: told,
         event: if mask == 0 { 0 } else { event },
         mask,
         window,

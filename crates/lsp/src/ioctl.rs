@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use gm::Reason;
 use spi::types::{
     SIO_BASE_HANDLE, SIO_BSP_HANDLE, SIO_BSP_HANDLE_POLL, SIO_BSP_HANDLE_SELECT, SIO_EXT_POLL,
-    SIO_EXT_SELECT, WSAPOLLDATA, WSASELECTDATA,
+    SIO_EXT_SELECT, SIO_EXT_SENDMSG, WSAPOLLDATA, WSASELECTDATA,
 };
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET, WSAPOLLFD};
 use windows_sys::Win32::System::IO::OVERLAPPED;
@@ -80,16 +80,23 @@ pub unsafe extern "system" fn ioctl(
     };
     let call = || {
         let inside = enter(s)?;
+        if returned.is_null() && ov.is_null() {
+            return Err(ws::WSAEFAULT);
+        }
         // SAFETY: the caller's arguments.
         unsafe {
+            if request == SIO_EXT_SENDMSG {
+                // The message's own OVERLAPPED is what counts.
+                return extension::ext_send_msg(inside, s, bufs.read()?, thread);
+            }
             if let Some(result) = ours(&inside, s, request, &bufs) {
                 // Done at once, but an overlapped call wants its completion all the same.
-                return match Request::new(&inside, ov, routine, thread) {
+                return match Request::new(&inside, s, ov, routine, thread) {
                     Some(r) if result.is_ok() => overlapped::complete_now(inside, r, &bufs),
                     _ => result,
                 };
             }
-            if let Some(r) = Request::new(&inside, ov, routine, thread) {
+            if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::ioctl(inside, r, request, &bufs);
             }
             below(&inside, request, &bufs)

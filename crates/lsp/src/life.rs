@@ -4,13 +4,14 @@ use gm::end::flag;
 use gm::node::ListenAddress;
 use gm::{Reason, Role};
 use ring::sync::Ordering::Relaxed;
-use sockets::Conn;
+use sockets::{Conn, Fault};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET};
 use windows_sys::Win32::System::Threading::GetCurrentProcessId;
 
 use crate::answer::{Code, code_of, done, lower, tell};
 use crate::ctx;
 use crate::names::{base_name, split, split_raw};
+use crate::overlapped;
 use crate::provider::{self, upcalls};
 use crate::slot::{self, Body, Fresh, Inside, enter, locked};
 
@@ -315,8 +316,11 @@ pub fn shut(inside: &Inside, how: i32) -> Result<(), Code> {
     };
     let read = how == ws::SD_RECEIVE || how == ws::SD_BOTH;
     let write = how == ws::SD_SEND || how == ws::SD_BOTH;
-    conn.shutdown(&inside.socket(), read, write)
-        .map_err(|f| code_of(f, false))
+    // A peer that is gone is no news to shutdown: Winsock answers that all is well.
+    match conn.shutdown(&inside.socket(), read, write) {
+        Ok(()) | Err(Fault::Other(ws::WSAENOTCONN) | Fault::Pipe | Fault::Reset) => Ok(()),
+        Err(f) => Err(code_of(f, false)),
+    }
 }
 
 pub unsafe extern "system" fn shutdown(s: SOCKET, how: i32, errno: *mut i32) -> i32 {
@@ -381,7 +385,11 @@ fn close_base(inside: &Inside) -> Result<(), Code> {
         let _ = fd.shutdown(true, true);
     }
     inside.bury();
-    lower(|code| unsafe { (b.lower.close_socket)(b.base, code) })
+    overlapped::cancel_all(inside);
+    // SAFETY: our own base socket.
+    let result = lower(|code| unsafe { (b.lower.close_socket)(b.base, code) });
+    overlapped::drain(inside);
+    result
 }
 
 pub unsafe extern "system" fn duplicate_socket(

@@ -27,16 +27,16 @@ pub fn poll(fds: &mut [WSAPOLLFD], timeout_ms: i32) -> Result<i32, Code> {
         }
     }
     if members.iter().any(Member::is_engaged) {
-        let strangers = fds.iter().any(|p| p.revents != 0);
-        let deadline = Deadline::after_us(if strangers { Some(0) } else { limit });
-        wait::wait(&mut members, deadline, &mut ask_base)?;
+        wait::wait(&mut members, Deadline::after_us(limit), &mut ask_base)?;
         for (m, i) in members.iter().zip(&at) {
-            fds[*i].revents = reported(m.got, fds[*i].events);
+            fds[*i].revents = reported(m, fds[*i].events);
         }
     } else {
         ask_base_exactly(fds, &members, &at, timeout_ms)?;
     }
-    Ok(fds.iter().filter(|p| p.revents != 0).count() as i32)
+    // A handle that is no socket is marked, but neither counted nor a reason to return.
+    let told = |p: &&WSAPOLLFD| p.revents != 0 && p.revents != ws::POLLNVAL;
+    Ok(fds.iter().filter(told).count() as i32)
 }
 
 fn wanted(events: i16) -> Ready {
@@ -53,9 +53,12 @@ fn wanted(events: i16) -> Ready {
     want
 }
 
-fn reported(got: Ready, events: i16) -> i16 {
+fn reported(m: &Member, events: i16) -> i16 {
+    let got = m.got;
     let mut r = 0;
-    if got.intersects(Ready::IN) {
+    // The end of the stream is POLLHUP alone, unless bytes are before it.
+    let over = got.intersects(Ready::RDHUP | Ready::HUP);
+    if got.intersects(Ready::IN) && !(over && m.is_drained()) {
         r |= events & IN;
     }
     if got.intersects(Ready::OUT) {
@@ -98,7 +101,7 @@ fn ask_base_exactly(
 }
 
 /// For `wait`: what each member asks, of its base socket.
-fn ask_base(members: &mut [Member], limit_us: Option<u64>) -> Result<(), Code> {
+pub fn ask_base(members: &mut [Member], limit_us: Option<u64>) -> Result<(), Code> {
     let mut below: Vec<WSAPOLLFD> = members
         .iter()
         .map(|m| {

@@ -46,7 +46,6 @@ lower_calls! {
     address_to_string: lpWSPAddressToString: LPWSPADDRESSTOSTRING;
     bind: lpWSPBind: LPWSPBIND;
     cancel_blocking_call: lpWSPCancelBlockingCall: LPWSPCANCELBLOCKINGCALL;
-    cleanup: lpWSPCleanup: LPWSPCLEANUP;
     close_socket: lpWSPCloseSocket: LPWSPCLOSESOCKET;
     connect: lpWSPConnect: LPWSPCONNECT;
     duplicate_socket: lpWSPDuplicateSocket: LPWSPDUPLICATESOCKET;
@@ -81,6 +80,8 @@ pub struct Upcalls {
     pub query_context: <ws::LPWPUQUERYSOCKETHANDLECONTEXT as Inner>::F,
     pub post_message: <ws::LPWPUPOSTMESSAGE as Inner>::F,
     pub queue_apc: <ws::LPWPUQUEUEAPC as Inner>::F,
+    pub open_thread: <ws::LPWPUOPENCURRENTTHREAD as Inner>::F,
+    pub close_thread: <ws::LPWPUCLOSETHREAD as Inner>::F,
     table: ws::WSPUPCALLTABLE,
 }
 
@@ -92,6 +93,8 @@ impl Upcalls {
             query_context: table.lpWPUQuerySocketHandleContext?,
             post_message: table.lpWPUPostMessage?,
             queue_apc: table.lpWPUQueueApc?,
+            open_thread: table.lpWPUOpenCurrentThread?,
+            close_thread: table.lpWPUCloseThread?,
             table,
         })
     }
@@ -166,7 +169,7 @@ fn find_layers(startup: &WSAPROTOCOL_INFOW) -> Result<(), Code> {
     let mut layers = locked(&LAYERS);
     for found in chain::layers(&catalog, own) {
         let known = |l: &&Layer| l.info.dwCatalogEntryId == found.info.dwCatalogEntryId;
-        if !layers.iter().any(|l| known(l)) {
+        if !layers.iter().any(known) {
             layers.push(Box::leak(Box::new(Layer {
                 info: found.info,
                 lower_info: *found.lower_info(),

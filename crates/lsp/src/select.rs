@@ -39,7 +39,9 @@ unsafe fn retain(set: *mut FD_SET, keep: impl Fn(SOCKET) -> bool) -> i32 {
         let mut kept = 0;
         for i in 0..(*set).fd_count as usize {
             let s = *first.add(i);
-            if keep(s) {
+            // A handle that is in the set twice counts once.
+            let again = (0..kept).any(|k| *first.add(k) == s);
+            if keep(s) && !again {
                 *first.add(kept) = s;
                 kept += 1;
             }

@@ -41,6 +41,7 @@ pub struct Body {
     pub overlapped: bool,
     pub events: Mutex<Events>,
     pub listener: Mutex<Option<gm::node::Entry>>,
+    pub io: crate::overlapped::State,
     nonblocking: AtomicBool,
     /// Network events are wanted: see `events`.
     selected: AtomicBool,
@@ -191,11 +192,6 @@ impl Inside {
     pub fn hold(&self) {
         self.slot.holders.fetch_add(1, AcqRel);
     }
-
-    /// The carrier that overlapped calls are completed on, if the program's own is not known.
-    pub fn first_carrier(&self) -> SOCKET {
-        self.slot.first.load(Acquire)
-    }
 }
 
 impl Clone for Inside {
@@ -325,6 +321,7 @@ pub fn make(f: Fresh) -> Inside {
         overlapped: f.overlapped,
         events: Mutex::new(Events::default()),
         listener: Mutex::new(None),
+        io: Default::default(),
         nonblocking: AtomicBool::new(false),
         selected: AtomicBool::new(false),
         closing: AtomicBool::new(false),

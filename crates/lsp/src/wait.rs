@@ -101,6 +101,12 @@ impl Member {
         self.got = conn.ready(&k, whole) | Ready(self.below.0 & PRI.0);
     }
 
+    /// Is nothing left to read?
+    pub fn is_drained(&self) -> bool {
+        let conn = self.inside.conn();
+        conn.is_some_and(|c| c.readable_bytes(&self.inside.socket()) == 0)
+    }
+
     fn is_ready(&self) -> bool {
         self.got.0 & (self.want | Ready::ERR | Ready::HUP).0 != 0
     }

@@ -70,6 +70,12 @@ fn probe(version: String) -> bool {
     known && unsafe { call(nr::GETPID, [0; 6]) } > 1
 }
 
+/// Is this Wine, of whatever version?
+pub fn is_wine() -> bool {
+    static WINE: OnceLock<bool> = OnceLock::new();
+    *WINE.get_or_init(|| wine_version().is_some())
+}
+
 /// Wine's version, as ntdll tells it; `None`: this is Windows.
 pub fn wine_version() -> Option<String> {
     let name: Vec<u16> = "ntdll.dll\0".encode_utf16().collect();

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, OnceLock};
 
 use windows_sys::Win32::Foundation::{HANDLE, HWND, LPARAM, WPARAM};
-use windows_sys::Win32::Networking::WinSock::WSANETWORKEVENTS;
+use windows_sys::Win32::Networking::WinSock::{self as ws, WSANETWORKEVENTS};
 use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, SetEvent, WaitForSingleObject,
 };
@@ -134,10 +134,20 @@ fn look_again(inside: &Inside) {
 /// One message for each event, as WSAAsyncSelect has it: the error above, the event below.
 pub fn post(w: &Window, told: &WSANETWORKEVENTS) {
     let Some(upcalls) = upcalls() else { return };
-    for (bit, code) in told.iErrorCode.iter().enumerate() {
+    // A program that is told of a connection first knows what the rest is about; Wine's order.
+    const ORDER: [u32; 6] = [
+        ws::FD_CONNECT_BIT,
+        ws::FD_ACCEPT_BIT,
+        ws::FD_OOB_BIT,
+        ws::FD_WRITE_BIT,
+        ws::FD_READ_BIT,
+        ws::FD_CLOSE_BIT,
+    ];
+    for bit in ORDER {
+        let code = told.iErrorCode[bit as usize];
         let event = 1 << bit;
         if told.lNetworkEvents & event != 0 {
-            let both = (*code as u32) << 16 | event as u32;
+            let both = (code as u32) << 16 | event as u32;
             // SAFETY: ws2_32's own function; a window that is gone is no error of ours.
             unsafe {
                 (upcalls.post_message)(
