@@ -16,12 +16,6 @@ impl Wine {
     /// The one that WINELOADER names, else Debian's 64-bit loader, else what PATH has.
     pub fn find() -> Result<Wine> {
         let named = std::env::var_os("WINELOADER").map(PathBuf::from);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let on_path = |name: &str| {
-            std::env::split_paths(&path)
-                .map(|dir| dir.join(name))
-                .find(|file| file.is_file())
-        };
         let debian = Some(PathBuf::from("/usr/lib/wine/wine64"));
         let found = [named, debian, on_path("wine64"), on_path("wine")]
             .into_iter()
@@ -44,6 +38,21 @@ impl Wine {
             command.env("WINEDEBUG", "-all");
         }
         command
+    }
+
+    /// The program that ends a prefix's processes: the one that WINESERVER names, else the loader's neighbour, else PATH's.
+    pub fn server(&self) -> Option<PathBuf> {
+        let named = std::env::var_os("WINESERVER").map(PathBuf::from);
+        let beside = |name| Some(self.loader.with_file_name(name));
+        [
+            named,
+            beside("wineserver64"),
+            beside("wineserver"),
+            on_path("wineserver"),
+        ]
+        .into_iter()
+        .flatten()
+        .find(|file| file.is_file())
     }
 
     /// As `wine --version` says it.
@@ -69,6 +78,13 @@ impl Wine {
             ),
         }
     }
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Every layout that distributions use, by the loader's place: `<p>/bin/wine64` or `<p>/lib/wine/wine64`.

@@ -93,8 +93,12 @@ impl Prefix {
 
     /// Is Wine's part of the prefix there, whole? The registry's files are no sign: the server writes them late.
     fn exists(&self) -> bool {
-        let broken_off = std::fs::read_to_string(self.path(STAMP)).is_ok_and(|s| s == MAKING);
-        self.path(".update-timestamp").exists() && self.path(WINSOCK).exists() && !broken_off
+        self.path(".update-timestamp").exists() && self.path(WINSOCK).exists() && !self.broke_off()
+    }
+
+    /// Did we begin to make it and not end?
+    fn broke_off(&self) -> bool {
+        std::fs::read_to_string(self.path(STAMP)).is_ok_and(|stamp| stamp == MAKING)
     }
 
     /// How the prefix stands to these files.
@@ -157,16 +161,25 @@ impl Prefix {
             "sgm: making the Wine prefix {} (once; some seconds)",
             self.dir.display()
         );
-        let again = self.path(".update-timestamp").exists();
+        if self.broke_off() {
+            // What has not been used yet holds nothing of anybody's.
+            self.stop(wine);
+            for name in ["drive_c", "dosdevices"] {
+                gone(std::fs::remove_dir_all(self.path(name)), &self.path(name))?;
+            }
+            for name in [".update-timestamp", "system.reg", "user.reg", "userdef.reg"] {
+                gone(std::fs::remove_file(self.path(name)), &self.path(name))?;
+            }
+        }
         std::fs::write(self.path(STAMP), MAKING)?;
         let mut boot = wine.command(&self.dir);
         // No offers to download Mono and Gecko, no entries in the desktop's menu.
         boot.env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=");
-        boot.args(["wineboot.exe", if again { "-u" } else { "-i" }]);
-        self.finish(&mut boot, "make the prefix")?;
+        self.finish(wine, boot.args(["wineboot.exe", "-i"]), "make the prefix")?;
         if self.own {
             // Wine 8 begins as Windows 7; programs of today ask for 10.
             self.finish(
+                wine,
                 wine.command(&self.dir).args(["winecfg.exe", "-v", "win10"]),
                 "set the Windows version",
             )?;
@@ -213,7 +226,7 @@ impl Prefix {
     fn inst_lsp(&self, wine: &Wine, verb: &str, fine: &[i32]) -> Result<i32> {
         let mut command = wine.command(&self.dir);
         command.arg(self.path(OURS).join("inst_lsp.exe")).arg(verb);
-        self.outcome(&mut command, &format!("{verb} the provider"), fine)
+        self.outcome(wine, &mut command, &format!("{verb} the provider"), fine)
     }
 
     /// Takes everything of ours out.
@@ -225,7 +238,9 @@ impl Prefix {
         let builtin = wine.winsock()?;
         let lock = self.lock()?;
         std::fs::write(self.path(STAMP), UNFINISHED)?;
-        if self.path(OURS).join("inst_lsp.exe").exists() {
+        // On Wine's own Winsock, where a removal that broke off may have got to, there is no catalog to ask.
+        let ours = std::fs::read(self.path(WINSOCK)).is_ok_and(|image| !files::is_wines(&image));
+        if ours && self.path(OURS).join("inst_lsp.exe").exists() {
             self.inst_lsp(wine, "remove", &[DONE, NOTHING_TO_DO])?;
         }
         self.import(wine, "override", registry::TAKE_OUT)?;
@@ -268,7 +283,25 @@ impl Prefix {
         if self.has_server() {
             return Ok(());
         }
-        self.finish(wine.command(&self.dir).arg("wineboot.exe"), "start Wine")
+        self.finish(
+            wine,
+            wine.command(&self.dir).arg("wineboot.exe"),
+            "start Wine",
+        )
+    }
+
+    /// Ends every program of the prefix, as far as they can be reached.
+    fn stop(&self, wine: &Wine) {
+        if let Some(server) = wine.server() {
+            let mut command = Command::new(server);
+            command.arg("-k").env("WINEPREFIX", &self.dir);
+            // Without a server there is nothing to end, which counts as a failure there.
+            let _ = command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
     }
 
     /// A server works in a directory named after the prefix's device and inode, wherever distributions put that.
@@ -291,6 +324,7 @@ impl Prefix {
         std::fs::write(&file, reg.replace('\n', "\r\n"))?;
         let mut command = wine.command(&self.dir);
         let done = self.finish(
+            wine,
             command.args(["regedit.exe", "/S"]).arg(&file),
             "change the registry",
         );
@@ -299,12 +333,12 @@ impl Prefix {
     }
 
     /// Runs a program that must succeed.
-    fn finish(&self, command: &mut Command, what: &str) -> Result<()> {
-        self.outcome(command, what, &[0]).map(drop)
+    fn finish(&self, wine: &Wine, command: &mut Command, what: &str) -> Result<()> {
+        self.outcome(wine, command, what, &[0]).map(drop)
     }
 
     /// Runs a program of the preparation to its end, its output into the log; gives its exit code, one of `fine`.
-    fn outcome(&self, command: &mut Command, what: &str, fine: &[i32]) -> Result<i32> {
+    fn outcome(&self, wine: &Wine, command: &mut Command, what: &str, fine: &[i32]) -> Result<i32> {
         let log = self.path(LOG);
         let output =
             File::create(&log).with_context(|| format!("can't write {}", log.display()))?;
@@ -324,6 +358,7 @@ impl Prefix {
         if ended == Ok(0) {
             let _ = child.kill();
             let _ = child.wait();
+            self.stop(wine);
             bail!("can't {what}: it did not end within {} s", LIMIT.as_secs());
         }
         let status = child.wait()?;
