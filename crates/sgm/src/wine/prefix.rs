@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! <prefix>/sockets-gm.stamp                    which files we put in; the first line says how far we got
-//! <prefix>/sockets-gm.log                      what the programs of the last preparation printed
 //! drive_c/windows/spi/ws2_32.dll               Wine's own Winsock DLL, for ours to call
 //! drive_c/windows/system32/ws2_32.dll          ours, in place of a copy of Wine's
 //! drive_c/Program Files/Sockets-GM/            providers, installer, gm_set_name
@@ -16,6 +15,7 @@
 //! 3. One process at a time prepares or removes: the prefix's stamp is locked meanwhile.
 
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -32,7 +32,6 @@ use super::{files, registry};
 const LIMIT: Duration = Duration::from_secs(180);
 
 const STAMP: &str = "sockets-gm.stamp";
-const LOG: &str = "sockets-gm.log";
 const OURS: &str = "drive_c/Program Files/Sockets-GM";
 const WINSOCK: &str = "drive_c/windows/system32/ws2_32.dll";
 const BUILTIN: &str = "drive_c/windows/spi/ws2_32.dll";
@@ -129,7 +128,7 @@ impl Prefix {
         std::fs::create_dir_all(&self.dir)
             .with_context(|| format!("can't make {}", self.dir.display()))?;
         if self.exists() {
-            self.ensure_not_taken()?;
+            self.ensure_not_taken(wine)?;
         }
         let lock = self.lock()?;
         if !self.exists() {
@@ -190,7 +189,7 @@ impl Prefix {
     }
 
     /// Refuses a prefix in which somebody else already replaced Winsock.
-    fn ensure_not_taken(&self) -> Result<()> {
+    fn ensure_not_taken(&self, wine: &Wine) -> Result<()> {
         if self.path(STAMP).exists() {
             return Ok(());
         }
@@ -201,10 +200,12 @@ impl Prefix {
             "{} is not Wine's own: take it out, or use another prefix (--prefix DIR)",
             dll.display()
         );
-        let user = std::fs::read(self.path("user.reg")).unwrap_or_default();
-        if let Some(value) = registry::winsock_override(&String::from_utf8_lossy(&user)) {
-            bail!(
-                "{} already overrides ws2_32 ({value}): remove that in winecfg, or use another prefix (--prefix DIR)",
+        for name in ["ws2_32", "*ws2_32"] {
+            let mut query = wine.command(&self.dir);
+            query.args(["reg.exe", "query", registry::OVERRIDES, "/v", name]);
+            ensure!(
+                self.outcome(wine, &mut query, "ask the registry", &[0, 1])? == 1,
+                "{} already overrides {name}: remove that in winecfg, or use another prefix (--prefix DIR)",
                 self.dir.display()
             );
         }
@@ -246,7 +247,7 @@ impl Prefix {
         self.import(wine, "override", registry::TAKE_OUT)?;
         files::place(&builtin, &self.path(WINSOCK))?;
         let spi = self.path(BUILTIN);
-        for file in [&spi, &self.path(IN_USE), &self.path(LOG)] {
+        for file in [&spi, &self.path(IN_USE)] {
             gone(std::fs::remove_file(file), file)?;
         }
         // Others may have a provider there, too.
@@ -337,11 +338,10 @@ impl Prefix {
         self.outcome(wine, command, what, &[0]).map(drop)
     }
 
-    /// Runs a program of the preparation to its end, its output into the log; gives its exit code, one of `fine`.
+    /// Runs a program of the preparation to its end, its output into a file; gives its exit code, one of `fine`.
     fn outcome(&self, wine: &Wine, command: &mut Command, what: &str, fine: &[i32]) -> Result<i32> {
-        let log = self.path(LOG);
-        let output =
-            File::create(&log).with_context(|| format!("can't write {}", log.display()))?;
+        let mut log = scratch().context("can't make a temporary file")?;
+        let output = log.try_clone()?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -365,7 +365,8 @@ impl Prefix {
         if let Some(code) = status.code().filter(|code| fine.contains(code)) {
             return Ok(code);
         }
-        let said = std::fs::read(&log).unwrap_or_default();
+        let mut said = Vec::new();
+        let _ = log.rewind().and_then(|()| log.read_to_end(&mut said));
         let said = String::from_utf8_lossy(&said);
         let last: Vec<&str> = said.lines().rev().take(8).collect();
         let last: String = last
@@ -375,6 +376,18 @@ impl Prefix {
             .collect();
         bail!("can't {what} ({status}); WINEDEBUG=err+all shows more{last}")
     }
+}
+
+/// A file without a name, for output: Windows programs are not used to pipes, and what stays behind may hold it open.
+fn scratch() -> std::io::Result<File> {
+    let path = std::env::temp_dir().join(format!("sgm-{:016x}", gm::os::random()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
 }
 
 /// Where our own prefix lies (XDG Base Directory Specification).
