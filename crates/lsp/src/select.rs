@@ -25,11 +25,11 @@ unsafe fn handles<'a>(set: *const FD_SET) -> &'a [SOCKET] {
     }
 }
 
-/// Keeps the handles of a set for which `keep` says so. Returns how many.
+/// Keeps the handles of a set for which `keep` says so, each once if there may be `doubles`. Returns how many.
 ///
 /// # Safety
 /// As [`handles`], writable.
-unsafe fn retain(set: *mut FD_SET, keep: impl Fn(SOCKET) -> bool) -> i32 {
+unsafe fn retain(set: *mut FD_SET, doubles: bool, keep: impl Fn(SOCKET) -> bool) -> i32 {
     if set.is_null() {
         return 0;
     }
@@ -39,8 +39,7 @@ unsafe fn retain(set: *mut FD_SET, keep: impl Fn(SOCKET) -> bool) -> i32 {
         let mut kept = 0;
         for i in 0..(*set).fd_count as usize {
             let s = *first.add(i);
-            // A handle that is in the set twice counts once.
-            let again = (0..kept).any(|k| *first.add(k) == s);
+            let again = doubles && (0..kept).any(|k| *first.add(k) == s);
             if keep(s) && !again {
                 *first.add(kept) = s;
                 kept += 1;
@@ -91,12 +90,14 @@ pub unsafe fn select_sets(
         ([handles(read), handles(write), handles(except)], limit)
     };
     let mut at = HashMap::new();
+    let mut doubles = false;
     let mut members: Vec<Member> = Vec::new();
     for (set, want) in sets.into_iter().zip([Ready::IN, Ready::OUT, PRI]) {
         for &s in set {
             match at.get(&s) {
                 Some(&i) => {
                     let m: &mut Member = &mut members[i];
+                    doubles |= m.want.intersects(want);
                     m.want |= want;
                 }
                 None => {
@@ -126,9 +127,9 @@ pub unsafe fn select_sets(
     };
     // SAFETY: the caller's sets.
     unsafe {
-        Ok(retain(read, |s| readable(got(s)))
-            + retain(write, |s| got(s).intersects(Ready::OUT))
-            + retain(except, |s| got(s).intersects(PRI)))
+        Ok(retain(read, doubles, |s| readable(got(s)))
+            + retain(write, doubles, |s| got(s).intersects(Ready::OUT))
+            + retain(except, doubles, |s| got(s).intersects(PRI)))
     }
 }
 

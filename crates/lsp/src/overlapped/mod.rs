@@ -24,7 +24,7 @@ use gm::{Path, Reason};
 use sockets::Ready;
 use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
-use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
+use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::Win32::System::Threading::{INFINITE, WaitForSingleObject};
 use windows_sys::core::BOOL;
 
@@ -35,7 +35,7 @@ use crate::slot::{Body, Inside, enter, locked};
 use crate::wait::{Deadline, Member};
 
 use line::{Line, Way};
-use op::{DONE, PENDING};
+use op::{DONE, Op, PENDING};
 pub use op::{Kind, Places, start};
 
 /// A socket's part of this: in its [`Body`].
@@ -406,23 +406,14 @@ unsafe fn result_of(ov: *const OVERLAPPED, wait: bool) -> Result<i32, Code> {
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn SgmCancelIo(s: SOCKET, ov: *const OVERLAPPED) -> i32 {
     let Ok(inside) = enter(s) else { return 0 };
-    // Their own references keep our structures where they are.
-    let found: Vec<_> = locked(&PENDING)
-        .values()
-        .filter(|op| op.is_of(&inside) && (ov.is_null() || op.ov() == ov))
-        .cloned()
-        .collect();
-    for op in &found {
-        op.cancel(inside.body().base);
-    }
-    i32::from(!found.is_empty())
+    i32::from(Op::cancel_of(&inside, ov))
 }
 
-/// Before the base socket's close. It cancels as well, but not if another process has the socket too.
+/// Before the base socket's close: that cancels as well, but not what another process's handle keeps alive, and Wine has a
+/// status of its own for it (STATUS_HANDLES_CLOSED), where the documentation and we say WSA_OPERATION_ABORTED.
 pub fn cancel_all(inside: &Inside) {
     if inside.body().io.pending.load(Acquire) > 0 {
-        // SAFETY: our base socket; null is all of this process's operations on it.
-        unsafe { CancelIoEx(inside.body().base as HANDLE, std::ptr::null()) };
+        Op::cancel_of(inside, std::ptr::null());
     }
 }
 

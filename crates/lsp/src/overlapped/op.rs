@@ -6,7 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex};
 
 use gm::Role;
@@ -24,6 +24,8 @@ use crate::slot::{Inside, locked};
 pub static PENDING: Mutex<BTreeMap<usize, Arc<Op>>> = Mutex::new(BTreeMap::new());
 /// One more is.
 pub static DONE: Condvar = Condvar::new();
+
+static BEGUN: AtomicU64 = AtomicU64::new(0);
 
 /// What an operation does when it succeeds.
 pub enum Kind {
@@ -75,6 +77,8 @@ pub struct Op {
     flags: UnsafeCell<u32>,
     request: Request,
     slot: usize,
+    /// In the order of the program's calls.
+    number: u64,
     cancelled: AtomicBool,
     /// Bytes that went through the engine before the lower provider got the rest; the engine counts them itself.
     carried: AtomicU32,
@@ -160,6 +164,7 @@ impl Op {
             flags: UnsafeCell::new(flags),
             request: r,
             slot: inside.slot.context(),
+            number: BEGUN.fetch_add(1, Relaxed),
             cancelled: AtomicBool::new(false),
             carried: AtomicU32::new(0),
             held: Mutex::new(Some(Held { inside, kind })),
@@ -173,16 +178,28 @@ impl Op {
         self.own.get()
     }
 
-    pub fn ov(&self) -> *const OVERLAPPED {
-        self.request.ov
-    }
-
-    pub fn is_of(&self, inside: &Inside) -> bool {
+    fn is_of(&self, inside: &Inside) -> bool {
         self.slot == inside.slot.context()
     }
 
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Acquire)
+    }
+
+    /// Cancels a socket's operation with this OVERLAPPED, or all of them, in the order in which they began.
+    /// True: there were some.
+    pub fn cancel_of(inside: &Inside, ov: *const OVERLAPPED) -> bool {
+        // Their own references keep our structures where they are.
+        let mut found: Vec<_> = locked(&PENDING)
+            .values()
+            .filter(|op| op.is_of(inside) && (ov.is_null() || op.request.ov.cast_const() == ov))
+            .cloned()
+            .collect();
+        found.sort_by_key(|op| op.number);
+        for op in &found {
+            op.cancel(inside.body().base);
+        }
+        !found.is_empty()
     }
 
     pub fn cancel(&self, base: SOCKET) {
