@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::proc::{Group, cargo, check_interrupted, run, stop_on_signals, target_dir};
+use crate::proc::{Group, cargo, check_interrupted, root, run, stop_on_signals, target_dir};
 use crate::results::Tally;
 use crate::setup::{self, Purpose, Systems};
 use crate::{build, tidy, windows};
@@ -126,14 +126,42 @@ fn clippy() -> Result<()> {
     ]))
 }
 
-/// All unit and integration tests. Those under Wine are behind a feature of the tests' crate, on by default.
+/// All unit and integration tests.
 fn tests(linux_only: bool) -> Outcome {
-    let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]);
-    if linux_only {
-        command.arg("--no-default-features");
+    let test = || {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast"]);
+        command
+    };
+    if !linux_only {
+        return tested(test().arg("--workspace"));
     }
-    tested(&mut command)
+    let (mut tally, result) = tested(test().args(["--workspace", "--exclude", "sgm-tests"]));
+    let driving = linux_tests().and_then(|names| {
+        let mut command = test();
+        command.args(["-p", "sgm-tests", "--lib"]);
+        for name in names {
+            command.args(["--test", &name]);
+        }
+        let (more, result) = tested(&mut command);
+        tally.add(more);
+        result
+    });
+    (tally, result.and(driving))
+}
+
+/// The test programs of `tests/` that need no Wine: those whose name does not begin with it.
+fn linux_tests() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in root().join("tests/tests").read_dir()? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("wine") {
+            names.push(name.into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The memory-order models of the ring. They are compiled only with `cfg(loom)`, so a run that silently ran none
@@ -233,6 +261,13 @@ mod tests {
         let (tally, result) = shell(&format!("echo '{ONE_OK}'; echo noise; echo '{ONE_OK}'"));
         assert_eq!((tally.passed, tally.programs), (2, 2));
         result.unwrap();
+    }
+
+    #[test]
+    fn what_needs_wine_is_told_by_its_name() {
+        let names = linux_tests().unwrap();
+        assert!(names.iter().any(|name| name == "twins"));
+        assert!(!names.iter().any(|name| name.contains("wine")), "{names:?}");
     }
 
     #[test]
