@@ -48,6 +48,7 @@ reasons! {
     Disabled = 16, "disabled", "Switched off by SGM_DISABLE.";
     Withdrawn = 17, "withdrawn", "The other end withdrew.";
     Stalled = 18, "stalled", "The ring was full and the peer did not read for a while, so the direction went on over TCP's larger buffers.";
+    Overlapped = 19, "overlapped", "Overlapped calls are made on the socket, and those go over TCP for now.";
 }
 
 #[cfg(test)]
