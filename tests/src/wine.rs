@@ -88,6 +88,13 @@ impl Wine {
         command.arg(program).env("SGM_DIR", front.node());
         command
     }
+
+    /// Where the real providers lie in the prefix.
+    pub fn providers(&self) -> PathBuf {
+        self.places
+            .installed
+            .join("drive_c/Program Files/Sockets-GM")
+    }
 }
 
 impl Default for Wine {
@@ -219,7 +226,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Compiles C sources for Windows into the target directory, if one of them or `headers` is newer than the result.
-pub fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf]) -> PathBuf {
+fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf], libraries: &[&str]) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock();
     let directory = paths::target_dir().join("tmp/programs-windows");
@@ -246,7 +253,7 @@ pub fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf]) -> PathBuf
     .arg("-o")
     .arg(&draft)
     .args(sources)
-    .args(["-lws2_32", "-lmswsock"]);
+    .args(libraries);
     let output = gcc.output().unwrap();
     assert!(
         output.status.success(),
@@ -260,7 +267,13 @@ pub fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf]) -> PathBuf
 /// A program of `examples/`.
 pub fn example(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../examples/{name}.c"));
-    compiled(name, &[source], &[])
+    let text = fs::read_to_string(&source).unwrap();
+    let library = if text.contains("<winsock.h>") {
+        "-lwsock32"
+    } else {
+        "-lws2_32"
+    };
+    compiled(name, &[source], &[], &[library])
 }
 
 /// The behaviour suite of `windows/`.
@@ -271,7 +284,7 @@ pub fn suite() -> PathBuf {
         .map(|entry| entry.unwrap().path())
         .partition(|path| path.extension().is_some_and(|e| e == "c"));
     sources.sort();
-    compiled("suite", &sources, &headers)
+    compiled("suite", &sources, &headers, &["-lws2_32", "-lmswsock"])
 }
 
 /// Waits for its end; at the limit it is killed, and what it said so far is the message.

@@ -221,6 +221,8 @@ static void watch(void *argument)
 }
 
 extern const struct test_case *const themes[];
+int kill_main(int argc, char **argv);
+int peer_main(int argc, char **argv);
 
 static const struct test_case *find(const char *name)
 {
@@ -282,15 +284,18 @@ int main(int argc, char **argv)
     transcript = GetStdHandle(STD_OUTPUT_HANDLE);
     if (argc == 2 && !strcmp(argv[1], "list"))
         return list();
-    if (argc < 5)
+    bool other = argc >= 4 && (!strcmp(argv[1], "kill") || !strcmp(argv[1], "peer"));
+    if (!other && argc < 5)
         die("use: %s server|client|both|solo CHANNEL cold|warm|cold6|warm6 CASE...", argv[0]);
+    int error = WSAStartup(MAKEWORD(2, 2), &data);
+    if (error)
+        die("WSAStartup: %s", error_name(error));
+    if (other)
+        return argv[1][0] == 'k' ? kill_main(argc, argv) : peer_main(argc, argv);
     warm = !strncmp(argv[3], "warm", 4);
     family = strchr(argv[3], '6') ? AF_INET6 : AF_INET;
     serving = strcmp(argv[1], "client");
     open_channel(argv[2]);
-    int error = WSAStartup(MAKEWORD(2, 2), &data);
-    if (error)
-        die("WSAStartup: %s", error_name(error));
     case_deadline = (LONG64)GetTickCount64() + CASE_LIMIT_MS;
     start_thread(watch, NULL);
     HANDLE client = NULL;

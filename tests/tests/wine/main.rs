@@ -2,4 +2,7 @@
 //! and opted in, and the counters to prove the path.
 
 mod batch;
+mod examples;
+mod kill;
+mod linux;
 mod suite;
