@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use gm::State;
+use gm::end::flag;
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET};
 use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::core::BOOL;
@@ -143,6 +144,9 @@ pub unsafe extern "system" fn disconnect_ex(
         {
             // The peer has not answered, and what it sent is not wanted any more.
             conn.end().set_state(State::Back);
+        }
+        if let Some(conn) = inside.conn() {
+            conn.end().set(flag::WRITE_SHUT);
         }
         match Request::direct(s, ov, None)? {
             // SAFETY: the caller's arguments, on the base socket.

@@ -1,8 +1,8 @@
 //! Operations on a connection that is still engaged: bytes lie in the ring, or the peer has yet to take some of ours.
 //!
 //! They stand in line, those that receive and those that send each in their own. A thread serves the line while somebody is
-//! in it: it carries out the first one through the engine, or gives it to the base socket as soon as the connection is
-//! plain. So bytes keep their order. This is the exception: it ends with the peer's next call.
+//! in it: it carries out the first one through the engine. As soon as the connection is plain, the worker gives all that
+//! stand there to the base socket. So bytes keep their order. This is the exception: it ends with the peer's next call.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -112,9 +112,11 @@ struct Late {
 }
 
 impl Late {
-    fn end(self, code: Code) {
+    /// Done, one way or the other: nothing is left of it.
+    fn end<T>(self, code: Code) -> Option<T> {
         self.op.set_carried(self.way.done);
         self.op.finish(code, 0, 0);
+        None
     }
 }
 
@@ -141,7 +143,7 @@ pub fn join(inside: Inside, r: Request, way: Way) -> Result<(), Code> {
         port::stay_loaded();
         let thread = std::thread::Builder::new().name("sgm-line".into());
         let i = inside.clone();
-        if thread.spawn(move || serve(&i, sends)).is_err() {
+        if thread.spawn(move || serve(i, sends)).is_err() {
             if let Some(late) = queue.waiting.pop_back() {
                 late.op.give_up();
             }
@@ -152,35 +154,90 @@ pub fn join(inside: Inside, r: Request, way: Way) -> Result<(), Code> {
     Err(ws::WSA_IO_PENDING)
 }
 
-fn serve(inside: &Inside, sends: bool) {
-    loop {
-        let late = {
-            let mut queue = locked(&line_of(inside, sends).0);
-            match queue.waiting.pop_front() {
-                Some(late) => late,
-                None => {
-                    queue.busy = false;
-                    return;
-                }
-            }
-        };
-        carry_out(inside, late);
+/// A cancelled operation whose turn has not come. The one whose turn it is sees that itself.
+pub fn leave(inside: &Inside, op: &Arc<Op>) {
+    for sends in [false, true] {
+        let mut queue = locked(&line_of(inside, sends).0);
+        let at = queue.waiting.iter().position(|l| Arc::ptr_eq(&l.op, op));
+        let late = at.and_then(|at| queue.waiting.remove(at));
+        drop(queue);
+        if let Some(late) = late {
+            late.end::<()>(ws::WSA_OPERATION_ABORTED);
+        }
     }
 }
 
-fn carry_out(inside: &Inside, mut late: Late) {
+/// In a thread of the line's own: until nobody is left, or the connection is plain.
+fn serve(inside: Inside, sends: bool) {
+    while let Some(late) = next(&inside, sends) {
+        if let Some(late) = carry_out(&inside, late) {
+            // The worker gives the rest to the base socket.
+            return port::run(move || pass_on(inside, late));
+        }
+    }
+}
+
+/// The first in line; if there is none, the line ends.
+fn next(inside: &Inside, sends: bool) -> Option<Late> {
+    let mut queue = locked(&line_of(inside, sends).0);
+    let first = queue.waiting.pop_front();
+    queue.busy = first.is_some();
+    first
+}
+
+fn pass_on(inside: Inside, late: Late) {
+    let sends = late.way.sends;
+    to_base(&inside, late);
+    while let Some(late) = next(&inside, sends) {
+        if !is_for_base(&inside, &late) {
+            // One that was urgent came first.
+            locked(&line_of(&inside, sends).0).waiting.push_front(late);
+            let i = inside.clone();
+            let thread = std::thread::Builder::new().name("sgm-line".into());
+            if thread.spawn(move || serve(i, sends)).is_ok() {
+                return;
+            }
+            // No threads: as a refusal at once, but for the time.
+            if let Some(late) = next(&inside, sends) {
+                late.end::<()>(ws::WSAENOBUFS);
+            }
+            continue;
+        }
+        to_base(&inside, late);
+    }
+}
+
+/// Plain by now, or urgent with nothing before it.
+fn is_for_base(inside: &Inside, late: &Late) -> bool {
+    let engaged = inside.conn().is_some_and(Conn::is_engaged);
+    !engaged || late.way.is_urgent() && send_is_plain(inside)
+}
+
+/// Through the engine. Some: the base socket must do it.
+fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
+    let conn = match inside.conn() {
+        Some(conn) if !is_for_base(inside, &late) => conn,
+        _ => return Some(late),
+    };
     loop {
         if late.op.is_cancelled() || inside.body().is_closing() {
             // What was moved can't be taken back, so it is told.
             let moved = late.way.done > 0;
             return late.end(if moved { 0 } else { ws::WSA_OPERATION_ABORTED });
         }
-        let engaged = inside.conn().filter(|c| c.is_engaged());
-        let Some(conn) = engaged.filter(|_| !(late.way.is_urgent() && send_is_plain(inside)))
-        else {
-            return to_base(inside, late);
+        if is_for_base(inside, &late) {
+            return Some(late);
+        }
+        let sends = late.way.sends;
+        let shut = if sends {
+            flag::WRITE_SHUT
+        } else {
+            flag::READ_SHUT
         };
-        let step = match late.way.sends {
+        if conn.end().has(shut) {
+            return late.end(ws::WSAESHUTDOWN);
+        }
+        let step = match sends {
             true if late.way.is_urgent() => Err(Fault::WouldBlock),
             true => send(inside, conn, &mut late.way),
             false => receive(inside, conn, &mut late.way),
@@ -189,12 +246,7 @@ fn carry_out(inside: &Inside, mut late: Late) {
             Ok(true) => return late.end(0),
             Ok(false) => {}
             Err(Fault::WouldBlock | Fault::Interrupted) => {
-                let want = if late.way.sends {
-                    Ready::OUT
-                } else {
-                    Ready::IN
-                };
-                wait_a_while(inside, want);
+                wait_a_while(inside, if sends { Ready::OUT } else { Ready::IN });
                 conn.settle(&inside.socket());
             }
             // Plain now.
@@ -209,9 +261,6 @@ fn carry_out(inside: &Inside, mut late: Late) {
 
 /// True: all that the program wants.
 fn receive(inside: &Inside, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
-    if conn.end().has(flag::READ_SHUT) {
-        return Err(Fault::Pipe);
-    }
     let wait_all = way.flags & ws::MSG_WAITALL as u32 != 0;
     let o = RecvOptions {
         dont_wait: true,
@@ -240,7 +289,8 @@ fn send(inside: &Inside, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
 /// The base socket does the rest.
 fn to_base(inside: &Inside, late: Late) {
     if late.way.done > 0 && !late.way.sends {
-        return late.end(0);
+        late.end::<()>(0);
+        return;
     }
     let Late { op, way } = late;
     let rest = way.rest();

@@ -24,7 +24,7 @@ use gm::{Path, Reason};
 use sockets::Ready;
 use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
-use windows_sys::Win32::System::IO::OVERLAPPED;
+use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::Win32::System::Threading::{INFINITE, WaitForSingleObject};
 use windows_sys::core::BOOL;
 
@@ -128,9 +128,11 @@ pub fn back_to_tcp(inside: &Inside) -> bool {
     let Some(conn) = inside.conn() else {
         return false;
     };
-    // Once: this waits a little for the peer's answer.
-    if !inside.body().io.asked_back.swap(true, Relaxed) {
-        inside.hand_back(Reason::Overlapped);
+    if !inside.body().io.asked_back.swap(true, Relaxed)
+        && let Some(ctx) = crate::ctx::get()
+    {
+        // Not `hand_back`, which leaves what is unread to the peer to send again: that one may have nothing more to say.
+        conn.ask_for_tcp(&ctx.node, &inside.socket(), Reason::Overlapped);
     }
     conn.is_engaged() && conn.settle(&inside.socket())
 }
@@ -406,7 +408,11 @@ unsafe fn result_of(ov: *const OVERLAPPED, wait: bool) -> Result<i32, Code> {
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn SgmCancelIo(s: SOCKET, ov: *const OVERLAPPED) -> i32 {
     let Ok(inside) = enter(s) else { return 0 };
-    i32::from(Op::cancel_of(&inside, ov))
+    let base = inside.body().base as HANDLE;
+    // If nothing is pending, "all of it" is the lower provider's to answer: Windows says no, Wine yes.
+    // SAFETY: our base socket.
+    let found = Op::cancel_of(&inside, ov) || ov.is_null() && unsafe { CancelIoEx(base, ov) } != 0;
+    i32::from(found)
 }
 
 /// Before the base socket's close: that cancels as well, but not what another process's handle keeps alive, and Wine has a

@@ -15,7 +15,7 @@ use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET};
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::Win32::System::Threading::{ResetEvent, SetEvent};
 
-use super::{Request, port};
+use super::{Request, line, port};
 use crate::answer::Code;
 use crate::provider::upcalls;
 use crate::slot::{Inside, locked};
@@ -198,6 +198,7 @@ impl Op {
         found.sort_by_key(|op| op.number);
         for op in &found {
             op.cancel(inside.body().base);
+            line::leave(inside, op);
         }
         !found.is_empty()
     }

@@ -51,6 +51,22 @@ pub fn stay_loaded() {
     unsafe { GetModuleHandleExW(flags, here as *const u16, &mut module) };
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+/// Key of the packets that are jobs.
+const JOB: usize = 1;
+
+/// Has the worker do something: a thread that ends may take the calls with it that it made (Wine loses their results).
+pub fn run(job: impl FnOnce() + Send + 'static) {
+    let job: Box<Job> = Box::new(Box::new(job));
+    let job = Box::into_raw(job);
+    // SAFETY: our own port; the pointer is a value that `serve` takes back.
+    let posted = unsafe { PostQueuedCompletionStatus(port() as HANDLE, 0, JOB, job.cast()) };
+    if posted == 0 {
+        // SAFETY: nobody else has it.
+        unsafe { Box::from_raw(job)() };
+    }
+}
+
 fn serve(port: usize) {
     loop {
         let (mut bytes, mut key) = (0, 0);
@@ -59,8 +75,12 @@ fn serve(port: usize) {
         let ok = unsafe {
             GetQueuedCompletionStatus(port as HANDLE, &mut bytes, &mut key, &mut own, INFINITE)
         };
-        if !own.is_null() {
-            // SAFETY: nothing comes to this port but operations.
+        if key == JOB {
+            // SAFETY: made by `run` for this.
+            let job = unsafe { Box::from_raw(own.cast::<Job>()) };
+            job();
+        } else if !own.is_null() {
+            // SAFETY: nothing else comes to this port but operations.
             unsafe { op::packet(own) };
         // SAFETY: always valid to call.
         } else if ok == 0 && unsafe { GetLastError() } == ERROR_ABANDONED_WAIT_0 {
