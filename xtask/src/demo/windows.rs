@@ -1,11 +1,11 @@
-//! The second part: a Windows program under Wine. Plain is Wine's own Winsock; carried is `sgm wine`, and for the Linux
-//! server `sgm run`. Each round is a fresh pair of processes that talk over one connection.
+//! The second part: the programs of `examples/` under Wine. Plain is Wine's own Winsock; carried is `sgm wine`, and for the
+//! Linux server `sgm run`. Each round is a fresh pair of processes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::place::{Place, Started};
 use super::report::Report;
@@ -13,61 +13,69 @@ use super::servers::free_port;
 use super::table::{self, Counted, Row};
 use super::{Side, Steps};
 use crate::proc::{run, target_dir};
+use crate::windows;
 
-/// More than this in one round is a hang: it takes about a second.
+/// More than this in one round is a hang: it takes a second or two.
 const LIMIT: Duration = Duration::from_secs(60);
 /// A fresh prefix takes some seconds.
 const PREPARATION: Duration = Duration::from_secs(240);
-/// What the client measures for, in each round.
-const SECONDS: &str = "1";
 
-/// Who serves the Windows client.
-#[derive(Clone, Copy)]
-enum Peer {
+/// Round trips in a round of each side: half a second or so.
+const ROUND_TRIPS: [u64; 2] = [2_000, 50_000];
+const CONNECTIONS: u64 = 100;
+
+/// Who serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    /// The same program.
     Windows,
+    /// `echo.c`.
     Linux,
 }
 
-impl Peer {
-    const BOTH: [Peer; 2] = [Peer::Windows, Peer::Linux];
+/// A pair of programs.
+struct Case {
+    name: &'static str,
+    program: &'static str,
+    connections: u64,
+    server: Server,
+}
 
-    fn label(self) -> &'static str {
-        match self {
-            Peer::Windows => "Windows client, Windows server",
-            Peer::Linux => "Windows client, Linux server",
-        }
-    }
-
-    fn ends(self) -> &'static str {
-        match self {
-            Peer::Windows => "Windows to Windows",
-            Peer::Linux => "Windows to Linux",
-        }
+const fn case(name: &'static str, program: &'static str) -> Case {
+    Case {
+        name,
+        program,
+        connections: 1,
+        server: Server::Windows,
     }
 }
 
-/// The compiled echo program, and where it runs.
-struct Echo<'a> {
-    place: &'a Place,
-    windows: PathBuf,
-    linux: PathBuf,
-    prefix: PathBuf,
-}
+const CASES: [Case; 5] = [
+    case("Winsock 1.1, select", "echo11.exe"),
+    case("Winsock 2, events", "echo2.exe"),
+    case("Winsock 1 and 2 in turns", "mixed.exe"),
+    Case {
+        connections: CONNECTIONS,
+        ..case("100 connections, select", "many.exe")
+    },
+    Case {
+        server: Server::Linux,
+        ..case("Winsock 2 to a Linux server", "echo2.exe")
+    },
+];
 
 /// Measures, prints the table, and fails if nothing was carried.
 pub fn main(place: &Place, rounds: u32) -> Result<()> {
-    let mut steps = Steps::new(1 + 2 * Peer::BOTH.len() as u32 * rounds);
-    let echo = steps.run("compile an echo program, prepare Wine", || {
-        Echo::prepare(place)
-    })?;
+    let mut steps = Steps::new(1 + 2 * CASES.len() as u32 * rounds);
+    let bench = steps.run("prepare Wine", || Bench::prepare(place))?;
     let mut rows = Vec::new();
     let mut counted = Vec::new();
-    for peer in Peer::BOTH {
-        let (row, reports) = measure(&echo, peer, rounds, &mut steps)?;
+    for case in &CASES {
+        let (row, reports) = bench.measure(case, rounds, &mut steps)?;
         rows.push(row);
         for (report, end) in reports.into_iter().zip(["client", "server"]) {
             counted.push(Counted {
-                name: format!("{end}, {}", peer.ends()),
+                name: format!("{}: {end}", case.name),
                 report,
             });
         }
@@ -82,24 +90,96 @@ pub fn main(place: &Place, rounds: u32) -> Result<()> {
     table::ensure_carried(&counted)
 }
 
-/// The rounds of both sides, in turns.
-fn measure(echo: &Echo, peer: Peer, rounds: u32, steps: &mut Steps) -> Result<(Row, [Report; 2])> {
-    let mut rates = [vec![], vec![]];
-    let mut reports = [Report::default(), Report::default()];
-    for round in 1..=rounds {
-        for side in Side::BOTH {
-            let step = format!("{}, {}, round {round}", peer.label(), label(side));
-            let (rate, counters) = steps.run(&step, || echo.round(peer, side))?;
-            rates[side as usize].push(rate);
-            for (sum, part) in reports.iter_mut().zip(counters) {
-                if let Some(part) = part {
-                    sum.add(&part);
+/// Where the programs run.
+struct Bench<'a> {
+    place: &'a Place,
+    linux_server: PathBuf,
+    prefix: PathBuf,
+}
+
+impl Bench<'_> {
+    fn prepare(place: &Place) -> Result<Bench<'_>> {
+        let source = place.path("echo.c");
+        std::fs::write(&source, include_str!("echo.c"))?;
+        let linux_server = place.path("echo");
+        run(Command::new("cc")
+            .arg("-O2")
+            .arg("-o")
+            .arg(&linux_server)
+            .arg(&source))?;
+        let bench = Bench {
+            place,
+            linux_server,
+            // Kept from one run to the next: making it takes longest.
+            prefix: target_dir().join("demo/wine"),
+        };
+        // The first run prepares the prefix, which is no part of a measurement.
+        let args = ["/c", "exit"].map(str::to_owned);
+        bench
+            .wine("cmd.exe", "cmd.exe".into(), &args, Side::Shared)?
+            .finish(PREPARATION)?;
+        Ok(bench)
+    }
+
+    /// The rounds of both sides, in turns. Gives the counters of client and server, too.
+    fn measure(&self, case: &Case, rounds: u32, steps: &mut Steps) -> Result<(Row, [Report; 2])> {
+        let mut rates = [vec![], vec![]];
+        let mut reports = [Report::default(), Report::default()];
+        for round in 1..=rounds {
+            for side in Side::BOTH {
+                let step = format!("{}, {}, round {round}", case.name, label(side));
+                let (rate, counters) = steps.run(&step, || self.round(case, side))?;
+                rates[side as usize].push(rate);
+                for (sum, part) in reports.iter_mut().zip(counters) {
+                    if let Some(part) = part {
+                        sum.add(&part);
+                    }
                 }
             }
         }
+        let name = case.name.to_owned();
+        Ok((Row { name, rates }, reports))
     }
-    let name = peer.label().to_owned();
-    Ok((Row { name, rates }, reports))
+
+    /// One pair of processes; gives the client's round trips per second, and the counters of client and server.
+    fn round(&self, case: &Case, side: Side) -> Result<(f64, [Option<Report>; 2])> {
+        let port = free_port()?.to_string();
+        let example = windows::release_dir().join(case.program);
+        ensure!(
+            example.is_file(),
+            "there is no {}: run `cargo xtask build --windows`",
+            example.display()
+        );
+        let mut server = match case.server {
+            Server::Windows => {
+                let connections = case.connections.to_string();
+                let args = ["server".into(), port.clone(), connections];
+                self.wine(case.program, example.clone(), &args, side)?
+            }
+            Server::Linux => {
+                let args = [port.clone()];
+                self.place
+                    .start_file("echo", &self.linux_server, &args, side)?
+            }
+        };
+        server.wait_for_output("listening", LIMIT)?;
+        let client = self.wine(case.program, example, &client_args(case, port, side), side)?;
+        let (output, client) = client.finish(LIMIT)?;
+        let (_, server) = server.finish(LIMIT)?;
+        let rate = rate(&output).with_context(|| format!("the client printed:\n{output}"))?;
+        Ok((rate, [client, server]))
+    }
+
+    fn wine(
+        &self,
+        program: &'static str,
+        path: PathBuf,
+        args: &[String],
+        side: Side,
+    ) -> Result<Started> {
+        self.place
+            .start_wine(program, &self.prefix, &path, args, side)
+    }
 }
 
 fn label(side: Side) -> &'static str {
@@ -109,51 +189,45 @@ fn label(side: Side) -> &'static str {
     }
 }
 
-impl Echo<'_> {
-    fn prepare(place: &Place) -> Result<Echo<'_>> {
-        let source = place.path("echo.c");
-        std::fs::write(&source, include_str!("echo.c"))?;
-        let (windows, linux) = (place.path("echo.exe"), place.path("echo"));
-        let compile = |compiler: &str, program: &Path| {
-            let mut command = Command::new(compiler);
-            command.arg("-O2").arg("-o").arg(program).arg(&source);
-            command
-        };
-        run(compile(crate::windows::GCC, &windows).arg("-lws2_32"))?;
-        run(&mut compile("cc", &linux))?;
-        let echo = Echo {
-            place,
-            windows,
-            linux,
-            // Kept from one run to the next: making it takes longest.
-            prefix: target_dir().join("demo/wine"),
-        };
-        // The first run prepares the prefix, which is no part of a measurement.
-        echo.wine(&[], Side::Shared)?.finish(PREPARATION)?;
-        Ok(echo)
+/// `client HOST PORT COUNT BYTES`; with many connections COUNT is theirs, and the round trips of each follow.
+fn client_args(case: &Case, port: String, side: Side) -> Vec<String> {
+    let round_trips = ROUND_TRIPS[side as usize];
+    let mut args = vec!["client".to_owned(), "127.0.0.1".to_owned(), port];
+    if case.connections == 1 {
+        args.extend([round_trips.to_string(), "64".to_owned()]);
+    } else {
+        let each = round_trips / case.connections;
+        args.extend([case.connections, 64, each].map(|number| number.to_string()));
+    }
+    args
+}
+
+/// From the line `12.3 us each`.
+fn rate(output: &str) -> Result<f64> {
+    let line = output
+        .lines()
+        .find_map(|line| line.trim().strip_suffix(" us each"));
+    let us: f64 = line.context("no line `... us each`")?.parse()?;
+    ensure!(us > 0.0, "a round trip of {us} us");
+    Ok(1e6 / us)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_read_from_the_line_that_says_so() {
+        let output = "2000 round trips of 64 bytes, every byte right\r\n250.0 us each\r\n";
+        assert_eq!(rate(output).unwrap(), 4000.0);
+        assert!(rate("2000 round trips\n").is_err());
+        assert!(rate("0.0 us each\n").is_err());
     }
 
-    /// One pair of processes; gives the client's round trips per second, and the counters of client and server.
-    fn round(&self, peer: Peer, side: Side) -> Result<(f64, [Option<Report>; 2])> {
-        let port = free_port()?.to_string();
-        let serve = ["server".to_owned(), port.clone()];
-        let mut server = match peer {
-            Peer::Windows => self.wine(&serve, side)?,
-            Peer::Linux => self.place.start_file("echo", &self.linux, &serve, side)?,
-        };
-        server.wait_for_output("ready", LIMIT)?;
-        let client = self.wine(&["client".to_owned(), port, SECONDS.to_owned()], side)?;
-        let (output, client) = client.finish(LIMIT)?;
-        let (_, server) = server.finish(LIMIT)?;
-        let rate = output.trim().parse();
-        Ok((
-            rate.with_context(|| format!("the client printed `{output}`"))?,
-            [client, server],
-        ))
-    }
-
-    fn wine(&self, args: &[String], side: Side) -> Result<Started> {
-        self.place
-            .start_wine("echo.exe", &self.prefix, &self.windows, args, side)
+    #[test]
+    fn many_connections_share_the_round_trips() {
+        let args = |case| client_args(case, "7".into(), Side::Tcp)[3..].join(" ");
+        assert_eq!(args(&CASES[0]), "2000 64");
+        assert_eq!(args(&CASES[3]), "100 64 20");
     }
 }
