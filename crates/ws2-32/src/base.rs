@@ -7,12 +7,16 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use windows_sys::Wdk::Storage::FileSystem::{
+    FileIoCompletionNotificationInformation, NtQueryInformationFile,
+};
 use windows_sys::Win32::Foundation::{FALSE, GetLastError, HANDLE, HWND};
 use windows_sys::Win32::Networking::WinSock::*;
-use windows_sys::Win32::System::IO::OVERLAPPED;
+use windows_sys::Win32::System::IO::{IO_STATUS_BLOCK, OVERLAPPED};
 use windows_sys::core::BOOL;
 
 use crate::builtin::{self, Routine};
+use crate::complete::FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
 use crate::dispatch::failed;
 use crate::provider::HANDLES;
 use crate::{overlapped_rows, same_rows};
@@ -63,7 +67,7 @@ const TABLE: WSPPROC_TABLE = WSPPROC_TABLE {
     lpWSPListen: Some(same::listen),
     lpWSPRecv: Some(recv),
     lpWSPRecvDisconnect: Some(same::WSARecvDisconnect),
-    lpWSPRecvFrom: Some(overlapped::WSARecvFrom),
+    lpWSPRecvFrom: Some(recv_from),
     lpWSPSelect: Some(select),
     lpWSPSend: Some(overlapped::WSASend),
     lpWSPSendDisconnect: Some(same::WSASendDisconnect),
@@ -126,31 +130,51 @@ mod overlapped {
 }
 
 /// windows-sys has this one lpErrno as const.
-unsafe extern "system" fn recv(
-    s: SOCKET,
-    buffers: *const WSABUF,
-    n: u32,
-    bytes: *mut u32,
-    flags: *mut u32,
-    ov: *mut OVERLAPPED,
-    routine: Routine,
-    thread: *const WSATHREADID,
-    errno: *const i32,
-) -> i32 {
-    // SAFETY: passed on.
-    unsafe {
-        overlapped::WSARecv(
-            s,
-            buffers,
-            n,
-            bytes,
-            flags,
-            ov,
-            routine,
-            thread,
-            errno.cast_mut(),
-        )
+#[rustfmt::skip] // one line each: the SPI's arguments, passed on
+unsafe extern "system" fn recv(s: SOCKET, buffers: *const WSABUF, n: u32, bytes: *mut u32, flags: *mut u32, ov: *mut OVERLAPPED, routine: Routine, thread: *const WSATHREADID, errno: *const i32) -> i32 {
+    // SAFETY: the layered provider's own arguments.
+    let result = unsafe { overlapped::WSARecv(s, buffers, n, bytes, flags, ov, routine, thread, errno.cast_mut()) };
+    too_long(s, result, ov, errno.cast_mut())
+}
+
+#[rustfmt::skip]
+unsafe extern "system" fn recv_from(s: SOCKET, buffers: *const WSABUF, n: u32, bytes: *mut u32, flags: *mut u32, from: *mut SOCKADDR, len: *mut i32, ov: *mut OVERLAPPED, routine: Routine, thread: *const WSATHREADID, errno: *mut i32) -> i32 {
+    // SAFETY: the layered provider's own arguments.
+    let result = unsafe { overlapped::WSARecvFrom(s, buffers, n, bytes, flags, from, len, ov, routine, thread, errno) };
+    too_long(s, result, ov, errno)
+}
+
+/// Wine refuses an overlapped receive of a datagram that is too long with WSAEMSGSIZE and also sends the port a packet. By
+/// the contract an error at once means that no packet follows; libuv counts on it on sockets that it takes for layered ones,
+/// and so do layered providers. What Wine does is right if the call says that it is pending. Not so with an event, which
+/// may mean that there is no port, or with FILE_SKIP_COMPLETION_PORT_ON_SUCCESS, which keeps the packet away.
+fn too_long(s: SOCKET, result: i32, ov: *mut OVERLAPPED, errno: *mut i32) -> i32 {
+    if result != SOCKET_ERROR || ov.is_null() || errno.is_null() {
+        return result;
     }
+    // SAFETY: the layered provider's own structures; a refused call has left the OVERLAPPED alone.
+    let (refused, event) = unsafe { (*errno, (*ov).hEvent) };
+    if refused == WSAEMSGSIZE && event.is_null() && !skips_packets(s) {
+        put(errno, WSA_IO_PENDING);
+    }
+    result
+}
+
+fn skips_packets(s: SOCKET) -> bool {
+    let mut modes = 0u32;
+    let mut status = IO_STATUS_BLOCK::default();
+    let file: HANDLE = ptr::without_provenance_mut(s);
+    // SAFETY: a word for the result, as its length says.
+    let result = unsafe {
+        NtQueryInformationFile(
+            file,
+            &mut status,
+            (&raw mut modes).cast(),
+            4,
+            FileIoCompletionNotificationInformation,
+        )
+    };
+    result == 0 && modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS != 0
 }
 
 unsafe extern "system" fn socket(

@@ -28,7 +28,7 @@ use windows_sys::Win32::System::Threading::{GetCurrentProcess, SetEvent};
 use crate::handles::Slot;
 use crate::provider::{HANDLES, Provider};
 
-const FILE_SKIP_COMPLETION_PORT_ON_SUCCESS: u32 = 1;
+pub const FILE_SKIP_COMPLETION_PORT_ON_SUCCESS: u32 = 1;
 
 #[link(name = "ntdll")]
 unsafe extern "system" {
