@@ -12,6 +12,7 @@
 mod window;
 
 use gm::end::flag;
+use ring::sync::Ordering::Relaxed;
 use sockets::{Conn, Fault, Kernel, Ready};
 use windows_sys::Win32::Foundation::{HANDLE, HWND};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET, WSANETWORKEVENTS};
@@ -36,6 +37,8 @@ pub struct Events {
     pending: i32,
     disabled: i32,
     close_code: i32,
+    /// Carried bytes that had been received when FD_READ was last told of.
+    received: u64,
 }
 
 /// WSAAsyncSelect's target.
@@ -74,6 +77,9 @@ impl Events {
         let new = found & self.mask & !self.disabled;
         self.pending |= new;
         self.disabled |= new;
+        if new & FD_READ != 0 {
+            self.received = received(conn);
+        }
         new != 0
     }
 
@@ -89,6 +95,10 @@ impl Events {
         self.pending = 0;
         told
     }
+}
+
+fn received(conn: &Conn) -> u64 {
+    conn.end().rx_bytes.load(Relaxed)
 }
 
 /// What the base socket is selected for, when the program wants `mask` of a carried connection: doorbells and the end.
@@ -148,12 +158,18 @@ fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> R
     let mut events = locked(&b.events);
     b.set_selected(mask != 0);
     // Winsock tells anew what holds already. Wine's server does not tell again of bytes and ends that it has told of.
-    let told = match gm::os::raw::is_wine() {
-        true => events.disabled & (FD_READ | FD_CLOSE),
-        false => 0,
-    };
+    let mut told = 0;
+    if let Some(conn) = conn
+        && gm::os::raw::is_wine()
+    {
+        told = events.disabled & (FD_READ | FD_CLOSE);
+        if received(conn) != events.received {
+            told &= !FD_READ;
+        }
+    }
     *events = Events {
         disabled: told,
+        received: events.received,
         event: if mask == 0 { 0 } else { event },
         mask,
         window,
@@ -162,6 +178,8 @@ fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> R
     if let Some(conn) = conn
         && mask != 0
     {
+        // Doorbells that were taken past the lower provider left it with an FD_READ told and not enabled again.
+        crate::kernel::enable_read(b);
         look_and_tell(inside, conn, &mut events);
     }
     Ok(())

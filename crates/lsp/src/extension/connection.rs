@@ -145,17 +145,20 @@ pub unsafe extern "system" fn disconnect_ex(
             // The peer has not answered, and what it sent is not wanted any more.
             conn.end().set_state(State::Back);
         }
-        if let Some(conn) = inside.conn() {
-            conn.end().set(flag::WRITE_SHUT);
-        }
-        match Request::direct(s, ov, None)? {
+        let i = inside.clone();
+        let result = match Request::direct(s, ov, None)? {
             // SAFETY: the caller's arguments, on the base socket.
             None => truth(unsafe { f(base, ov, flags, reserved) }),
             // SAFETY: the operation's own structure.
             Some(r) => pending(overlapped::start(inside, r, Kind::Other, 0, |p| unsafe {
                 truth(f(base, p.ov, flags, reserved))
             })),
+        };
+        if let (Ok(()) | Err(ws::WSA_IO_PENDING), Some(conn)) = (&result, i.conn()) {
+            // For sends while the peer has not answered.
+            conn.end().set(flag::WRITE_SHUT);
         }
+        result
     };
     told(call())
 }

@@ -149,6 +149,11 @@ impl Kernel for Socket<'_> {
     }
 }
 
+/// Makes the lower provider of a selected socket tell of the next arrival: it does so once for each receive through it.
+pub fn enable_read(b: &Body) {
+    let _ = base::recv_now(b, &mut [0], true);
+}
+
 /// What a call gets whose socket another thread closed meanwhile.
 pub fn closed() -> Fault {
     Fault::Other(windows_sys::Win32::Networking::WinSock::WSAENOTSOCK)

@@ -128,16 +128,21 @@ pub fn tell_at_once(inside: Inside, r: Request, bytes: u32) {
     Op::begin(inside, r, Kind::Other, 0).finish(0, bytes, 0);
 }
 
-/// The base socket's completion.
+/// The base socket's completion: whether the packet says that all is well, and its bytes.
 ///
 /// # Safety
 /// What our completion port gave: the reference that [`Op::issue`] left to it.
-pub unsafe fn packet(own: *const OVERLAPPED) {
+pub unsafe fn packet(own: *const OVERLAPPED, good: bool, bytes: u32) {
     // SAFETY: by the caller; the OVERLAPPED is an operation's first field.
     let op = unsafe { Arc::from_raw(own.cast::<Op>()) };
     let mut held = locked(&op.held);
     if let Some(h) = held.take() {
-        let (code, now) = op.outcome(&h.inside);
+        let (mut code, mut now) = op.outcome(&h.inside);
+        if code == ws::WSA_IO_INCOMPLETE {
+            // Wine: the thread that made the call ended meanwhile, and nobody wrote our structure.
+            code = if good { 0 } else { ws::WSA_OPERATION_ABORTED };
+            now.bytes = bytes;
+        }
         op.tell(h, code, now);
     }
 }

@@ -81,7 +81,7 @@ fn serve(port: usize) {
             job();
         } else if !own.is_null() {
             // SAFETY: nothing else comes to this port but operations.
-            unsafe { op::packet(own) };
+            unsafe { op::packet(own, ok != 0, bytes) };
         // SAFETY: always valid to call.
         } else if ok == 0 && unsafe { GetLastError() } == ERROR_ABANDONED_WAIT_0 {
             return;
