@@ -97,8 +97,6 @@ unsafe impl Sync for Op {}
 pub enum Issued {
     Done(Now),
     Pending,
-    /// It failed and its packet comes all the same (a datagram that was cut): told.
-    Told(Code),
     /// It failed, and nobody was told.
     Failed(Code),
 }
@@ -115,7 +113,6 @@ pub fn start(
     match op.issue(call) {
         Issued::Done(now) => Ok(now),
         Issued::Pending => Err(ws::WSA_IO_PENDING),
-        Issued::Told(code) => Err(code),
         Issued::Failed(code) => {
             op.give_up();
             Err(code)
@@ -263,7 +260,9 @@ impl Op {
         }
         match code {
             0 => Issued::Done(Now { bytes, flags }),
-            code => Issued::Told(code),
+            // A datagram that was cut. Wine says so at once, and with a packet too unless success is to bring none (and
+            // that is what programs set there). With ours they don't set it, and none expects both.
+            _ => Issued::Pending,
         }
     }
 
