@@ -263,6 +263,48 @@ static void event_echo_client(SOCKET s)
     MUST(shutdown(s, SD_SEND));
 }
 
+/* One socket, three ways of waiting in turns: in the call, by select, by an event that is selected and given up again. */
+static void wait_in_turn(SOCKET s, WSAEVENT event, int turn)
+{
+    WSANETWORKEVENTS seen;
+    if (turn % 3 == 1)
+        await_readable(s);
+    if (turn % 3 != 2)
+        return;
+    MUST(WSAEventSelect(s, event, FD_READ | FD_CLOSE));
+    CHECK(WSAWaitForMultipleEvents(1, &event, TRUE, LATE_MS, FALSE) == WSA_WAIT_EVENT_0);
+    MUST(WSAEnumNetworkEvents(s, event, &seen));
+    CHECK(seen.lNetworkEvents & (FD_READ | FD_CLOSE));
+    MUST(WSAEventSelect(s, NULL, 0));
+    set_nonblocking(s, false);
+}
+static void event_in_turns_server(SOCKET s)
+{
+    WSAEVENT event = WSACreateEvent();
+    char data[100];
+    for (int turn = 0; turn < 60; turn++) {
+        wait_in_turn(s, event, turn);
+        CHECK(recv_full(s, data, 50) == 50);
+        send_all(s, data, 50);
+    }
+    say("60 turns");
+    WSACloseEvent(event);
+    meet();
+}
+static void event_in_turns_client(SOCKET s)
+{
+    WSAEVENT event = WSACreateEvent();
+    struct stream out = {4, 0}, in = {4, 0};
+    for (int turn = 0; turn < 60; turn++) {
+        stream_send(&out, s, 50, 50);
+        wait_in_turn(s, event, turn);
+        stream_receive(&in, s, 50, 50);
+    }
+    say("60 turns");
+    WSACloseEvent(event);
+    meet();
+}
+
 /* Waiting for one of several events of several sockets. */
 static void event_several_server(SOCKET s)
 {
@@ -296,5 +338,6 @@ static void event_several_client(SOCKET s)
 
 const struct test_case events_cases[] = {
     CASE(event_read),       CASE(event_write),        CASE(event_close), CASE(event_reset),   CASE(event_rules),
-    RAW_CASE(event_accept), SOLO_CASE(event_connect), CASE(event_echo),  CASE(event_several), END_OF_CASES,
+    RAW_CASE(event_accept), SOLO_CASE(event_connect), CASE(event_echo),  CASE(event_several),
+    CASE(event_in_turns),   END_OF_CASES,
 };

@@ -280,6 +280,7 @@ themes! {
         solo event_connect;
         carried event_echo;
         carried event_several;
+        carried event_in_turns;
     }
     messages {
         carried async_read;
