@@ -44,7 +44,11 @@ impl Kernel for Socket<'_> {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
         match self.0.fd() {
             // Only what is received through the lower provider lets it signal the next arrival.
-            Some(_) if !peek && self.0.is_selected() => base::recv_now(self.0, buf, peek),
+            Some(fd) if !peek && self.0.is_selected() => match base::recv_now(self.0, buf, peek) {
+                // The end ends the connection for good, so the kernel is asked to say it itself.
+                Ok(0) if !fd.poll().intersects(Ready::RDHUP | Ready::HUP) => Err(Fault::WouldBlock),
+                other => other,
+            },
             Some(fd) => fd.recv(buf, peek),
             None => base::recv(self.0, buf, peek),
         }
