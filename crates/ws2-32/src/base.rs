@@ -16,7 +16,7 @@ use windows_sys::Win32::System::IO::{IO_STATUS_BLOCK, OVERLAPPED};
 use windows_sys::core::BOOL;
 
 use crate::builtin::{self, Routine};
-use crate::complete::FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
+use crate::carrier::FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
 use crate::dispatch::failed;
 use crate::provider::HANDLES;
 use crate::{overlapped_rows, same_rows};

@@ -15,6 +15,7 @@ use windows_sys::Win32::System::LibraryLoader::{GetProcAddress, LoadLibraryW};
 use windows_sys::Win32::System::SystemInformation::GetWindowsDirectoryW;
 use windows_sys::core::BOOL;
 
+use crate::unlist::unlist;
 use crate::{overlapped_rows, same_rows, special_rows};
 
 pub type Routine = LPWSAOVERLAPPED_COMPLETION_ROUTINE;
@@ -42,7 +43,12 @@ pub fn load() -> bool {
         *to = from;
     }
     // SAFETY: zero-terminated: the buffer began as zeros and is longer than both parts.
-    MODULE.store(unsafe { LoadLibraryW(path.as_ptr()) }, Relaxed);
+    let module = unsafe { LoadLibraryW(path.as_ptr()) };
+    if module.is_null() {
+        return false;
+    }
+    unlist(module);
+    MODULE.store(module, Relaxed);
     let found = |list: &[(&CStr, &AtomicPtr<c_void>)]| {
         list.iter().all(|(name, pointer)| match address(name) {
             Some(f) => {

@@ -18,17 +18,13 @@ use std::sync::atomic::{
     Ordering::{Relaxed, Release},
 };
 
-use windows_sys::Win32::Foundation::{
-    CloseHandle, DUPLICATE_SAME_ACCESS, DuplicateHandle, HANDLE, NTSTATUS,
-};
+use windows_sys::Win32::Foundation::{HANDLE, NTSTATUS};
 use windows_sys::Win32::Networking::WinSock::SOCKET;
 use windows_sys::Win32::System::IO::OVERLAPPED;
-use windows_sys::Win32::System::Threading::{GetCurrentProcess, SetEvent};
+use windows_sys::Win32::System::Threading::SetEvent;
 
-use crate::handles::Slot;
-use crate::provider::{HANDLES, Provider};
-
-pub const FILE_SKIP_COMPLETION_PORT_ON_SUCCESS: u32 = 1;
+use crate::carrier::{Carrier, Port};
+use crate::provider::HANDLES;
 
 #[link(name = "ntdll")]
 unsafe extern "system" {
@@ -41,48 +37,6 @@ unsafe extern "system" {
     ) -> NTSTATUS;
 }
 
-/// A completion port with which a handle is associated.
-#[derive(Clone, Copy)]
-pub struct Port {
-    pub handle: HANDLE,
-    pub key: usize,
-}
-
-/// Remembers a port of the program's by a handle of our own, since the program may close its one.
-pub fn set_port(slot: &Slot<Provider>, port: Port) {
-    let mut own: HANDLE = ptr::null_mut();
-    // SAFETY: pseudo-handles of this process, a place for the result; a null port (which ends the association) fails.
-    unsafe {
-        let this = GetCurrentProcess();
-        DuplicateHandle(
-            this,
-            port.handle,
-            this,
-            &mut own,
-            0,
-            0,
-            DUPLICATE_SAME_ACCESS,
-        );
-    }
-    release(slot.set_port(own.addr(), port.key));
-}
-
-/// Closes our handle of a port.
-pub fn release(port: usize) {
-    if port != 0 {
-        // SAFETY: made by `set_port`, and taken out of its slot.
-        unsafe { CloseHandle(ptr::without_provenance_mut(port)) };
-    }
-}
-
-/// Takes a handle out of the table, with what belongs to it. `false`: it wasn't there.
-pub fn forget(s: SOCKET) -> bool {
-    let port = HANDLES.get(s).map_or(0, |slot| slot.set_port(0, 0));
-    let was = HANDLES.clear(s);
-    release(port);
-    was
-}
-
 struct Packet {
     port: Port,
     ov: *mut OVERLAPPED,
@@ -92,16 +46,9 @@ struct Packet {
 
 impl Packet {
     fn post(&self) {
+        let Port { handle, key } = self.port;
         // SAFETY: our own handle of the port; the OVERLAPPED is only a value here.
-        unsafe {
-            NtSetIoCompletion(
-                self.port.handle,
-                self.port.key,
-                self.ov.cast(),
-                self.status,
-                self.bytes,
-            )
-        };
+        unsafe { NtSetIoCompletion(handle, key, self.ov.cast(), self.status, self.bytes) };
     }
 }
 
@@ -111,16 +58,29 @@ thread_local! {
     static HELD: Cell<Option<Packet>> = const { Cell::new(None) };
 }
 
-/// Runs a provider's call with this OVERLAPPED.
-pub fn within_call(s: SOCKET, ov: *mut OVERLAPPED, call: impl FnOnce() -> i32) -> i32 {
-    let skips = |slot: &Slot<Provider>| slot.modes() & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS != 0;
-    if ov.is_null() || !HANDLES.get(s).is_some_and(skips) {
+/// Runs a provider's call with this OVERLAPPED, whose end is told by a completion routine or not.
+pub fn within_call(
+    s: SOCKET,
+    ov: *mut OVERLAPPED,
+    routine: bool,
+    call: impl FnOnce() -> i32,
+) -> i32 {
+    let slot = HANDLES.get(s).filter(|slot| slot.is_non_ifs());
+    let Some(slot) = slot.filter(|_| !ov.is_null() && !routine) else {
+        return call();
+    };
+    let carrier = slot.extra();
+    // SAFETY: the program's OVERLAPPED, which nobody has begun to use.
+    if unsafe { (*ov).hEvent }.is_null() && carrier.port().is_none() {
+        carrier.begin(s);
+    }
+    if !carrier.skips_on_success() {
         return call();
     }
-    let outer = CALLED.replace(ov);
+    let outer = (CALLED.replace(ov), HELD.take());
     let result = call();
-    CALLED.set(outer);
-    if let Some(packet) = HELD.take().filter(|_| result != 0) {
+    CALLED.set(outer.0);
+    if let Some(packet) = HELD.replace(outer.1).filter(|_| result != 0) {
         packet.post();
     }
     result
@@ -128,7 +88,7 @@ pub fn within_call(s: SOCKET, ov: *mut OVERLAPPED, call: impl FnOnce() -> i32) -
 
 /// # Safety
 /// The OVERLAPPED of a request on this handle that nobody has completed yet.
-pub unsafe fn finish(slot: &Slot<Provider>, ov: *mut OVERLAPPED, error: i32, bytes: u32) {
+pub unsafe fn finish(s: SOCKET, carrier: &Carrier, ov: *mut OVERLAPPED, error: i32, bytes: u32) {
     let status = spi::errors::to_ntstatus(error);
     // SAFETY: by the caller. Waiters watch `Internal`, so it comes last and publishes the rest.
     let event = unsafe {
@@ -141,14 +101,12 @@ pub unsafe fn finish(slot: &Slot<Provider>, ov: *mut OVERLAPPED, error: i32, byt
         // SAFETY: the program's event; anything else is refused.
         unsafe { SetEvent(ptr::without_provenance_mut(event & !1)) };
     }
-    let Some((port, key)) = slot.port().filter(|_| event & 1 == 0) else {
+    carrier.end(s);
+    let Some(port) = carrier.port().filter(|_| event & 1 == 0) else {
         return;
     };
     let packet = Packet {
-        port: Port {
-            handle: ptr::without_provenance_mut(port),
-            key,
-        },
+        port,
         ov,
         status,
         bytes: bytes as usize,

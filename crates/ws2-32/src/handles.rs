@@ -10,39 +10,31 @@
 
 use std::ptr;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU32, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 const PAGE: usize = 1024;
 const PAGES: usize = 4096;
 
-/// One handle. `P`: the owner, a provider.
-pub struct Slot<P: 'static> {
+/// One handle. `P`: the owner, a provider. `X`: what else there is to know of a handle.
+pub struct Slot<P: 'static, X: 'static> {
     owner: AtomicPtr<P>,
     /// The provider's word for a handle of `WPUCreateSocketHandle`.
     context: AtomicUsize,
     /// Made by `WPUCreateSocketHandle`: no kernel object of the provider's stands behind it.
     non_ifs: AtomicBool,
-    /// Our own handle of the completion port that the handle is associated with (0: none), its key, and how completions are
-    /// announced (the flags of SetFileCompletionNotificationModes). The key is written before the port is.
-    port: AtomicUsize,
-    key: AtomicUsize,
-    modes: AtomicU32,
-    /// A place for the flags of a receive that finishes after its caller has returned.
-    flags: AtomicU32,
+    /// What else belongs to the handle's number; made when it is asked for, and never freed.
+    extra: AtomicPtr<X>,
 }
 
-impl<P> Slot<P> {
+impl<P, X> Slot<P, X> {
     const fn new() -> Self {
         Self {
             owner: AtomicPtr::new(ptr::null_mut()),
             context: AtomicUsize::new(0),
             non_ifs: AtomicBool::new(false),
-            port: AtomicUsize::new(0),
-            key: AtomicUsize::new(0),
-            modes: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
+            extra: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
@@ -59,32 +51,24 @@ impl<P> Slot<P> {
         self.non_ifs.load(Relaxed)
     }
 
-    /// The port's handle and the key.
-    pub fn port(&self) -> Option<(usize, usize)> {
-        match self.port.load(Acquire) {
-            0 => None,
-            port => Some((port, self.key.load(Relaxed))),
+    pub fn extra(&self) -> &'static X
+    where
+        X: Default,
+    {
+        let mut extra = self.extra.load(Acquire);
+        if extra.is_null() {
+            let fresh = Box::into_raw(Box::default());
+            extra = match self.extra.compare_exchange(extra, fresh, AcqRel, Acquire) {
+                Ok(_) => fresh,
+                Err(first) => {
+                    // SAFETY: nobody else has seen it.
+                    drop(unsafe { Box::from_raw(fresh) });
+                    first
+                }
+            };
         }
-    }
-
-    /// Sets the port's handle, or 0, and the key; gives back the handle that was there.
-    pub fn set_port(&self, port: usize, key: usize) -> usize {
-        self.key.store(key, Relaxed);
-        self.port.swap(port, AcqRel)
-    }
-
-    pub fn modes(&self) -> u32 {
-        self.modes.load(Relaxed)
-    }
-
-    pub fn set_modes(&self, modes: u32) {
-        self.modes.fetch_or(modes, Relaxed);
-    }
-
-    /// Zero, in a place that is never freed.
-    pub fn fresh_flags(&self) -> *mut u32 {
-        self.flags.store(0, Relaxed);
-        self.flags.as_ptr()
+        // SAFETY: never freed.
+        unsafe { &*extra }
     }
 }
 
@@ -95,11 +79,11 @@ pub struct Registration<P: 'static> {
     pub non_ifs: bool,
 }
 
-pub struct Handles<P: 'static> {
-    pages: [AtomicPtr<[Slot<P>; PAGE]>; PAGES],
+pub struct Handles<P: 'static, X: 'static> {
+    pages: [AtomicPtr<[Slot<P, X>; PAGE]>; PAGES],
 }
 
-impl<P> Handles<P> {
+impl<P, X> Handles<P, X> {
     pub const fn new() -> Self {
         Self {
             pages: [const { AtomicPtr::new(ptr::null_mut()) }; PAGES],
@@ -107,7 +91,7 @@ impl<P> Handles<P> {
     }
 
     #[inline]
-    fn slot(&self, handle: usize) -> Option<&Slot<P>> {
+    fn slot(&self, handle: usize) -> Option<&Slot<P, X>> {
         let index = handle / 4;
         let page = self.pages.get(index / PAGE)?.load(Acquire);
         // SAFETY: null, or a page that is never freed.
@@ -116,7 +100,7 @@ impl<P> Handles<P> {
 
     /// The slot of a registered handle.
     #[inline]
-    pub fn get(&self, handle: usize) -> Option<&Slot<P>> {
+    pub fn get(&self, handle: usize) -> Option<&Slot<P, X>> {
         self.slot(handle)
             .filter(|slot| !slot.owner.load(Acquire).is_null())
     }
@@ -148,7 +132,6 @@ impl<P> Handles<P> {
         slot.owner.store(ptr::null_mut(), Release);
         slot.context.store(r.context, Relaxed);
         slot.non_ifs.store(r.non_ifs, Relaxed);
-        slot.modes.store(0, Relaxed);
         slot.owner.store(ptr::from_ref(r.owner).cast_mut(), Release);
         true
     }
@@ -163,15 +146,13 @@ impl<P> Handles<P> {
         }
     }
 
-    /// Forgets all handles; `port` gets each port's handle that was kept with one.
-    pub fn clear_all(&self, port: impl Fn(usize)) {
+    /// Forgets all handles, and tells of each that was registered.
+    pub fn clear_all(&self, forgotten: impl Fn(&Slot<P, X>)) {
         for page in &self.pages {
             // SAFETY: null, or a page that is never freed.
             if let Some(page) = unsafe { page.load(Acquire).as_ref() } {
-                for slot in page {
-                    slot.owner.store(ptr::null_mut(), Release);
-                    port(slot.set_port(0, 0));
-                }
+                let was = |slot: &&Slot<P, X>| !slot.owner.swap(ptr::null_mut(), AcqRel).is_null();
+                page.iter().filter(was).for_each(&forgotten);
             }
         }
     }
@@ -194,7 +175,7 @@ mod tests {
 
     #[test]
     fn registered_handles_are_found_and_no_others() {
-        let t: Box<Handles<u32>> = Box::new(Handles::new());
+        let t: Box<Handles<u32, std::cell::Cell<u32>>> = Box::new(Handles::new());
         assert!(t.get(0x40).is_none());
         assert!(t.set(0x40, registration(&A, 7)));
         let slot = t.get(0x40).unwrap();
@@ -207,44 +188,32 @@ mod tests {
 
     #[test]
     fn a_number_that_comes_back_has_its_new_owner() {
-        let t: Box<Handles<u32>> = Box::new(Handles::new());
+        let t: Box<Handles<u32, std::cell::Cell<u32>>> = Box::new(Handles::new());
         t.set(0x80, registration(&A, 1));
         assert!(t.clear(0x80));
         assert!(!t.clear(0x80), "once");
         assert_eq!(t.owner(0x80), None);
         t.set(0x80, registration(&B, 2));
         assert_eq!(t.owner(0x80), Some(&B));
-        t.clear_all(|port| assert_eq!(port, 0));
+        t.clear_all(|_| ());
         assert_eq!(t.owner(0x80), None);
     }
 
     #[test]
-    fn a_port_comes_and_goes_with_the_handle() {
-        let t: Box<Handles<u32>> = Box::new(Handles::new());
+    fn what_belongs_to_a_number_stays() {
+        let t: Box<Handles<u32, std::cell::Cell<u32>>> = Box::new(Handles::new());
         t.set(0x80, registration(&A, 1));
-        let slot = t.get(0x80).unwrap();
-        assert_eq!(slot.port(), None);
-        assert_eq!(slot.set_port(8, 77), 0);
-        slot.set_modes(1);
-        assert_eq!((slot.port(), slot.modes()), (Some((8, 77)), 1));
-        let closed = std::cell::RefCell::new(Vec::new());
-        t.clear_all(|port| closed.borrow_mut().push(port));
-        assert_eq!(
-            closed
-                .borrow()
-                .iter()
-                .filter(|p| **p != 0)
-                .collect::<Vec<_>>(),
-            [&8]
-        );
-        t.set(0x80, registration(&A, 1));
-        let slot = t.get(0x80).unwrap();
-        assert_eq!((slot.port(), slot.modes()), (None, 0));
+        t.get(0x80).unwrap().extra().set(7);
+        let seen = std::cell::Cell::new(0);
+        t.clear_all(|slot| seen.set(seen.get() + slot.extra().get()));
+        assert_eq!(seen.get(), 7, "the registered one, and no other");
+        t.set(0x80, registration(&B, 1));
+        assert_eq!(t.get(0x80).unwrap().extra().get(), 7);
     }
 
     #[test]
     fn numbers_out_of_range_are_nobodys() {
-        let t: Box<Handles<u32>> = Box::new(Handles::new());
+        let t: Box<Handles<u32, std::cell::Cell<u32>>> = Box::new(Handles::new());
         for handle in [usize::MAX, 4 * PAGE * PAGES] {
             assert!(!t.set(handle, registration(&A, 0)));
             assert!(t.get(handle).is_none());

@@ -29,6 +29,8 @@ mod base;
 #[cfg(windows)]
 mod builtin;
 #[cfg(windows)]
+mod carrier;
+#[cfg(windows)]
 mod catalog;
 #[cfg(windows)]
 mod complete;
@@ -48,6 +50,8 @@ mod startup;
 mod thread;
 #[cfg(windows)]
 mod thunks;
+#[cfg(windows)]
+mod unlist;
 #[cfg(windows)]
 mod upcalls;
 #[cfg(windows)]

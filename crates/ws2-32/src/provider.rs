@@ -15,10 +15,11 @@ use spi::lower;
 use windows_sys::Win32::Networking::WinSock::{WSAEINVALIDPROCTABLE, WSPDATA, WSPPROC_TABLE};
 use windows_sys::core::GUID;
 
+use crate::carrier::Carrier;
 use crate::catalog::{self, Entry};
 use crate::handles::Handles;
 use crate::lock::lock;
-use crate::{complete, upcalls};
+use crate::upcalls;
 
 pub struct Provider {
     id: GUID,
@@ -41,7 +42,7 @@ static EMPTY: WSPPROC_TABLE = {
     unsafe { std::mem::zeroed() }
 };
 
-pub static HANDLES: Handles<Provider> = Handles::new();
+pub static HANDLES: Handles<Provider, Carrier> = Handles::new();
 
 static PROVIDERS: Mutex<Vec<&'static Provider>> = Mutex::new(Vec::new());
 
@@ -88,7 +89,11 @@ pub fn stop_all() {
             unsafe { cleanup(&mut error) };
         }
     }
-    HANDLES.clear_all(complete::release);
+    HANDLES.clear_all(|slot| {
+        if slot.is_non_ifs() {
+            slot.extra().reset();
+        }
+    });
 }
 
 fn of_guid(id: &GUID) -> &'static Provider {

@@ -146,10 +146,20 @@ fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
     Ok(s)
 }
 
+/// Takes a carrier out of the table, with what belongs to it. `false`: it wasn't there.
+pub fn forget_carrier(s: SOCKET) -> bool {
+    let carrier = HANDLES.get(s).map(|slot| slot.extra());
+    let was = HANDLES.clear(s);
+    if let Some(carrier) = carrier {
+        carrier.reset();
+    }
+    was
+}
+
 unsafe extern "system" fn close_socket_handle(s: SOCKET, errno: *mut i32) -> i32 {
     let ours = HANDLES.get(s).is_some_and(|slot| slot.is_non_ifs());
     // Cleared before the number can come back.
-    if !ours || !complete::forget(s) {
+    if !ours || !forget_carrier(s) {
         put(errno, WSAENOTSOCK);
         return SOCKET_ERROR;
     }
@@ -321,7 +331,7 @@ unsafe extern "system" fn WPUCompleteOverlappedRequest(
         Some(_) if ov.is_null() => Err(WSAEFAULT),
         Some(slot) => {
             // SAFETY: the OVERLAPPED of a request that the provider has not completed yet.
-            unsafe { complete::finish(slot, ov, error as i32, bytes) };
+            unsafe { complete::finish(s, slot.extra(), ov, error as i32, bytes) };
             Ok(0)
         }
     };

@@ -91,7 +91,7 @@ macro_rules! pass_on_overlapped {
                 None => unsafe { builtin::$name(s, $($arg,)* ov, routine) },
                 Some(p) => {
                     let id = thread_id(routine);
-                    complete::within_call(s, ov, || {
+                    complete::within_call(s, ov, routine.is_some(), || {
                         ask!(p, $entry(s, $($arg,)* ov, routine, pointer(&id)) -> $ret)
                     })
                 }

@@ -19,10 +19,10 @@ use windows_sys::Win32::System::LibraryLoader::{
 };
 
 use super::hook::Hook;
-use crate::complete::{self, Port};
-use crate::handles::Slot;
+use crate::carrier::{Carrier, Port};
+use crate::complete;
 use crate::provider::{HANDLES, Provider};
-use crate::thread;
+use crate::{thread, upcalls};
 
 type Transfer = unsafe extern "system" fn(
     HANDLE,
@@ -61,9 +61,9 @@ macro_rules! original {
     };
 }
 
-fn non_ifs(file: HANDLE) -> Option<(&'static Slot<Provider>, &'static Provider)> {
+fn non_ifs(file: HANDLE) -> Option<(&'static Carrier, &'static Provider)> {
     let slot = HANDLES.get(file.addr()).filter(|slot| slot.is_non_ifs())?;
-    Some((slot, slot.owner()?))
+    Some((slot.extra(), slot.owner()?))
 }
 
 #[derive(Clone, Copy)]
@@ -188,7 +188,7 @@ unsafe fn transfer(
     buffer: *mut c_void,
     len: u32,
 ) -> NTSTATUS {
-    let (Some((slot, provider)), s) = (non_ifs(file), file.addr()) else {
+    let (Some((carrier, provider)), s) = (non_ifs(file), file.addr()) else {
         return STATUS_INVALID_PARAMETER;
     };
     let one = WSABUF {
@@ -213,14 +213,14 @@ unsafe fn transfer(
     let call = || {
         let table = provider.table();
         match (direction, table.lpWSPRecv, table.lpWSPSend) {
-            // SAFETY: the SPI's entries; what may be written later than this call returns is the caller's or the slot's.
+            // SAFETY: the SPI's entries; what may be written later than this call returns is the caller's or the carrier's.
             (Direction::Read, Some(recv), _) => unsafe {
                 recv(
                     s,
                     &one,
                     1,
                     &mut bytes,
-                    slot.fresh_flags(),
+                    carrier.fresh_flags(),
                     ov,
                     by_apc,
                     id,
@@ -234,7 +234,7 @@ unsafe fn transfer(
             _ => SOCKET_ERROR,
         }
     };
-    let failed = complete::within_call(s, ov, call) == SOCKET_ERROR;
+    let failed = complete::within_call(s, ov, by_apc.is_some(), call) == SOCKET_ERROR;
     match (failed, by_apc) {
         (true, _) if error == WSA_IO_PENDING => STATUS_PENDING,
         (true, by_apc) => {
@@ -270,7 +270,7 @@ unsafe extern "system" fn set_information(
 ) -> NTSTATUS {
     // SAFETY: the caller's own arguments.
     let result = unsafe { original!(SET: SetInformation)(file, status, info, len, class) };
-    let Some((slot, _)) = non_ifs(file).filter(|_| result == STATUS_SUCCESS) else {
+    let Some((carrier, _)) = non_ifs(file).filter(|_| result == STATUS_SUCCESS) else {
         return result;
     };
     match class {
@@ -278,18 +278,15 @@ unsafe extern "system" fn set_information(
         FileCompletionInformation | FileReplaceCompletionInformation => {
             // SAFETY: accepted as such a structure by the original.
             let info = unsafe { &*info.cast::<FILE_COMPLETION_INFORMATION>() };
-            complete::set_port(
-                slot,
-                Port {
-                    handle: info.Port,
-                    key: info.Key.addr(),
-                },
-            );
+            carrier.set_port(Port {
+                handle: info.Port,
+                key: info.Key.addr(),
+            });
         }
         #[allow(non_upper_case_globals)]
         FileIoCompletionNotificationInformation => {
             // SAFETY: a word of flags, accepted by the original.
-            slot.set_modes(unsafe { info.cast::<u32>().read_unaligned() });
+            carrier.add_modes(unsafe { info.cast::<u32>().read_unaligned() });
         }
         _ => {}
     }
@@ -308,7 +305,7 @@ unsafe extern "system" fn close(file: HANDLE) -> NTSTATUS {
         if closed {
             return STATUS_SUCCESS;
         }
-        complete::forget(file.addr());
+        upcalls::forget_carrier(file.addr());
     }
     // SAFETY: the caller's own argument.
     unsafe { original!(CLOSE: Close)(file) }
