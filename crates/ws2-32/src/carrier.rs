@@ -164,6 +164,12 @@ impl Carrier {
         }
     }
 
+    /// Whether this is our poll, not a request of the program's.
+    pub fn is_own(&self, request: *const IO_STATUS_BLOCK) -> bool {
+        // SAFETY: only an address.
+        std::ptr::eq(request, unsafe { &raw const (*self.block.get()).status })
+    }
+
     /// A request ended: whoever waits on the handle wakes.
     pub fn end(&self, s: SOCKET) {
         if self.polling.swap(false, AcqRel) {

@@ -330,22 +330,21 @@ unsafe extern "system" fn cancel_ex(
     request: *mut IO_STATUS_BLOCK,
     status: *mut IO_STATUS_BLOCK,
 ) -> NTSTATUS {
-    match non_ifs(file)
-        .and_then(|(_, provider)| cancel_requests(provider, file.addr(), request.cast()))
-    {
+    let found = non_ifs(file)
+        .filter(|(carrier, _)| !carrier.is_own(request))
+        .and_then(|(_, provider)| cancel_requests(provider, file.addr(), request.cast()));
+    let Some(found) = found else {
         // SAFETY: the caller's own arguments.
-        None => unsafe { original!(CANCEL_EX: CancelEx)(file, request, status) },
-        Some(found) => {
-            let result = if found {
-                STATUS_SUCCESS
-            } else {
-                STATUS_NOT_FOUND
-            };
-            // SAFETY: the caller's block.
-            unsafe { set_status(status, result, 0) };
-            result
-        }
-    }
+        return unsafe { original!(CANCEL_EX: CancelEx)(file, request, status) };
+    };
+    let result = if found {
+        STATUS_SUCCESS
+    } else {
+        STATUS_NOT_FOUND
+    };
+    // SAFETY: the caller's block.
+    unsafe { set_status(status, result, 0) };
+    result
 }
 
 /// The SPI has no call for this. A provider that can do it exports `SgmCancelIo(SOCKET, OVERLAPPED *) -> int` from the DLL
