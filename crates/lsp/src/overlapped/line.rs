@@ -13,7 +13,7 @@ use gm::end::flag;
 use sockets::{Conn, Fault, Ready, RecvOptions, SendOptions};
 use windows_sys::Win32::Networking::WinSock::{self as ws, WSABUF};
 
-use super::op::{Issued, Kind, Op};
+use super::op::{DONE, Issued, Kind, Op, PENDING};
 use super::{Request, base_recv, base_send, port, send_is_plain, wait_a_while};
 use crate::answer::{Code, code_of};
 use crate::events;
@@ -112,6 +112,17 @@ struct Late {
 }
 
 impl Late {
+    /// Cancelled, or its socket is being closed.
+    fn is_over(&self, inside: &Inside) -> bool {
+        self.op.is_cancelled() || inside.body().is_closing()
+    }
+
+    fn abort<T>(self) -> Option<T> {
+        // What was moved can't be taken back, so it is told.
+        let moved = self.way.done > 0;
+        self.end(if moved { 0 } else { ws::WSA_OPERATION_ABORTED })
+    }
+
     /// Done, one way or the other: nothing is left of it.
     fn end<T>(self, code: Code) -> Option<T> {
         self.op.set_carried(self.way.done);
@@ -138,19 +149,18 @@ pub fn join(inside: Inside, r: Request, way: Way) -> Result<(), Code> {
     };
     let op = Op::begin(inside.clone(), r, kind, way.flags);
     let mut queue = locked(&line_of(&inside, sends).0);
-    queue.waiting.push_back(Late { op, way });
     if !queue.busy {
         port::stay_loaded();
         let thread = std::thread::Builder::new().name("sgm-line".into());
         let i = inside.clone();
         if thread.spawn(move || serve(i, sends)).is_err() {
-            if let Some(late) = queue.waiting.pop_back() {
-                late.op.give_up();
-            }
+            drop(queue);
+            op.give_up();
             return Err(ws::WSAENOBUFS);
         }
         queue.busy = true;
     }
+    queue.waiting.push_back(Late { op, way });
     Err(ws::WSA_IO_PENDING)
 }
 
@@ -182,6 +192,11 @@ fn next(inside: &Inside, sends: bool) -> Option<Late> {
     let mut queue = locked(&line_of(inside, sends).0);
     let first = queue.waiting.pop_front();
     queue.busy = first.is_some();
+    drop(queue);
+    if first.is_none() {
+        let _operations = locked(&PENDING);
+        DONE.notify_all();
+    }
     first
 }
 
@@ -220,10 +235,8 @@ fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
         _ => return Some(late),
     };
     loop {
-        if late.op.is_cancelled() || inside.body().is_closing() {
-            // What was moved can't be taken back, so it is told.
-            let moved = late.way.done > 0;
-            return late.end(if moved { 0 } else { ws::WSA_OPERATION_ABORTED });
+        if late.is_over(inside) {
+            return late.abort();
         }
         if is_for_base(inside, &late) {
             return Some(late);
@@ -254,6 +267,8 @@ fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
                 conn.settle(&inside.socket());
             }
             Err(_) if late.way.done > 0 => return late.end(0),
+            // Told of the close instead.
+            Err(_) if late.is_over(inside) => {}
             Err(f) => return late.end(code_of(f, false)),
         }
     }
@@ -288,6 +303,10 @@ fn send(inside: &Inside, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
 
 /// The base socket does the rest.
 fn to_base(inside: &Inside, late: Late) {
+    if late.is_over(inside) {
+        late.abort::<()>();
+        return;
+    }
     if late.way.done > 0 && !late.way.sends {
         late.end::<()>(0);
         return;
@@ -307,9 +326,5 @@ fn to_base(inside: &Inside, late: Late) {
     // The program was told "pending", so an error is a completion now.
     if let Issued::Failed(code) = issued {
         op.finish(code, 0, 0);
-    }
-    if op.is_cancelled() {
-        // Asked for before the base socket knew of it.
-        op.cancel(inside.body().base);
     }
 }

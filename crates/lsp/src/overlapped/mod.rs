@@ -114,6 +114,18 @@ impl Request {
     }
 }
 
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.opened
+            && let Some(up) = upcalls()
+        {
+            let mut error = 0;
+            // SAFETY: opened by us, and ws2_32 keeps a thread for as long as something is queued to it.
+            unsafe { (up.close_thread)(&self.thread, &mut error) };
+        }
+    }
+}
+
 /// # Safety
 /// `p` is null or writable.
 unsafe fn put<T>(p: *mut T, value: T) {
@@ -418,21 +430,28 @@ pub unsafe extern "system" fn SgmCancelIo(s: SOCKET, ov: *const OVERLAPPED) -> i
 /// Before the base socket's close: that cancels as well, but not what another process's handle keeps alive, and Wine has a
 /// status of its own for it (STATUS_HANDLES_CLOSED), where the documentation and we say WSA_OPERATION_ABORTED.
 pub fn cancel_all(inside: &Inside) {
-    if inside.body().io.pending.load(Acquire) > 0 {
+    let io = &inside.body().io;
+    if io.pending.load(Acquire) > 0 {
         Op::cancel_of(inside, std::ptr::null());
+        // Or one of these might call the lower provider with a handle that is another socket's by then.
+        await_operations(|| !io.receiving.is_busy() && !io.sending.is_busy());
     }
 }
 
 /// Waits until all operations are told of. The base socket was closed, so they end now.
 pub fn drain(inside: &Inside) {
-    const LIMIT: Duration = Duration::from_secs(1);
     let io = &inside.body().io;
-    if io.pending.load(Acquire) == 0 {
-        return;
+    if io.pending.load(Acquire) > 0 {
+        await_operations(|| io.pending.load(Acquire) == 0);
     }
+}
+
+/// Waits for operations to end; a lower provider that does not end them must not keep the program for ever.
+fn await_operations(done: impl Fn() -> bool) {
+    const LIMIT: Duration = Duration::from_secs(1);
     let end = Instant::now() + LIMIT;
     let mut operations = locked(&PENDING);
-    while io.pending.load(Acquire) > 0 {
+    while !done() {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return;

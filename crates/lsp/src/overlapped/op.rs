@@ -200,7 +200,10 @@ impl Op {
         found.sort_by_key(|op| op.number);
         for op in &found {
             op.cancel(inside.body().base);
-            line::leave(inside, op);
+            if !ov.is_null() {
+                // All of them end in line.
+                line::leave(inside, op);
+            }
         }
         !found.is_empty()
     }
@@ -230,7 +233,13 @@ impl Op {
         let raw = Arc::into_raw(self.clone());
         let code = match call(&places) {
             Ok(()) => 0,
-            Err(ws::WSA_IO_PENDING) => return Issued::Pending,
+            Err(ws::WSA_IO_PENDING) => {
+                if let Some(h) = held.as_ref().filter(|_| self.is_cancelled()) {
+                    // Asked for before the lower provider knew of it.
+                    self.cancel(h.inside.body().base);
+                }
+                return Issued::Pending;
+            }
             Err(code) => code,
         };
         // SAFETY: the lower provider has returned without keeping it, but for a warning, which it has written already.
@@ -282,7 +291,6 @@ impl Op {
     pub fn give_up(&self) {
         let held = locked(&self.held).take();
         if let Some(h) = held {
-            self.close_thread();
             self.forget(&h.inside);
         }
     }
@@ -336,7 +344,6 @@ impl Op {
                 None => self.complete(code, now.bytes),
             }
         }
-        self.close_thread();
         self.forget(&held.inside);
     }
 
@@ -393,16 +400,6 @@ impl Op {
             // The thread has ended, and its routines with it.
             // SAFETY: nobody else has it.
             drop(unsafe { Box::from_raw(context) });
-        }
-    }
-
-    fn close_thread(&self) {
-        if self.request.opened
-            && let Some(up) = upcalls()
-        {
-            let mut error = 0;
-            // SAFETY: opened by us, closed once: by whoever took `held` out.
-            unsafe { (up.close_thread)(&self.request.thread, &mut error) };
         }
     }
 
