@@ -47,9 +47,8 @@ def main():
     print("stopped", remote.ask("?")[:3])
     registers = {len(remote.ask("g")) for _ in range(200)}
     print("registers", sorted(registers))
-    # The header of the debugged program's image begins with MZ.
-    stop = remote.ask("qXfer:features:read:target.xml:0,fff")
-    print("description", stop[:1], "target" in stop)
+    description = remote.ask("qXfer:features:read:target.xml:0,fff")
+    print("description", description[:1], "target" in description)
     remote.send("k")
     print("killed")
 

@@ -55,10 +55,6 @@ wheel() {
 
 # An item's function runs in an empty directory of its own and leaves in ./out what becomes DIRECTORY/bin/ITEM.
 
-make_shim() {
-    x86_64-w64-mingw32-gcc -O2 -shared -o out/bcryptprimitives.dll "$here/bcryptprimitives.c" -ladvapi32
-}
-
 make_libevent() {
     debian_source libevent
     build_target regress -DEVENT__LIBRARY_TYPE=STATIC -DEVENT__DISABLE_OPENSSL=ON -DEVENT__DISABLE_MBEDTLS=ON \
@@ -121,7 +117,7 @@ fi
 
 # The slow ones first.
 missing=
-for item in plink libevent libuv node cmake nginx websocat gdbserver shim; do
+for item in plink libevent libuv node cmake nginx websocat gdbserver; do
     [ -d "$cache/bin/$item" ] || missing="$missing $item"
 done
 [ -n "$missing" ] || exit 0

@@ -5,15 +5,14 @@ use std::cell::RefCell;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sgm_tests::front::{Front, Report, read_report, sum};
 use sgm_tests::pair::tails;
 use sgm_tests::process::{Ended, Started};
+use sgm_tests::wine::{self, Mode, Wine};
 use sgm_tests::world::{Server, World};
 
-use crate::prefix::Prefix;
 use crate::things::item;
 
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
@@ -21,8 +20,8 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 pub struct Stage {
     /// For the Linux programs; all files lie in its directory.
     pub world: World,
-    prefix: Arc<Prefix>,
-    provider: bool,
+    wine: Wine,
+    mode: Mode,
     reports: RefCell<Vec<PathBuf>>,
 }
 
@@ -70,18 +69,18 @@ pub fn twice_carried(least: u64, scenario: impl Fn(&Stage) -> String) {
 
 impl Stage {
     pub fn plain() -> Stage {
-        Stage::new(World::new(None), Prefix::plain(), false)
+        Stage::new(Mode::Plain, World::new(None))
     }
 
     pub fn provider() -> Stage {
-        Stage::new(World::new(Some(Front::new())), Prefix::provider(), true)
+        Stage::new(Mode::Carried, World::new(Some(Front::new())))
     }
 
-    fn new(world: World, prefix: Arc<Prefix>, provider: bool) -> Stage {
+    fn new(mode: Mode, world: World) -> Stage {
         Stage {
             world,
-            prefix,
-            provider,
+            wine: Wine::new(),
+            mode,
             reports: RefCell::default(),
         }
     }
@@ -89,17 +88,15 @@ impl Stage {
     /// The command that runs an item's program on this stage, in its directory.
     pub fn windows(&self, from: &str, program: &str) -> Command {
         let program = item(from).join(program);
-        let mut command = if self.provider {
-            let report = self.file(&format!("windows-{}.json", self.reports.borrow().len()));
-            let mut command = self.world.front().sgm(&["wine", "--prefix"]);
-            command.arg(self.prefix.directory()).arg("--report");
-            command.arg(&report).arg("--").arg(program);
-            self.reports.borrow_mut().push(report);
-            command
+        let mut command = if self.mode == Mode::Carried {
+            let mut reports = self.reports.borrow_mut();
+            let report = self.file(&format!("windows-{}.json", reports.len()));
+            reports.push(report.clone());
+            self.wine
+                .command(self.mode, &program, self.world.front(), Some(&report))
         } else {
-            let mut command = self.prefix.wine();
-            command.arg(program);
-            command
+            let no_node = Front::at(self.world.scratch.path());
+            self.wine.command(self.mode, &program, &no_node, None)
         };
         command.current_dir(self.world.scratch.path());
         command
@@ -122,15 +119,7 @@ impl Stage {
     /// Runs a client to its end, which must be a good one.
     pub fn run(&self, name: &str, command: Command) -> Ended {
         let shown = format!("{command:?}");
-        let mut process = self.start(name, command);
-        process.runs_after(CLIENT_LIMIT);
-        let whereabouts = process.whereabouts();
-        let Some(ended) = process.end_by(Instant::now()) else {
-            panic!(
-                "{shown} hangs\n{whereabouts}{}",
-                tails(&process.output_so_far(), &process.errors_so_far())
-            );
-        };
+        let ended = wine::ends(&mut self.start(name, command), CLIENT_LIMIT);
         assert_eq!(
             ended.code,
             0,

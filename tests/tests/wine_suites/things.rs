@@ -1,11 +1,9 @@
 //! What is run: fetched and built by `tests/suites/prepare.sh`, kept in `target/suites`.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::Once;
 
-use rustix::fs::{FlockOperation, flock};
 use sgm_tests::paths::target_dir;
 
 /// The directory that all of it is in.
@@ -20,28 +18,16 @@ pub fn repository(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The directory of one item of prepare.sh. The first call prepares all items, in parallel; later ones find them.
+/// The directory of one item of prepare.sh. The first call prepares all items.
 pub fn item(name: &str) -> PathBuf {
-    static PREPARED: OnceLock<File> = OnceLock::new();
-    PREPARED.get_or_init(prepare);
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        let mut script = Command::new("sh");
+        script.arg(repository("prepare.sh")).arg(cache());
+        let good = script.status().is_ok_and(|status| status.success());
+        assert!(good, "tests/suites/prepare.sh failed: its message is above");
+    });
     let directory = cache().join("bin").join(name);
     assert!(directory.is_dir(), "prepare.sh knows no item {name}");
     directory
-}
-
-/// The lock is held as long as this process lives: two runs at once would take each other's prefixes away.
-fn prepare() -> File {
-    fs::create_dir_all(cache()).unwrap();
-    let lock = File::create(cache().join("lock")).unwrap();
-    flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let status = Command::new("sh")
-        .arg(repository("prepare.sh"))
-        .arg(cache())
-        .status()
-        .unwrap();
-    assert!(
-        status.success(),
-        "tests/suites/prepare.sh failed: its message is above"
-    );
-    lock
 }
