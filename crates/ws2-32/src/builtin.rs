@@ -102,6 +102,7 @@ overlapped_rows!(overlapped);
 
 functions! { OTHERS,
     accept(s: SOCKET, name: *mut SOCKADDR, len: *mut i32) -> SOCKET;
+    closesocket(s: SOCKET) -> i32;
     connect(s: SOCKET, name: *const SOCKADDR, len: i32) -> i32;
     ioctlsocket(s: SOCKET, command: i32, value: *mut u32) -> i32;
     recv(s: SOCKET, buffer: *mut u8, len: i32, flags: i32) -> i32;
@@ -142,7 +143,7 @@ mod pointers {
     special_rows!(of_rows);
     overlapped_rows!(of_rows);
     statics! {
-        accept connect ioctlsocket recv recvfrom select send sendto socket WSAAccept WSAAddressToStringW
+        accept closesocket connect ioctlsocket recv recvfrom select send sendto socket WSAAccept WSAAddressToStringW
         WSACancelBlockingCall WSACleanup WSADuplicateSocketA WSAEnumProtocolsA WSAEnumProtocolsW WSAIsBlocking WSAPoll
         WSASendMsg WSASetBlockingHook WSASocketW WSAStartup WSAStringToAddressW WSAUnhookBlockingHook
     }

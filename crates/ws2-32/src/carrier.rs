@@ -43,6 +43,10 @@ pub struct Carrier {
     modes: AtomicU32,
     /// A place for the flags of a receive that ends after its caller has returned.
     flags: AtomicU32,
+    /// Overlapped calls were made on it; and it is being closed. Wine ends transfers of a closed handle with another status
+    /// than, say, an AcceptEx, which comes here without a call of ours.
+    pub transfers: AtomicBool,
+    pub closing: AtomicBool,
     polling: AtomicBool,
     block: UnsafeCell<Block>,
 }
@@ -74,6 +78,8 @@ impl Carrier {
     pub fn reset(&self) {
         self.release_port(0, 0);
         self.modes.store(0, Relaxed);
+        self.transfers.store(false, Relaxed);
+        self.closing.store(false, Release);
         self.polling.store(false, Release);
     }
 

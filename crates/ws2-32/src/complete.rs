@@ -18,8 +18,8 @@ use std::sync::atomic::{
     Ordering::{Relaxed, Release},
 };
 
-use windows_sys::Win32::Foundation::{HANDLE, NTSTATUS};
-use windows_sys::Win32::Networking::WinSock::SOCKET;
+use windows_sys::Win32::Foundation::{HANDLE, NTSTATUS, STATUS_HANDLES_CLOSED};
+use windows_sys::Win32::Networking::WinSock::{SOCKET, WSA_OPERATION_ABORTED};
 use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::Win32::System::Threading::SetEvent;
 
@@ -70,6 +70,7 @@ pub fn within_call(
         return call();
     };
     let carrier = slot.extra();
+    carrier.transfers.store(true, Relaxed);
     // SAFETY: the program's OVERLAPPED, which nobody has begun to use.
     if unsafe { (*ov).hEvent }.is_null() && carrier.port().is_none() {
         carrier.begin(s);
@@ -86,10 +87,30 @@ pub fn within_call(
     result
 }
 
+/// Runs a provider's WSPCloseSocket. Transfers that it aborts end as Wine ends those of a closed handle.
+pub fn within_close(s: SOCKET, call: impl FnOnce() -> i32) -> i32 {
+    let carrier = HANDLES
+        .get(s)
+        .filter(|slot| slot.is_non_ifs())
+        .map(|slot| slot.extra())
+        .filter(|carrier| carrier.transfers.load(Relaxed));
+    if let Some(carrier) = carrier {
+        carrier.closing.store(true, Release);
+    }
+    let result = call();
+    if let Some(carrier) = carrier.filter(|_| result != 0) {
+        carrier.closing.store(false, Release);
+    }
+    result
+}
+
 /// # Safety
 /// The OVERLAPPED of a request on this handle that nobody has completed yet.
 pub unsafe fn finish(s: SOCKET, carrier: &Carrier, ov: *mut OVERLAPPED, error: i32, bytes: u32) {
-    let status = spi::errors::to_ntstatus(error);
+    let status = match error {
+        WSA_OPERATION_ABORTED if carrier.closing.load(Relaxed) => STATUS_HANDLES_CLOSED,
+        _ => spi::errors::to_ntstatus(error),
+    };
     // SAFETY: by the caller. Waiters watch `Internal`, so it comes last and publishes the rest.
     let event = unsafe {
         let event = (*ov).hEvent.addr();

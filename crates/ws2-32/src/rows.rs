@@ -32,7 +32,6 @@ macro_rules! same_rows {
 macro_rules! special_rows {
     ($m:ident) => {
         $m! {
-            closesocket / lpWSPCloseSocket () -> i32;
             WSAConnect / lpWSPConnect (name: *const SOCKADDR, len: i32, caller: *const WSABUF, callee: *mut WSABUF, sqos: *const QOS, gqos: *const QOS) -> i32;
             WSADuplicateSocketW / lpWSPDuplicateSocket (process: u32, info: *mut WSAPROTOCOL_INFOW) -> i32;
             WSAJoinLeaf / lpWSPJoinLeaf (name: *const SOCKADDR, len: i32, caller: *const WSABUF, callee: *mut WSABUF, sqos: *const QOS, gqos: *const QOS, flags: u32) -> SOCKET;

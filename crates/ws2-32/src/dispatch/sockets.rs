@@ -7,7 +7,7 @@ use windows_sys::Win32::Networking::WinSock::*;
 use super::{ask, fail, failed, layered, protocols, spi_call};
 use crate::catalog::{self, Entry};
 use crate::provider::{self, HANDLES, Provider};
-use crate::{base, builtin, choose, startup};
+use crate::{base, builtin, choose, complete, startup};
 
 /// `af`, `type` or `protocol` of WSASocket that are to be taken from the protocol info.
 const FROM_INFO: i32 = FROM_PROTOCOL_INFO;
@@ -109,6 +109,15 @@ unsafe extern "system" fn WSAAccept(
         // SAFETY: the program's own arguments.
         None => fresh(unsafe { builtin::WSAAccept(s, name, len, condition, data) }),
         Some(p) => ask!(p, lpWSPAccept(s, name, len, condition, data) -> SOCKET),
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "system" fn closesocket(s: SOCKET) -> i32 {
+    match layered(s) {
+        // SAFETY: a plain value.
+        None => unsafe { builtin::closesocket(s) },
+        Some(p) => complete::within_close(s, || ask!(p, lpWSPCloseSocket(s) -> i32)),
     }
 }
 

@@ -298,11 +298,13 @@ unsafe extern "system" fn set_information(
 unsafe extern "system" fn close(file: HANDLE) -> NTSTATUS {
     if let Some((_, provider)) = non_ifs(file) {
         let mut error = 0;
-        let closed = provider.table().lpWSPCloseSocket.is_some_and(|f| {
-            // SAFETY: the SPI's entry.
-            unsafe { f(file.addr(), &mut error) == 0 }
-        });
-        if closed {
+        let result =
+            complete::within_close(file.addr(), || match provider.table().lpWSPCloseSocket {
+                // SAFETY: the SPI's entry.
+                Some(f) => unsafe { f(file.addr(), &mut error) },
+                None => SOCKET_ERROR,
+            });
+        if result == 0 {
             return STATUS_SUCCESS;
         }
         upcalls::forget_carrier(file.addr());
