@@ -41,13 +41,22 @@ pub fn lower(call: impl FnOnce(*mut i32) -> i32) -> Result<(), Code> {
     }
 }
 
-/// What a receive says of a connection that the peer has reset. Windows says WSAECONNRESET. Wine's server takes the error off
-/// the socket before the program asks, so programs there have always seen an end-of-file.
-pub fn reset_answer() -> Result<usize, Code> {
-    if gm::os::raw::is_wine() {
+/// What a receive says of a connection that the peer has reset: WSAECONNRESET. Under Wine only a call that waited when the
+/// reset came says so; afterwards its server has taken the error off the socket, and programs see an end-of-file.
+pub fn reset_answer(waited: bool) -> Result<usize, Code> {
+    if gm::os::raw::is_wine() && !waited {
         Ok(0)
     } else {
         Err(ws::WSAECONNRESET)
+    }
+}
+
+/// What a call gets that waits on a socket when another thread closes it.
+pub fn closed_code() -> Code {
+    if gm::os::raw::is_wine() {
+        ws::WSAEINVAL
+    } else {
+        ws::WSAEINTR
     }
 }
 

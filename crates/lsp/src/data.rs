@@ -7,11 +7,11 @@ use std::io::{IoSlice, IoSliceMut};
 
 use gm::Reason;
 use gm::end::flag;
-use sockets::{Fault, RecvOptions, SendOptions};
+use sockets::{Conn, Fault, RecvOptions, SendOptions};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use crate::answer::{Code, code_of, done, lower, reset_answer};
+use crate::answer::{Code, closed_code, code_of, done, lower, reset_answer};
 use crate::events;
 use crate::overlapped::{self, Request};
 use crate::slot::{Inside, enter};
@@ -87,6 +87,7 @@ unsafe fn carried_recv(
         return Some(Err(ws::WSAESHUTDOWN));
     }
     let dont_wait = inside.body().is_nonblocking();
+    let waits = !dont_wait && !conn.peer_has_ended();
     let o = RecvOptions {
         dont_wait,
         peek: flags & MSG_PEEK != 0,
@@ -98,11 +99,11 @@ unsafe fn carried_recv(
         return None;
     }
     if inside.body().is_closing() {
-        return Some(Err(ws::WSAEINTR));
+        return Some(Err(closed_code()));
     }
     events::after_recv(inside, conn);
     Some(match got {
-        Err(Fault::Reset) if !conn.end().has(flag::CORRUPT) => reset_answer(),
+        Err(Fault::Reset) if !conn.end().has(flag::CORRUPT) => reset_answer(waits),
         got => got.map_err(|f| code_of(f, !dont_wait)),
     })
 }
@@ -133,12 +134,38 @@ unsafe fn carried_send(
     let dont_wait = inside.body().is_nonblocking();
     // SAFETY: by the caller; checked above.
     let bufs = unsafe { bytes(bufs, count) };
-    let sent = conn.send(&inside.socket(), bufs, SendOptions { dont_wait });
+    let mut sent = conn.send(&inside.socket(), bufs, SendOptions { dont_wait });
+    if !dont_wait && let Ok(n) = sent {
+        sent = finish(inside, conn, bufs, n);
+    }
     if sent == Err(Fault::UseKernel) {
         return None;
     }
     events::after_send(inside, conn, sent);
     Some(sent.map_err(|f| code_of(f, !dont_wait)))
+}
+
+/// A blocking send takes all or fails: after a part (the peer is gone, or time ran out) what keeps it from the rest is told.
+fn finish(
+    inside: &Inside,
+    conn: &Conn,
+    bufs: &[IoSlice<'_>],
+    mut done: usize,
+) -> Result<usize, Fault> {
+    let want: usize = bufs.iter().map(|b| b.len()).sum();
+    while done < want {
+        let mut skip = done;
+        let first = bufs.iter().find_map(|b| {
+            if skip < b.len() {
+                return b.get(skip..);
+            }
+            skip -= b.len();
+            None
+        });
+        let rest = [IoSlice::new(first.unwrap_or_default())];
+        done += conn.send(&inside.socket(), &rest, SendOptions { dont_wait: false })?;
+    }
+    Ok(done)
 }
 
 /// Counts what the base socket moved.

@@ -103,11 +103,9 @@ fn received(conn: &Conn) -> u64 {
 
 /// What the base socket is selected for, when the program wants `mask` of a carried connection: doorbells and the end.
 fn carried_mask(mask: i32) -> i32 {
-    if mask == 0 {
-        0
-    } else {
-        FD_READ | FD_CLOSE | mask & FD_OOB
-    }
+    let of_ring = mask & (FD_READ | FD_WRITE | FD_CLOSE) != 0;
+    let doorbells = if of_ring { FD_READ | FD_CLOSE } else { 0 };
+    doorbells | mask & FD_OOB
 }
 
 fn select_base(b: &Body, event: usize, mask: i32) -> Result<(), Code> {

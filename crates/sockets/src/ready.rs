@@ -57,6 +57,11 @@ impl Conn {
         }
         let rx = segment.rx();
         let tx = segment.tx();
+        let at_switch = rx.down_at().is_some_and(|(down, _)| down == rx.position());
+        if at_switch && end.rx_path() == Path::Ring {
+            // The stream alone counts from here on; a fault shows with the next read.
+            let _ = self.receive_from_tcp_again(k, rx);
+        }
         let mut ready = Ready::NONE;
         let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
         let kernel = if on_kernel {
@@ -239,6 +244,12 @@ impl Conn {
         };
         let held = segment.ring_bytes() / 4 * 3;
         (segment.tx().unread().unwrap_or(0) as usize).saturating_sub(held)
+    }
+
+    /// Has the peer ended its sending, by a word in the ring or by the kernel's?
+    pub fn peer_has_ended(&self) -> bool {
+        let said = self.segment().is_some_and(|s| s.rx().flags() != 0);
+        said || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
     }
 
     /// Has the peer said, or the kernel for it, that nothing more will come?

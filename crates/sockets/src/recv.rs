@@ -270,7 +270,7 @@ impl Conn {
 
     /// The direction goes back to TCP: takes the last doorbells off the stream, exactly.
     #[cold]
-    fn receive_from_tcp_again(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<(), Fault> {
+    pub(crate) fn receive_from_tcp_again(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<(), Fault> {
         let end = self.end;
         let guard = lock(&end.rx_lock, k);
         if guard.is_nested() || end.rx_path() != Path::Ring {
