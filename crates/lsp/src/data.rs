@@ -118,12 +118,13 @@ unsafe fn carried_send(
     count: u32,
     flags: u32,
 ) -> Option<Result<usize, Code>> {
-    let conn = inside.engaged()?;
     if flags & MSG_OOB != 0 {
         // This direction goes back to TCP, in order, and then the kernel does it.
-        conn.send_over_tcp(&inside.socket(), Reason::Unsupported);
+        let (conn, ctx) = (inside.conn()?, crate::ctx::get()?);
+        conn.before_urgent(&ctx.node, &inside.socket(), Reason::Unsupported);
         return None;
     }
+    let conn = inside.engaged()?;
     // SAFETY: by the caller.
     if let Err(code) = unsafe { sound(bufs, count) } {
         return Some(Err(code));

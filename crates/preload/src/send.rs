@@ -51,12 +51,17 @@ fn transmit(
     let Some(inside) = enter(fd) else {
         return plain();
     };
-    if inside.engaged() {
+    if flags & libc::MSG_OOB != 0 {
+        let node = &inside.ctx().node;
+        inside
+            .conn()
+            .before_urgent(node, &inside.fd, Reason::Unsupported);
+    } else if inside.engaged() {
         if flags & !CARRIED == 0 {
             let o = options(&inside, flags);
             return bufs(&|b| answer(inside.conn().send(&inside.fd, b, o), flags));
         }
-        // MSG_OOB, MSG_ZEROCOPY, ...: this direction goes back to TCP, in order, and then the kernel does it.
+        // MSG_ZEROCOPY ...: this direction goes back to TCP, in order, and then the kernel does it.
         inside.conn().send_over_tcp(&inside.fd, Reason::Unsupported);
     }
     let n = plain();

@@ -199,6 +199,21 @@ impl Conn {
         true
     }
 
+    /// Before an urgent byte, which takes a place in the kernel's stream and is not read from it: the two ends count it
+    /// differently, so a connection that is not promoted yet never will be, and one that is sends over TCP from here on.
+    pub fn before_urgent(&self, node: &Node, k: &impl Kernel, why: Reason) {
+        match self.end.state() {
+            State::Plain | State::Offered => self.hand_back(node, k, why),
+            State::Claimed => {
+                // Withdrawn, or else confirmed meanwhile.
+                self.segment().map(|s| s.header().withdraw());
+                self.see_confirmation(k);
+            }
+            _ => {}
+        }
+        self.send_over_tcp(k, why);
+    }
+
     /// Our direction alone (MSG_OOB, sendfile of what can't be mapped ...).
     pub fn send_over_tcp(&self, k: &impl Kernel, why: Reason) {
         let Some(segment) = self.segment() else {
