@@ -38,7 +38,16 @@ class Remote:
         if checksum != sum(answer) % 256:
             raise SystemExit(f"{text}: the answer's checksum is wrong")
         self.connection.sendall(b"+")
-        return answer.decode("latin-1")
+        return unfold(answer.decode("latin-1"))
+
+
+def unfold(answer):
+    """Undoes the run-length encoding: X*N is X and N - 29 more of it."""
+    whole = ""
+    parts = iter(answer)
+    for part in parts:
+        whole += whole[-1] * (ord(next(parts)) - 29) if part == "*" else part
+    return whole
 
 
 def main():

@@ -188,15 +188,20 @@ fn look_and_tell(inside: &Inside, conn: &Conn, events: &mut Events) {
     let k = inside.socket();
     conn.arm_edge_clean(&k);
     if events.look(conn, &k, None) {
-        match events.window {
-            None => {
-                // SAFETY: the program's event object; a closed one is an error that concerns nobody.
-                unsafe { SetEvent(events.event as HANDLE) };
-            }
-            Some(w) => {
-                let told = events.take();
-                window::post(&w, &told);
-            }
+        tell(events);
+    }
+}
+
+/// Something was recorded: the program is woken, or gets its messages.
+fn tell(events: &mut Events) {
+    match events.window {
+        None => {
+            // SAFETY: the program's event object; a closed one is an error that concerns nobody.
+            unsafe { SetEvent(events.event as HANDLE) };
+        }
+        Some(w) => {
+            let told = events.take();
+            window::post(&w, &told);
         }
     }
 }
@@ -260,6 +265,9 @@ pub fn on_engaged(inside: &Inside, conn: &Conn) {
         None => events.event,
     };
     let _ = select_base(b, event, carried_mask(events.mask));
+    if events.pending != 0 {
+        tell(&mut events);
+    }
     look_and_tell(inside, conn, &mut events);
 }
 

@@ -26,7 +26,7 @@ fn nginx(stage: &Stage, port: u16) -> Server {
 
 #[test]
 fn nginx_curl() {
-    twice_carried(6 << 20, |stage| {
+    twice_carried(5 << 20, |stage| {
         let port = free_port();
         let server = nginx(stage, port);
         let large = stage.world.random_file("html/large", 3 << 20);
