@@ -140,7 +140,10 @@ impl Set {
         self.sleepers.fetch_sub(1, AcqRel);
         self.asked();
         if r == 0 {
-            return Some(self.last_look(epfd, out) as c_int);
+            let n = self.collect(epfd, out);
+            let n = n + self.sort(epfd, out, n, 0);
+            self.leave(epfd);
+            return Some(n as c_int);
         }
         if r < 0 {
             // EINTR.
@@ -167,10 +170,7 @@ impl Set {
         let r = ask(epfd, &mut out[from..], Some(NOW), std::ptr::null());
         crate::set_errno(saved);
         self.asked();
-        match usize::try_from(r) {
-            Ok(r) if r > 0 => self.sort(epfd, out, from, r),
-            _ => 0,
-        }
+        self.sort(epfd, out, from, usize::try_from(r).unwrap_or(0))
     }
 
     /// Reports of the hot members, in turn. Returns how many.
@@ -215,27 +215,6 @@ impl Set {
             m.cool_quiet(epfd);
         }
         n
-    }
-
-    /// The time is over and the kernel's set said nothing. Bytes that are there already, whose bell is not yet, are
-    /// reported all the same, where looking at every member, hot or cold, costs little.
-    fn last_look(&self, epfd: c_int, out: &mut [epoll_event]) -> usize {
-        const FEW: usize = 128;
-        {
-            let mut m = self.lock.lock();
-            if m.list.len() > FEW {
-                return 0;
-            }
-            for i in 0..m.list.len() {
-                let due = m.list[i].as_ref().is_some_and(|w| {
-                    w.carried && w.conn().has_news(w.wants_out()) && w.due(None) != 0
-                });
-                if due {
-                    m.heat(i);
-                }
-            }
-        }
-        self.collect(epfd, out)
     }
 
     /// Has a hot member something for `collect`? For polling; the cold ones are left to their bells.
@@ -288,7 +267,7 @@ impl Set {
     }
 
     /// Goes through what the kernel's set said at `out[from..from + got]`: our tags become reports (or nothing), the
-    /// rest is left as it is. Returns how many remain.
+    /// rest is left as it is; then come cold members whose bell is late. Returns how many there are then.
     fn sort(&self, epfd: c_int, out: &mut [epoll_event], from: usize, got: usize) -> usize {
         let mut kept = from;
         let mut m = self.lock.lock();
@@ -330,6 +309,7 @@ impl Set {
                 kept += 1;
             }
         }
+        kept += look_at_cold(&mut m, out, kept);
         if stale {
             self.plain_again(epfd, &mut m);
         }
@@ -359,4 +339,39 @@ impl Set {
         }
         crate::set_errno(saved);
     }
+}
+
+/// Bytes are there as soon as they are published (FIONREAD and read say so), and their bell a moment later: long, if the
+/// writer lost its CPU between. So whenever the kernel's set was asked, the cold members are looked at as well, where
+/// that costs little. Reports go to `out[n..]`. Returns how many.
+fn look_at_cold(m: &mut Members, out: &mut [epoll_event], n: usize) -> usize {
+    const FEW: usize = 128;
+    if m.list.len() > FEW {
+        return 0;
+    }
+    let mut found = 0;
+    for i in 0..m.list.len() {
+        let kept = n + found;
+        let Some(w) = m.list[i].as_mut().filter(|w| w.carried && !w.hot) else {
+            continue;
+        };
+        if kept == out.len() {
+            break;
+        }
+        if !w.conn().is_engaged() || !w.conn().has_news(w.wants_out()) {
+            continue;
+        }
+        if out[..kept].iter().any(|o| { o.u64 } == w.data) {
+            // Another with the same data was reported; this one's turn comes with the next call.
+            m.heat(i);
+            continue;
+        }
+        let due = w.report(None);
+        if due != 0 {
+            out[kept] = w.event(due);
+            found += 1;
+            m.heat(i);
+        }
+    }
+    found
 }
