@@ -69,12 +69,18 @@ static void dprintf_server(int fd)
     char text[64] = "";
     CHECK(read_full(fd, text, 25) == 25);
     say("%s", text);
+    char longer[128] = "";
+    CHECK(read_full(fd, longer, 60) == 60);
+    say("%s", longer);
 }
 static void dprintf_client(int fd)
 {
     write_all(fd, "written;", 8);
     CALL("dprintf", dprintf(fd, "printed %d;", 7));
     write_all(fd, "written", 7);
+    /* More arguments than registers hold, of both kinds. */
+    CALL("dprintf", dprintf(fd, "%d %s %.1f %ld %c %x %.2f %s %d %.1f %.1f %.1f %.1f %.1f %.1f %.1f %s", 1, "two", 3.5, 4L, '5', 6,
+                            7.25, "eight", 9, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, "end"));
 }
 
 /* Standard input and output are the connection, as under inetd. */

@@ -228,9 +228,7 @@ twins! {
     stdio {
         pair lines: Any;
         pair mixed: Any;
-        #[ignore = "pending: dprintf is not seen; the connection is reset"]
-        pair dprintf: Any;
-        #[ignore = "pending: stdio on standard input, which no fdopen announces"]
+        pair dprintf: PROMOTED;
         pair inetd: Any;
     }
     leave {
@@ -241,9 +239,10 @@ twins! {
         raw exec_plain: Any;
         raw spawn_same: Any;
         raw spawn_plain: Any;
-        #[ignore = "pending: a shell on a carried connection"]
         raw shell: Any;
         raw exec_closes: Any;
+        pair exec_lists: PROMOTED;
+        pair exec_fails: PROMOTED;
         pair vfork: Any;
         #[ignore = "pending: the urgent mark among carried bytes"]
         pair urgent: Any;

@@ -22,6 +22,8 @@ mod receive;
 mod select;
 mod send;
 mod setup;
+#[cfg(target_arch = "x86_64")]
+mod variadic;
 
 use std::ffi::c_int;
 

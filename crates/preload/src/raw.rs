@@ -79,6 +79,7 @@ pub unsafe extern "C" fn syscall(
                 epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into()
             }
             libc::SYS_execve => process::execve(a as _, b as _, c as _).into(),
+            libc::SYS_execveat => process::execveat(fd, b as _, c as _, d as _, e as c_int).into(),
             _ => real::syscall(number, a, b, c, d, e, f),
         }
     }

@@ -41,7 +41,7 @@ macro_rules! for_each_hook {
             close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, setup, "closes the range's carried sockets one by one first";
             closefrom(first: c_int) -> (), setup, "as close_range";
             shutdown(fd: c_int, how: c_int) -> c_int, setup, "shuts the direction in the ring";
-            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection";
+            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection; one on 0, 1 or 2 goes back to TCP, because stdio's calls are not seen";
             dup2(fd: c_int, to: c_int) -> c_int, setup, "as dup; the old one is closed first";
             dup3(fd: c_int, to: c_int, flags: c_int) -> c_int, setup, "as dup2";
             fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "F_DUPFD*, F_SETFL";
@@ -72,12 +72,21 @@ macro_rules! for_each_hook {
             execvp(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
             execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
             fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            execveat(dir: c_int, path: *const c_char, argv: *const *const c_char, env: *const *const c_char, flags: c_int) -> c_int, handback, "as execve";
+            execl(path: *const c_char, first: *const c_char) -> c_int, handback, "as execv (x86-64)";
+            execle(path: *const c_char, first: *const c_char) -> c_int, handback, "as execve (x86-64)";
+            execlp(file: *const c_char, first: *const c_char) -> c_int, handback, "as execvp (x86-64)";
             posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
             posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int, handback, "the connection that the new program will get goes back to TCP";
             system(command: *const c_char) -> c_int, handback, "as execve";
             popen(command: *const c_char, mode: *const c_char) -> *mut c_void, handback, "as execve";
             // Ways around the others
             fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, handback, "stdio's own calls are not seen: goes back to TCP";
+            dprintf(fd: c_int, format: *const c_char) -> c_int, send, "formatted into memory and written (x86-64)";
+            vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "as dprintf";
+            __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";
+            __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "fortified vdprintf";
             syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number"
         }
     };
