@@ -212,6 +212,7 @@ twins! {
         raw any_address: Carried(900 * KIB);
         raw one_shot_listener: Carried(900 * KIB);
         raw inherited_listener: Carried(900 * KIB);
+        raw inherited_options: PROMOTED;
         pair strangers: PROMOTED;
         raw own_peer: PROMOTED;
     }

@@ -81,6 +81,8 @@ pub mod flag {
     pub const OWN_PUSH: u32 = 16384;
     pub const NODELAY: u32 = 32768;
     pub const CORK: u32 = 65536;
+    /// A listener: an option was set that the sockets accepted from it inherit, and that the ring must know of.
+    pub const PASSES_OPTIONS: u32 = 131_072;
     /// What ends reading.
     pub const KERNEL_ENDS: u32 = KERNEL_EOF | KERNEL_DEAD | READ_SHUT;
 }

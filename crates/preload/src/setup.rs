@@ -159,8 +159,8 @@ fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
         return;
     }
     if !fds::is_tracked(listener) && is_tcp(fd) {
-        // It came by exec, or from another process.
-        fds::track(listener, Role::Listener, 0);
+        // It came by exec, or from another process. Who knows what was set there.
+        fds::track(listener, Role::Listener, flag::PASSES_OPTIONS);
     }
     match enter(listener) {
         Some(l) => {
@@ -170,9 +170,31 @@ fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
                 Role::Server,
                 if nonblocking { flag::NONBLOCK } else { 0 },
             );
+            if l.conn().end().has(flag::PASSES_OPTIONS)
+                && let Some(inside) = enter(fd)
+            {
+                inherit_options(&inside);
+            }
         }
         None => fds::stale(fd),
     }
+}
+
+/// What an accepted socket has from its listener, and the ring must obey.
+fn inherit_options(inside: &Inside) {
+    let saved = crate::errno();
+    for name in INHERITED {
+        let mut value = [0_u8; 16];
+        let mut len = value.len() as socklen_t;
+        let at = value.as_mut_ptr().cast::<c_void>();
+        // SAFETY: out-pointers to locals of the sizes given; what was written there is then read.
+        unsafe {
+            if real::getsockopt(inside.fd.0, libc::SOL_SOCKET, name, at, &mut len) == 0 {
+                note_option(inside, libc::SOL_SOCKET, name, at, len as usize);
+            }
+        }
+    }
+    crate::set_errno(saved);
 }
 
 /// # Safety
@@ -490,6 +512,16 @@ pub unsafe extern "C" fn setsockopt(
     r
 }
 
+/// Options of SOL_SOCKET that `note_option` minds and that an accepted socket has from its listener.
+const INHERITED: [c_int; 6] = [
+    libc::SO_LINGER,
+    libc::SO_RCVTIMEO,
+    libc::SO_SNDTIMEO,
+    libc::SO_RCVLOWAT,
+    libc::SO_ZEROCOPY,
+    libc::SO_OOBINLINE,
+];
+
 /// # Safety
 /// `value` must be readable for `len` bytes.
 unsafe fn note_option(
@@ -500,6 +532,10 @@ unsafe fn note_option(
     len: usize,
 ) {
     let end = inside.conn().end();
+    if level == libc::SOL_SOCKET && INHERITED.contains(&name) && end.role() != Role::Server {
+        // It may be, or become, a listener.
+        end.set(flag::PASSES_OPTIONS);
+    }
     // SAFETY: by the caller, and the length is checked.
     let int = || (len >= 4).then(|| unsafe { value.cast::<c_int>().read_unaligned() });
     let time = || {
