@@ -144,7 +144,6 @@ twins! {
         raw mixed: PROMOTED;
         pair announced: PROMOTED;
         pair paced: PROMOTED;
-        #[ignore = "pending: a set inside a set sees doorbells"]
         pair nested: PROMOTED;
         raw early: PROMOTED;
         pair enter_while_waiting: PROMOTED;

@@ -283,7 +283,8 @@ impl Set {
             let Some(Some(w)) = m.list.get_mut(i) else {
                 continue;
             };
-            if !w.conn().is_engaged() {
+            let back = w.conn().end().tx_path() == gm::Path::Back;
+            if !w.conn().is_engaged() || back && !w.conn().settle(&Fd(w.fd)) {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);
@@ -317,7 +318,7 @@ impl Set {
     }
 
     /// Connections that went back to TCP get their own registrations back.
-    fn plain_again(&self, epfd: c_int, m: &mut Members) {
+    pub fn plain_again(&self, epfd: c_int, m: &mut Members) {
         let saved = crate::errno();
         for i in 0..m.list.len() {
             let Some(w) = m.list[i].as_mut() else {
