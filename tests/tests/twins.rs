@@ -218,8 +218,8 @@ twins! {
     signals {
         pair interrupt: PROMOTED;
         pair restart: PROMOTED;
-        #[ignore = "pending: a send that waits for room is not ended by a signal"]
         pair part: PROMOTED;
+        pair both_kinds: PROMOTED;
         #[ignore = "pending: polling and signals"]
         pair alarms: Carried(30 * MIB);
         pair masks: PROMOTED;

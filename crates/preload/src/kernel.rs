@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sockets::{Fault, Kernel, Peeked, Ready, Stream};
 
+use crate::signals;
+
 /// A descriptor that the calling hook was given.
 #[derive(Clone, Copy)]
 pub struct Fd(pub RawFd);
@@ -17,6 +19,16 @@ impl Fd {
     fn get(&self) -> BorrowedFd<'_> {
         // SAFETY: the hook's caller passed it and must not close it meanwhile; if it does, the kernel says EBADF.
         unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+
+    fn wait_writable(&self, limit_us: Option<u64>) -> Result<(), Fault> {
+        let fd = self.get();
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        match rustix::event::poll(&mut fds, limit_us.map(timespec).as_ref()) {
+            Ok(0) => Err(Fault::WouldBlock),
+            Ok(_) => Ok(()),
+            Err(e) => Err(fault(e)),
+        }
     }
 }
 
@@ -139,14 +151,7 @@ impl Kernel for Fd {
     }
 
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
-        let limit = (timeout_us > 0).then(|| timespec(timeout_us));
-        let fd = self.get();
-        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
-        match rustix::event::poll(&mut fds, limit.as_ref()) {
-            Ok(0) => Err(Fault::WouldBlock),
-            Ok(_) => Ok(()),
-            Err(e) => Err(fault(e)),
-        }
+        self.wait_writable((timeout_us > 0).then_some(timeout_us))
     }
 
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
@@ -156,6 +161,17 @@ impl Kernel for Fd {
             Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT) => Ok(()),
             Err(e) => Err(fault(e)),
         }
+    }
+
+    fn sleep_writable_afresh(&self, timeout_us: u64) -> Result<(), Fault> {
+        let limit = (timeout_us > 0).then_some(timeout_us);
+        signals::sleep(limit, |left| self.wait_writable(left))
+    }
+
+    fn sleep_word_afresh(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
+        signals::sleep(Some(timeout_us), |left| {
+            self.sleep_word(word, seq, left.unwrap_or(timeout_us))
+        })
     }
 
     fn wake_word(&self, word: &AtomicU32) {

@@ -45,10 +45,20 @@ pub trait Kernel {
     /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:
     /// SO_RCVTIMEO, signals (with the kernel's own restart rule).
     fn sleep_readable(&self) -> Result<Peeked, Fault>;
-    /// Sleeps until the kernel's stream takes bytes again (or SO_SNDTIMEO, signals).
+    /// Sleeps until the kernel's stream takes bytes again, or `timeout_us` is over (`WouldBlock`; 0: no limit).
+    /// `Interrupted`: a signal handler ran.
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault>;
-    /// Sleeps while `*word == seq`, at most `timeout_us`.
+    /// Sleeps while `*word == seq`, at most `timeout_us`. `Interrupted`: as for `sleep_writable`.
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault>;
+    /// As [`Kernel::sleep_writable`], for a call that has moved no byte yet. `Interrupted` only after a handler that ends
+    /// such a call; after one that lets it go on (SA_RESTART), `Ok`.
+    fn sleep_writable_afresh(&self, timeout_us: u64) -> Result<(), Fault> {
+        self.sleep_writable(timeout_us)
+    }
+    /// As [`Kernel::sleep_word`], for a call that has moved no byte yet.
+    fn sleep_word_afresh(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
+        self.sleep_word(word, seq, timeout_us)
+    }
     /// Wakes all who sleep on `word`.
     fn wake_word(&self, word: &AtomicU32);
     /// What poll says of the socket now (without sleeping).

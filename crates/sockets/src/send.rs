@@ -56,17 +56,17 @@ impl Conn {
                     }
                     continue;
                 }
-                Ok(Put::RingFull) => self.wait_room(k, o, want - done),
+                Ok(Put::RingFull) => self.wait_room(k, o, want, done),
                 Ok(Put::StreamFull) if o.dont_wait => {
                     // The direction may be on the ring by the time there is room: an edge is owed either way.
                     self.fulls.fetch_add(1, Relaxed);
                     Err(Fault::WouldBlock)
                 }
                 Ok(Put::StreamFull) => {
-                    match k.sleep_writable(self.end.send_timeout_us.load(Relaxed)) {
-                        // As in `wait_room`: not known whether the handler wants the call to end.
-                        Err(Fault::Interrupted) => Ok(()),
-                        other => other,
+                    let limit = self.end.send_timeout_us.load(Relaxed);
+                    match done {
+                        0 => k.sleep_writable_afresh(limit),
+                        _ => k.sleep_writable(limit),
                     }
                 }
                 Err(f) => Err(f),
@@ -235,7 +235,13 @@ impl Conn {
     }
 
     /// The ring is full: poll for room, then sleep for it.
-    fn wait_room(&self, k: &impl Kernel, o: SendOptions, want: usize) -> Result<(), Fault> {
+    fn wait_room(
+        &self,
+        k: &impl Kernel,
+        o: SendOptions,
+        want: usize,
+        done: usize,
+    ) -> Result<(), Fault> {
         let segment = self.rings()?;
         let tx = segment.tx();
         if o.dont_wait {
@@ -256,7 +262,7 @@ impl Conn {
             };
         }
         // Wait for a good part of what is still to be sent, not for the first byte.
-        let enough = want.min(segment.ring_bytes() / 4);
+        let enough = (want - done).min(segment.ring_bytes() / 4);
         let roomy = || {
             tx.room(&self.write_cache, enough)
                 .map_or(true, |r| r >= enough)
@@ -267,7 +273,7 @@ impl Conn {
         }
         if k.is_nonblocking() {
             self.end.set(flag::NONBLOCK);
-            return self.wait_room(k, SendOptions { dont_wait: true }, want);
+            return self.wait_room(k, SendOptions { dont_wait: true }, want, done);
         }
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
@@ -283,11 +289,16 @@ impl Conn {
             }
             End::count(&self.end.sleeps, 1);
             let start = gm::clock::ticks();
-            // An interruption is not reported: whether the handler was installed with SA_RESTART is not known here, and
-            // an EINTR that TCP would not have given breaks more programs than one that is missing.
-            let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
+            let word = &tx.direction.wait.space_seq;
+            let slept = match done {
+                0 => k.sleep_word_afresh(word, seq, ROOM_SLICE_US),
+                _ => k.sleep_word(word, seq, ROOM_SLICE_US),
+            };
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
+            if slept == Err(Fault::Interrupted) {
+                return Err(Fault::Interrupted);
+            }
             // Both full and unread: each may be waiting for the other to read. Else it is a slow reader, very likely.
             let patience = if segment.rx().readable() == Ok(0) {
                 STALLED_US
