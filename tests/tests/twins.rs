@@ -220,7 +220,6 @@ twins! {
         pair restart: PROMOTED;
         pair part: PROMOTED;
         pair both_kinds: PROMOTED;
-        #[ignore = "pending: polling and signals"]
         pair alarms: Carried(30 * MIB);
         pair masks: PROMOTED;
         pair handler: Carried(MIB);

@@ -20,16 +20,6 @@ impl Fd {
         // SAFETY: the hook's caller passed it and must not close it meanwhile; if it does, the kernel says EBADF.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
-
-    fn wait_writable(&self, limit_us: Option<u64>) -> Result<(), Fault> {
-        let fd = self.get();
-        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
-        match rustix::event::poll(&mut fds, limit_us.map(timespec).as_ref()) {
-            Ok(0) => Err(Fault::WouldBlock),
-            Ok(_) => Ok(()),
-            Err(e) => Err(fault(e)),
-        }
-    }
 }
 
 pub fn fault(e: Errno) -> Fault {
@@ -151,7 +141,14 @@ impl Kernel for Fd {
     }
 
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
-        self.wait_writable((timeout_us > 0).then_some(timeout_us))
+        let limit = (timeout_us > 0).then(|| timespec(timeout_us));
+        let fd = self.get();
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Ok(0) => Err(Fault::WouldBlock),
+            Ok(_) => Ok(()),
+            Err(e) => Err(fault(e)),
+        }
     }
 
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
@@ -163,15 +160,16 @@ impl Kernel for Fd {
         }
     }
 
-    fn sleep_writable_afresh(&self, timeout_us: u64) -> Result<(), Fault> {
-        let limit = (timeout_us > 0).then_some(timeout_us);
-        signals::sleep(limit, |left| self.wait_writable(left))
+    fn hold_signals(&self) -> Option<u64> {
+        signals::hold()
     }
 
-    fn sleep_word_afresh(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
-        signals::sleep(Some(timeout_us), |left| {
-            self.sleep_word(word, seq, left.unwrap_or(timeout_us))
-        })
+    fn release_signals(&self, held: u64) {
+        signals::set_mask(held);
+    }
+
+    fn signal_ends(&self, held: Option<u64>, moved: bool) -> bool {
+        signals::end_call(held, moved)
     }
 
     fn wake_word(&self, word: &AtomicU32) {

@@ -1,21 +1,13 @@
-//! Sleeping for room, and signals. A blocking send of which nothing was taken yet is ended by a handler without
-//! `SA_RESTART` (EINTR), and goes on after one with it. (If a part was taken, any handler ends it.) The calls that we
-//! sleep in instead tell only that some handler ran.
-//!
-//! So the handlers are looked at. If they are all of one kind, that is the answer. If not, signals are held back while
-//! a slice is slept, those that came are looked up, and then let through.
+//! Signals while a send waits (see `sockets::wait`): which have handlers, and which of those end a blocked call.
 
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use sockets::Fault;
 
 use crate::real;
 
 /// Handlers do not change often: what was seen holds for so long, in µs.
 const HOLDS_US: u64 = 10_000;
-/// The longest sleep while signals are held back, in µs.
-const SLICE_US: u64 = 20_000;
 
 /// Signals with a handler, one bit each.
 #[derive(Clone, Copy)]
@@ -63,44 +55,38 @@ fn look() -> Handlers {
     found
 }
 
-/// Sleeps by `f` at most so many µs (`None`: no limit); `f` may end early. `Err(Interrupted)`: the call is to end.
-/// `Err(WouldBlock)`: the time is over, if `f` says so.
-pub fn sleep(
-    limit_us: Option<u64>,
-    f: impl Fn(Option<u64>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+/// Holds back the signals that have handlers. Gives the mask as it was.
+pub fn hold() -> Option<u64> {
     let handlers = look();
-    match handlers.ending {
-        0 => match f(limit_us) {
-            Err(Fault::Interrupted) => Ok(()),
-            other => other,
-        },
-        ending if ending == handlers.all => f(limit_us),
-        _ => in_slices(limit_us, handlers, f),
-    }
+    (handlers.all != 0 && single_threaded()).then(|| hold_back(handlers.all))
 }
 
-fn in_slices(
-    limit_us: Option<u64>,
-    handlers: Handlers,
-    f: impl Fn(Option<u64>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let mut left = limit_us.unwrap_or(u64::MAX);
-    loop {
-        let slice = left.min(SLICE_US);
-        let before = hold_back(handlers.all);
-        let r = f(Some(slice));
-        let came = pending() & !before;
-        // Their handlers run in here.
-        set_mask(before);
-        left -= slice;
-        match r {
-            _ if came & handlers.ending != 0 => return Err(Fault::Interrupted),
-            Err(Fault::Interrupted) => return Ok(()),
-            Err(Fault::WouldBlock) if left > 0 => {}
-            other => return other,
-        }
+/// Lets the handlers run that were held back, or (`None`) one has just run. Does it end a call that has moved bytes or
+/// not? If nothing was held back and there are handlers of both kinds, it is not known which ran: who has one that ends
+/// calls is ready for that.
+pub fn end_call(held: Option<u64>, moved: bool) -> bool {
+    let Some(mask) = held else {
+        return moved || look().ending != 0;
+    };
+    let came = pending() & !mask;
+    if came == 0 {
+        return false;
     }
+    let handlers = look();
+    set_mask(mask);
+    hold_back(handlers.all);
+    came & if moved { handlers.all } else { handlers.ending } != 0
+}
+
+/// A signal to the process that this thread holds back goes to another thread, if there is one.
+fn single_threaded() -> bool {
+    static WORD: OnceLock<usize> = OnceLock::new();
+    let word = *WORD.get_or_init(|| {
+        // SAFETY: a name; null if this C library has no such word (glibc before 2.32).
+        unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) as usize }
+    });
+    // SAFETY: a char of the C library's that lives as long as the process.
+    word != 0 && unsafe { *(word as *const u8) } != 0
 }
 
 /// Blocks these signals as well; gives the mask as it was.
@@ -108,7 +94,7 @@ fn hold_back(signals: u64) -> u64 {
     change_mask(libc::SIG_BLOCK, signals)
 }
 
-fn set_mask(mask: u64) {
+pub fn set_mask(mask: u64) {
     change_mask(libc::SIG_SETMASK, mask);
 }
 

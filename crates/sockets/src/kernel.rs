@@ -48,16 +48,19 @@ pub trait Kernel {
     /// Sleeps until the kernel's stream takes bytes again, or `timeout_us` is over (`WouldBlock`; 0: no limit).
     /// `Interrupted`: a signal handler ran.
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault>;
-    /// Sleeps while `*word == seq`, at most `timeout_us`. `Interrupted`: as for `sleep_writable`.
+    /// Sleeps while `*word == seq`, at most `timeout_us`. `Interrupted`: a signal handler ran.
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault>;
-    /// As [`Kernel::sleep_writable`], for a call that has moved no byte yet. `Interrupted` only after a handler that ends
-    /// such a call; after one that lets it go on (SA_RESTART), `Ok`.
-    fn sleep_writable_afresh(&self, timeout_us: u64) -> Result<(), Fault> {
-        self.sleep_writable(timeout_us)
+    /// Holds the program's signal handlers back until `release_signals`. `None`: they are not held (there is none, or other
+    /// threads would get the signals), and a sleep says `Interrupted`.
+    fn hold_signals(&self) -> Option<u64> {
+        None
     }
-    /// As [`Kernel::sleep_word`], for a call that has moved no byte yet.
-    fn sleep_word_afresh(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
-        self.sleep_word(word, seq, timeout_us)
+    /// What `hold_signals` gave.
+    fn release_signals(&self, _held: u64) {}
+    /// After a sleep in a call that has moved bytes (`moved`) or not: lets the handlers run that were held back. True: one
+    /// ran that ends the call. Where nothing is held back, called only after `Interrupted`.
+    fn signal_ends(&self, held: Option<u64>, _moved: bool) -> bool {
+        held.is_none()
     }
     /// Wakes all who sleep on `word`.
     fn wake_word(&self, word: &AtomicU32);
