@@ -123,7 +123,9 @@ pub struct End {
     pub sleeps: AtomicU64,
     /// 1 + position in our sending ring of the next byte that must go over TCP once more, because the peer froze; 0: none.
     pub resend: AtomicU64,
-    _pad: [u64; 6],
+    /// 1 + a descriptor that process `pid` has (or had) on this socket; 0: not known. For `sgm status` alone.
+    pub descriptor: AtomicU32,
+    _pad: [u32; 11],
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -211,6 +213,7 @@ impl End {
             &self.rx_lock,
             &self.plain_calls,
             &self.seen_generation,
+            &self.descriptor,
         ] {
             w.store(0, Relaxed);
         }

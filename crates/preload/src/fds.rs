@@ -214,6 +214,7 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     };
     let end = &ctx.port.ends()[index as usize];
     end.set(flags);
+    end.descriptor.store(fd as u32 + 1, Relaxed);
     if fd < STDIO_FDS {
         end.keep_tcp(gm::Reason::Stdio);
     }
@@ -280,6 +281,8 @@ pub fn alias(inside: &Inside, fd: c_int) {
     }
     leave_behind(fd, false);
     inside.slot.fds.fetch_add(1, AcqRel);
+    let end = inside.conn().end();
+    end.descriptor.store(fd as u32 + 1, Relaxed);
     HIGHEST.fetch_max(fd as usize + 1, Relaxed);
     if let Some(cell) = table().and_then(|t| t.get(fd as usize)) {
         cell.store(std::ptr::from_ref(inside.slot).cast_mut(), Release);
@@ -313,6 +316,10 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         return false;
     }
     let last_here = inside.slot.fds.fetch_sub(1, AcqRel) == 1;
+    let end = inside.conn().end();
+    if !last_here && end.descriptor.load(Relaxed) == fd as u32 + 1 {
+        end.descriptor.store(0, Relaxed);
+    }
     if inside.slot.watches.load(Acquire) > 0 {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }

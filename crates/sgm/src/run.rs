@@ -77,7 +77,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     if args.explain {
         eprint!("{}", report.explain());
         if report.ports == 0
-            && let Some(why) = cannot_load(Path::new(program))
+            && let Some(why) = cannot_load(Path::new(program)).or_else(not_followed)
         {
             eprintln!("sgm: {}: {why}", program.display());
         }
@@ -131,8 +131,20 @@ fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus>
     status
 }
 
+/// Why the front followed no socket of a program into which it was loaded.
+fn not_followed() -> Option<String> {
+    let why = if std::env::var_os("SGM_DISABLE").is_some_and(|v| v != "0" && !v.is_empty()) {
+        gm::Reason::Disabled
+    } else if Node::open(&Node::dir_from_env()).is_err() {
+        gm::Reason::NoNode
+    } else {
+        return None;
+    };
+    Some(format!("{}: {}", why.word(), why.text()))
+}
+
 /// Why the dynamic loader would not preload anything into this program.
-fn cannot_load(program: &Path) -> Option<&'static str> {
+fn cannot_load(program: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt;
     let path = if program.components().count() > 1 {
         program.to_owned()
@@ -144,13 +156,14 @@ fn cannot_load(program: &Path) -> Option<&'static str> {
     };
     let mode = std::fs::metadata(&path).ok()?.permissions().mode();
     if mode & 0o6000 != 0 {
-        return Some("set-uid or set-gid: the loader ignores LD_PRELOAD, so it ran on plain TCP");
+        let why = "set-uid or set-gid: the loader ignores LD_PRELOAD, so it ran on plain TCP";
+        return Some(why.into());
     }
     let image = std::fs::read(&path).ok()?;
     if image.starts_with(b"\x7fELF") && !has_interpreter(&image) {
-        return Some(
-            "statically linked: there is no loader to preload anything, so it ran on plain TCP",
-        );
+        let why =
+            "statically linked: there is no loader to preload anything, so it ran on plain TCP";
+        return Some(why.into());
     }
     None
 }
