@@ -65,8 +65,6 @@ pub mod flag {
     pub const KEEP_TCP: u32 = 64;
     /// The shared words were nonsense: reads and writes give ECONNRESET.
     pub const CORRUPT: u32 = 128;
-    /// Something about the descriptor's kernel side should be asked before the next "would block".
-    pub const KERNEL_NEWS: u32 = 256;
     /// ECONNRESET was reported; what follows is end-of-file.
     pub const RESET_TOLD: u32 = 512;
     /// Was promoted at some time.
