@@ -169,6 +169,29 @@ static void paced_client(int fd)
     }
 }
 
+/* Room for one event at a time: whoever is ready all the time leaves the others their turn. */
+static void one_at_a_time_server(int fd)
+{
+    int set = new_set(), pipes[2], times[3] = {0};
+    struct epoll_event event;
+    MUST(pipe(pipes));
+    MUST(write(pipes[1], "x", 1));
+    add(set, fd, EPOLLIN, 1);
+    add(set, pipes[0], EPOLLIN, 2);
+    tell(1);
+    await_unread(fd, 1);
+    for (int i = 0; i < 40; i++) {
+        CHECK(epoll_wait(set, &event, 1, -1) == 1);
+        times[event.data.u64]++;
+    }
+    say("both had their turns: %d", times[1] >= 10 && times[2] >= 10);
+}
+static void one_at_a_time_client(int fd)
+{
+    CHECK(hear() == 1);
+    send_text(fd, "a");
+}
+
 /* A set within a set, and poll of a set. */
 static void nested_server(int fd)
 {
@@ -348,6 +371,6 @@ static void inherited_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(announced), CASE(paced), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
+    CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(announced), CASE(paced), CASE(one_at_a_time), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
     CASE(close_while_waiting), CASE(inherited), END_OF_CASES,
 };

@@ -144,6 +144,7 @@ twins! {
         raw mixed: PROMOTED;
         pair announced: PROMOTED;
         pair paced: PROMOTED;
+        pair one_at_a_time: PROMOTED;
         pair nested: PROMOTED;
         raw early: PROMOTED;
         pair enter_while_waiting: PROMOTED;

@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
 use sockets::Spin;
 
@@ -22,10 +22,8 @@ pub struct Set {
     pub sleepers: AtomicU32,
     /// Members that are carried.
     pub carried: AtomicU32,
-    /// Waits answered since the kernel's set was asked.
-    pub unasked: AtomicU32,
-    /// When it was asked last, in ticks.
-    pub asked_at: AtomicU64,
+    /// Rings alone filled the last wait: the kernel's members come first in the next.
+    pub filled: AtomicBool,
     /// Descriptors that name this set, and one of them.
     pub fds: AtomicU32,
     pub fd: AtomicI32,

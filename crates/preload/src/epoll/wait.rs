@@ -12,10 +12,6 @@ use crate::kernel::Fd;
 use crate::poll::Deadline;
 use crate::{kernel, real};
 
-/// Waits answered from rings alone before the kernel's set is asked again.
-const KERNEL_EVERY: u32 = 8;
-/// ... and if it was not asked for so long, in µs.
-const KERNEL_EVERY_US: u64 = 10;
 const NOW: timespec = timespec {
     tv_sec: 0,
     tv_nsec: 0,
@@ -82,22 +78,20 @@ impl Set {
         if self.carried.load(Acquire) == 0 {
             return self.sleep(epfd, out, deadline, mask);
         }
-        let n = self.collect(epfd, out);
+        let first = match self.filled.swap(false, Relaxed) {
+            true => self.ask_now(epfd, out, 0),
+            false => 0,
+        };
+        let mut n = first + self.collect(epfd, out, first);
         if n > 0 {
-            // Others must get their turn as well.
-            let often = self
-                .unasked
-                .fetch_add(1, Relaxed)
-                .is_multiple_of(KERNEL_EVERY);
-            let since = gm::clock::ticks().wrapping_sub(self.asked_at.load(Relaxed));
-            let ask_now = often || since > KERNEL_EVERY_US * gm::clock::TICKS_PER_US;
-            let more = if ask_now && n < out.len() {
-                self.ask_now(epfd, out, n)
-            } else {
-                0
-            };
+            if n == out.len() {
+                self.filled.store(first == 0, Relaxed);
+            } else if first == 0 {
+                // What else is ready, the kernel knows, and its own wait would report it now as well.
+                n += self.ask_now(epfd, out, n);
+            }
             self.leave(epfd);
-            return Some((n + more) as c_int);
+            return Some(n as c_int);
         }
         let mut found = 0;
         if !deadline.passed() {
@@ -138,9 +132,8 @@ impl Set {
         let start = gm::clock::ticks();
         let r = ask(epfd, out, deadline.left(), mask);
         self.sleepers.fetch_sub(1, AcqRel);
-        self.asked();
         if r == 0 {
-            let n = self.collect(epfd, out);
+            let n = self.collect(epfd, out, 0);
             let n = n + self.sort(epfd, out, n, 0);
             self.leave(epfd);
             return Some(n as c_int);
@@ -160,25 +153,19 @@ impl Set {
     }
 
     /// As `ask`, without sleeping; reports go to `out[from..]`. Returns how many.
-    fn asked(&self) {
-        self.unasked.store(0, Relaxed);
-        self.asked_at.store(gm::clock::ticks(), Relaxed);
-    }
-
     fn ask_now(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
         let saved = crate::errno();
         let r = ask(epfd, &mut out[from..], Some(NOW), std::ptr::null());
         crate::set_errno(saved);
-        self.asked();
         self.sort(epfd, out, from, usize::try_from(r).unwrap_or(0))
     }
 
-    /// Reports of the hot members, in turn. Returns how many.
-    fn collect(&self, epfd: c_int, out: &mut [epoll_event]) -> usize {
+    /// Reports of the hot members, in turn, to `out[from..]`. Returns how many.
+    fn collect(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
         let mut m = self.lock.lock();
-        let mut n = 0;
+        let mut n = from;
         let hot = m.hot.len();
-        if hot == 0 || out.is_empty() {
+        if hot == 0 || from == out.len() {
             return 0;
         }
         let start = m.turn % hot;
@@ -191,6 +178,9 @@ impl Set {
             };
             if !w.conn().is_engaged() {
                 stale = true;
+                continue;
+            }
+            if out[..from].iter().any(|o| { o.u64 } == w.data) {
                 continue;
             }
             let due = if w.conn().has_news(w.wants_out()) {
@@ -214,7 +204,7 @@ impl Set {
         if hot > MANY_HOT {
             m.cool_quiet(epfd);
         }
-        n
+        n - from
     }
 
     /// Has a hot member something for `collect`? For polling; the cold ones are left to their bells.
