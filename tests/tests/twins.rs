@@ -198,6 +198,7 @@ twins! {
     raw {
         pair read_write: Carried(3 * MIB);
         pair in_turn: PROMOTED;
+        pair waits: PROMOTED;
         raw birth: Carried(MIB - 64 * KIB);
         pair others: PROMOTED;
     }
