@@ -195,6 +195,41 @@ static void both_kinds_client(int fd)
     CALL("nothing more", recv(fd, text, 1, MSG_DONTWAIT));
 }
 
+/* A signal for what arrives, however it was asked for. */
+static void sigio_server(int fd)
+{
+    sigset_t blocked, none;
+    char text[16];
+    int on = 1;
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGIO);
+    MUST(sigprocmask(SIG_BLOCK, &blocked, NULL));
+    handle(SIGIO, 0);
+    MUST(fcntl(fd, F_SETOWN, getpid()));
+    MUST(fcntl(fd, F_SETFL, O_ASYNC | O_NONBLOCK));
+    for (int i = 0; i < 20; i++) {
+        if (i == 10) {
+            MUST(fcntl(fd, F_SETFL, O_NONBLOCK));
+            MUST(ioctl(fd, FIOASYNC, &on));
+        }
+        tell(1);
+        for (long n = 0; n < 5;) {
+            sigsuspend(&none);
+            for (ssize_t got; (got = read(fd, text, sizeof text)) > 0;)
+                n += got;
+        }
+    }
+    say("handled some: %d", handled > 0);
+}
+static void sigio_client(int fd)
+{
+    for (int i = 0; i < 20; i++) {
+        CHECK(hear() == 1);
+        send_text(fd, "hello");
+    }
+}
+
 /* alarm and setitimer, which need no second process; a busy timer during bulk transfer loses nothing. */
 static void alarms_server(int fd)
 {
@@ -306,5 +341,5 @@ static void handler_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(interrupt), CASE(restart), CASE(part), CASE(both_kinds), CASE(alarms), CASE(masks), CASE(handler), END_OF_CASES,
+    CASE(interrupt), CASE(restart), CASE(part), CASE(both_kinds), CASE(sigio), CASE(alarms), CASE(masks), CASE(handler), END_OF_CASES,
 };

@@ -1,6 +1,8 @@
 /* Connections behind FILE streams, and other library functions that write without calling the public write. */
 #include "common.h"
 
+#include <aio.h>
+
 static void lines_server(int fd)
 {
     FILE *in = fdopen(fd, "r"), *out = fdopen(MUST(dup(fd)), "w");
@@ -112,4 +114,36 @@ static void inetd_client(int fd)
     CALL("read", read(fd, text, sizeof text));
 }
 
-const struct test_case cases[] = {CASE(lines), CASE(mixed), CASE(dprintf), CASE(inetd), END_OF_CASES};
+/* POSIX asynchronous transfers: the C library's own threads make the calls. */
+static ssize_t finished(struct aiocb *block)
+{
+    const struct aiocb *list[] = {block};
+    while (aio_error(block) == EINPROGRESS)
+        aio_suspend(list, 1, NULL);
+    return aio_return(block);
+}
+static void aio_server(int fd)
+{
+    char text[16] = "";
+    for (int i = 0; i < 10; i++) {
+        struct aiocb block = {.aio_fildes = fd, .aio_buf = text, .aio_nbytes = 5}, *list[] = {NULL, &block};
+        block.aio_lio_opcode = LIO_READ;
+        MUST(i % 2 ? aio_read(&block) : lio_listio(LIO_NOWAIT, list, 2, NULL));
+        CALL("aio_read", finished(&block));
+        CHECK(write(fd, text, 5) == 5);
+    }
+    say("%s", text);
+}
+static void aio_client(int fd)
+{
+    char text[16] = "";
+    for (int i = 0; i < 10; i++) {
+        struct aiocb block = {.aio_fildes = fd, .aio_buf = "hello", .aio_nbytes = 5};
+        MUST(aio_write(&block));
+        CALL("aio_write", finished(&block));
+        CHECK(read_full(fd, text, 5) == 5);
+    }
+    say("%s", text);
+}
+
+const struct test_case cases[] = {CASE(lines), CASE(mixed), CASE(dprintf), CASE(inetd), CASE(aio), END_OF_CASES};

@@ -222,6 +222,7 @@ twins! {
         pair restart: PROMOTED;
         pair part: PROMOTED;
         pair both_kinds: PROMOTED;
+        pair sigio: PROMOTED;
         pair alarms: Carried(30 * MIB);
         pair masks: PROMOTED;
         pair handler: Carried(MIB);
@@ -230,6 +231,7 @@ twins! {
         pair lines: Any;
         pair mixed: Any;
         pair dprintf: PROMOTED;
+        pair aio: PROMOTED;
         pair inetd: Any;
     }
     leave {

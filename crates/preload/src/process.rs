@@ -219,6 +219,42 @@ pub unsafe extern "C" fn posix_spawn_file_actions_adddup2(
     unsafe { real::posix_spawn_file_actions_adddup2(actions, fd, to) }
 }
 
+macro_rules! aio {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(block: *mut libc::aiocb) -> c_int {
+            // SAFETY: null or the caller's control block.
+            if let Some(block) = unsafe { block.as_ref() } {
+                give_away(block.aio_fildes, Reason::Unsupported);
+            }
+            // SAFETY: the caller's argument, unchanged.
+            unsafe { real::$name(block) }
+        }
+    )*};
+}
+aio! { aio_read aio_read64 aio_write aio_write64 }
+
+macro_rules! lio {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(mode: c_int, list: *const *mut libc::aiocb, n: c_int, event: *mut c_void) -> c_int {
+            for i in 0..usize::try_from(n).unwrap_or(0) {
+                // SAFETY: the caller's list of `n` control blocks, of which some may be null.
+                if let Some(block) = unsafe { list.add(i).as_ref().and_then(|b| b.as_ref()) } {
+                    give_away(block.aio_fildes, Reason::Unsupported);
+                }
+            }
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name(mode, list, n, event) }
+        }
+    )*};
+}
+lio! { lio_listio lio_listio64 }
+
 /// # Safety
 /// As fdopen(3).
 #[unsafe(no_mangle)]

@@ -87,6 +87,7 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_epoll_pwait2 => {
                 epoll::epoll_pwait2(fd, b as _, c as c_int, d as _, e as _).into()
             }
+            libc::SYS_fork | libc::SYS_vfork => process::fork().into(),
             libc::SYS_execve => process::execve(a as _, b as _, c as _).into(),
             libc::SYS_execveat => process::execveat(fd, b as _, c as _, d as _, e as c_int).into(),
             _ => real::syscall(number, a, b, c, d, e, f),

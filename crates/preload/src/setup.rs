@@ -339,10 +339,20 @@ pub unsafe extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
 fn after_fcntl(fd: c_int, cmd: c_int, arg: usize, r: c_int) -> c_int {
     match cmd {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return aliased(fd, r),
-        libc::F_SETFL if r == 0 => set_nonblocking(fd, arg as c_int & libc::O_NONBLOCK != 0),
+        libc::F_SETFL if r == 0 => {
+            set_nonblocking(fd, arg as c_int & libc::O_NONBLOCK != 0);
+            if arg as c_int & libc::O_ASYNC != 0 {
+                signals_wanted(fd);
+            }
+        }
         _ => {}
     }
     r
+}
+
+/// SIGIO for what arrives: the kernel sends it, and sees doorbells only.
+fn signals_wanted(fd: c_int) {
+    crate::process::give_away(fd, Reason::Unsupported);
 }
 
 fn set_nonblocking(fd: c_int, on: bool) {
@@ -394,9 +404,14 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     }
     // SAFETY: the caller's arguments, unchanged.
     let r = unsafe { real::ioctl(fd, request, arg) };
-    if r == 0 && request == libc::FIONBIO && fds::is_tracked(fd) {
-        // SAFETY: FIONBIO takes a pointer to int, and the kernel has just read it.
-        set_nonblocking(fd, unsafe { *(arg as *const c_int) } != 0);
+    if r == 0 && [libc::FIONBIO, libc::FIOASYNC].contains(&request) && fds::is_tracked(fd) {
+        // SAFETY: both take a pointer to int, and the kernel has just read it.
+        let on = unsafe { *(arg as *const c_int) } != 0;
+        match request {
+            libc::FIONBIO => set_nonblocking(fd, on),
+            _ if on => signals_wanted(fd),
+            _ => {}
+        }
     }
     r
 }
