@@ -7,6 +7,7 @@
 //! - [`front`]: a node directory of its own for each run, `sgm run --report` and what the report says
 //! - [`pair`]: one case of a C program as a server and a client process
 //! - [`twin`]: the same case natively and under the front, with equal transcripts
+//! - [`wine`]: the Wine prefixes, and Windows programs in them on Wine's own Winsock or on ours
 //! - [`world`]: real servers and clients (redis, nginx, ...), likewise twice
 
 pub mod front;
@@ -15,4 +16,5 @@ pub mod paths;
 pub mod process;
 pub mod programs;
 pub mod twin;
+pub mod wine;
 pub mod world;

@@ -78,7 +78,7 @@ fn compile(program: &str, build: Build) -> PathBuf {
         .arg(&source)
         .arg(sources.join("stream.c"));
     // These take common.c in, to give themselves a main of their own.
-    if !["kill", "luck", "hostile"].contains(&program) {
+    if !["kill", "luck", "hostile", "peer"].contains(&program) {
         gcc.arg(sources.join("common.c"));
     }
     let output = gcc.output().unwrap();

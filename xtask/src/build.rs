@@ -5,6 +5,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 
 use crate::proc::{cargo, run, target_dir};
+use crate::windows;
+
+/// Command line of `cargo xtask build`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Also build the Windows programs and the examples, into target/release/windows
+    #[arg(long)]
+    windows: bool,
+}
 
 /// Command line of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -14,10 +23,24 @@ pub struct BenchArgs {
     args: Vec<String>,
 }
 
-/// Builds `sgm` and `libsockets_gm.so`, and checks that both are where `sgm run` looks for them.
+/// Runs `cargo xtask build`.
+pub fn main(args: &Args) -> Result<()> {
+    release()?;
+    if args.windows {
+        windows::release()?;
+    }
+    Ok(())
+}
+
+/// Builds the programs for this system, and checks that they are where `sgm run` looks for them.
 pub fn release() -> Result<()> {
-    run(cargo().args(["build", "--release", "-p", "sgm", "-p", "sgm-preload"]))?;
-    for name in ["sgm", "libsockets_gm.so"] {
+    let mut build = cargo();
+    build.args(["build", "--release"]);
+    for package in ["sgm", "sgm-preload", "sgm-gm-set-name"] {
+        build.args(["-p", package]);
+    }
+    run(&mut build)?;
+    for name in ["sgm", "libsockets_gm.so", "gm_set_name"] {
         let path = target_dir().join("release").join(name);
         ensure!(
             path.is_file(),

@@ -11,6 +11,7 @@ mod results;
 mod setup;
 mod test;
 mod tidy;
+mod windows;
 
 #[derive(Parser)]
 #[command(
@@ -26,9 +27,9 @@ struct Cli {
 enum Command {
     /// Install the programs that building, the demo or the tests need (Debian, Ubuntu)
     Setup(setup::Args),
-    /// Build target/release/sgm and target/release/libsockets_gm.so
-    Build,
-    /// Run redis and nginx over plain TCP and under Sockets-GM, side by side
+    /// Build target/release/sgm, gm_set_name and libsockets_gm.so; with --windows also target/release/windows
+    Build(build::Args),
+    /// Run real programs over plain TCP and under Sockets-GM, side by side
     Demo(demo::Args),
     /// Run every check and every test; the last line is `N passed, N failed`
     Test(test::Args),
@@ -41,7 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::main(&args).map(|()| ExitCode::SUCCESS),
-        Command::Build => build::release().map(|()| ExitCode::SUCCESS),
+        Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::main(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => Ok(test::main(&args)),
         Command::Bench(args) => build::bench(&args),

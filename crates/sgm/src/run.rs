@@ -12,15 +12,22 @@ use crate::report;
 
 #[derive(clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    reporting: Reporting,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// What the user wants to know after a run.
+#[derive(clap::Args)]
+pub struct Reporting {
     /// Say at the end what was carried, and what went over plain TCP and why
     #[arg(long)]
     explain: bool,
     /// Write the same as JSON to a file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// The program and its arguments
-    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
-    command: Vec<OsString>,
 }
 
 /// Finds libsockets_gm.so: beside this program, or in the lib directory next to its bin directory.
@@ -57,27 +64,38 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let (program, rest) = args.command.split_first().context("no program")?;
     let mut command = Command::new(program);
     command.args(rest).env("LD_PRELOAD", preload(&library));
-    if !args.explain && args.report.is_none() {
-        return Ok(cannot_run(Path::new(program), &command.exec()));
+    execute(command, Path::new(program), &args.reporting, cannot_load)
+}
+
+/// Becomes the prepared command, or runs it to its end and then reports as the user wants. `cannot_load` says why a program
+/// that opened no socket under us could not be reached.
+pub fn execute(
+    mut command: Command,
+    program: &Path,
+    wanted: &Reporting,
+    cannot_load: impl Fn(&Path) -> Option<&'static str>,
+) -> Result<ExitCode> {
+    if !wanted.explain && wanted.report.is_none() {
+        return Ok(cannot_run(program, &command.exec()));
     }
     let run = gm::os::random() | 1;
     command.env("SGM_RUN", format!("{run:x}"));
     let status = match supervise(&mut command) {
         Ok(status) => status,
-        Err(e) => return Ok(cannot_run(Path::new(program), &e)),
+        Err(e) => return Ok(cannot_run(program, &e)),
     };
     let report = report::gather(&Node::dir_from_env(), run);
-    if let Some(file) = &args.report {
+    if let Some(file) = &wanted.report {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         // The program ran: its exit status counts, whatever becomes of the report.
         if let Err(e) = std::fs::write(file, text) {
             eprintln!("sgm: can't write {}: {e}", file.display());
         }
     }
-    if args.explain {
+    if wanted.explain {
         eprint!("{}", report.explain());
         if report.ports == 0
-            && let Some(why) = cannot_load(Path::new(program)).or_else(not_followed)
+            && let Some(why) = cannot_load(program).map(Into::into).or_else(not_followed)
         {
             eprintln!("sgm: {}: {why}", program.display());
         }
@@ -144,7 +162,7 @@ fn not_followed() -> Option<String> {
 }
 
 /// Why the dynamic loader would not preload anything into this program.
-fn cannot_load(program: &Path) -> Option<String> {
+fn cannot_load(program: &Path) -> Option<&'static str> {
     use std::os::unix::fs::PermissionsExt;
     let path = if program.components().count() > 1 {
         program.to_owned()
@@ -156,14 +174,13 @@ fn cannot_load(program: &Path) -> Option<String> {
     };
     let mode = std::fs::metadata(&path).ok()?.permissions().mode();
     if mode & 0o6000 != 0 {
-        let why = "set-uid or set-gid: the loader ignores LD_PRELOAD, so it ran on plain TCP";
-        return Some(why.into());
+        return Some("set-uid or set-gid: the loader ignores LD_PRELOAD, so it ran on plain TCP");
     }
     let image = std::fs::read(&path).ok()?;
     if image.starts_with(b"\x7fELF") && !has_interpreter(&image) {
-        let why =
-            "statically linked: there is no loader to preload anything, so it ran on plain TCP";
-        return Some(why.into());
+        return Some(
+            "statically linked: there is no loader to preload anything, so it ran on plain TCP",
+        );
     }
     None
 }

@@ -1,7 +1,7 @@
 //! Ending: shutdown, close, and handing a direction back to TCP.
 
 use gm::end::flag;
-use gm::{Node, Path, Reason, State};
+use gm::{Node, Path, Reason, Segment, State};
 use ring::sync::Ordering::{Relaxed, Release};
 use ring::{Decision, Tx, layout};
 
@@ -54,6 +54,24 @@ impl Conn {
     /// as soon as it sees that we ask, for which this waits a little. What is unread in the ring then comes over TCP.
     /// A connection that is not promoted yet never will be.
     pub fn hand_back(&self, node: &Node, k: &impl Kernel, why: Reason) {
+        if self.begin_back(node, k, why) {
+            self.ask_back(k, why);
+        }
+    }
+
+    /// As [`Conn::hand_back`], for a caller that goes on receiving through the engine while the connection is engaged:
+    /// what the peer has written, and writes before it sees that we ask, is read from the ring. Waits for nobody.
+    pub fn ask_for_tcp(&self, node: &Node, k: &impl Kernel, why: Reason) {
+        if self.begin_back(node, k, why)
+            && let Some(segment) = self.segment()
+        {
+            self.ask_and_switch(k, segment, why);
+            self.settle(k);
+        }
+    }
+
+    /// True: there is a ring to come back from.
+    fn begin_back(&self, node: &Node, k: &impl Kernel, why: Reason) -> bool {
         let end = self.end;
         end.keep_tcp(why);
         match end.state() {
@@ -63,9 +81,23 @@ impl Conn {
             }
             State::Claimed | State::Carried => {
                 self.see_confirmation(k);
-                self.ask_back(k, why);
+                return true;
             }
             _ => {}
+        }
+        false
+    }
+
+    /// Asks the peer to send over TCP, and does so itself.
+    fn ask_and_switch(&self, k: &impl Kernel, segment: &Segment, why: Reason) {
+        let rx = segment.rx();
+        rx.ask(layout::PLEASE_DOWN);
+        self.wake_writer(k, rx.release_writer());
+        let guard = lock(&self.end.tx_lock, k);
+        if self.end.tx_path() == Path::Ring && !guard.is_nested() {
+            // Whatever the peer does now, this makes it look.
+            self.ring_bell(k);
+            self.switch_down(k, segment.tx(), Some(why));
         }
     }
 
@@ -85,16 +117,7 @@ impl Conn {
             }
         }
         rx.direction.wait.edge.store(0, Release);
-        rx.ask(layout::PLEASE_DOWN);
-        self.wake_writer(k, rx.release_writer());
-        {
-            let guard = lock(&self.end.tx_lock, k);
-            if self.end.tx_path() == Path::Ring && !guard.is_nested() {
-                // Whatever the peer does now, this makes it look.
-                self.ring_bell(k);
-                self.switch_down(k, segment.tx(), Some(why));
-            }
-        }
+        self.ask_and_switch(k, segment, why);
         let since = k.now_us();
         while rx.down_at().is_none()
             && k.now_us().saturating_sub(since) < BACK_PATIENCE_US

@@ -81,6 +81,10 @@ impl Conn {
             }
             Ok(Peeked::EndOfFile) => Ok(()),
             Ok(Peeked::Bytes(_)) => {
+                if rx.flags() & layout::RESET != 0 {
+                    // A doorbell lies before the kernel's own word of the reset.
+                    self.note_kernel(k.poll());
+                }
                 self.drop_stray_bells(k);
                 self.check_idle_wake(k, gm::clock::ticks().wrapping_sub(start))
             }

@@ -187,6 +187,12 @@ impl Conn {
         rx.arm_edge();
     }
 
+    /// As [`Conn::arm_edge`] for a waiter whose edge comes back only when the stream has been read: bells off first.
+    pub fn arm_edge_clean(&self, k: &impl Kernel) {
+        let _ = self.take_bells(k);
+        self.arm_edge(k);
+    }
+
     pub fn disarm(&self) {
         if let Some(segment) = self.segment() {
             segment.rx().disarm();

@@ -2,17 +2,18 @@
 //! two ways to run a program there. Both directories are removed on drop.
 
 use std::fs::{DirBuilder, File};
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Side;
 use super::report::Report;
-use crate::proc::{Group, check_interrupted, find_program};
+use crate::proc::{Group, check_interrupted, find_program, retry};
 
 /// The directories and the `sgm` to use.
 pub struct Place {
@@ -56,30 +57,74 @@ impl Place {
         self.files.join(name)
     }
 
-    /// Starts the program; its standard output and error go to files of their own.
+    /// Starts a program of the system.
     pub fn start(&self, program: &'static str, args: &[String], side: Side) -> Result<Started> {
-        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let path = find_program(program)
             .with_context(|| format!("there is no {program}: run `cargo xtask setup`"))?;
-        let report = (side == Side::Shared).then(|| self.path(&format!("{number}.report.json")));
+        self.start_file(program, &path, args, side)
+    }
+
+    /// Starts a program, as it is or under `sgm run`.
+    pub fn start_file(
+        &self,
+        program: &'static str,
+        path: &Path,
+        args: &[String],
+        side: Side,
+    ) -> Result<Started> {
+        let report = self.report(side);
         let mut command = match &report {
             None => Command::new(path),
             Some(report) => {
                 let mut command = Command::new(&self.sgm);
-                command
-                    .args(["run", "--report"])
-                    .arg(report)
-                    .arg("--")
-                    .arg(path);
+                command.args(["run", "--report"]).arg(report);
+                command.arg("--").arg(path);
                 command
             }
         };
+        command.args(args);
+        self.launch(program, command, report)
+    }
+
+    /// Starts a Windows program, on Wine's own Winsock or with the providers.
+    pub fn start_wine(
+        &self,
+        program: &'static str,
+        prefix: &Path,
+        path: &Path,
+        args: &[String],
+        side: Side,
+    ) -> Result<Started> {
+        let report = self.report(side);
+        let mut command = Command::new(&self.sgm);
+        command.args(["wine", "--prefix"]).arg(prefix);
+        match &report {
+            None => command.arg("--plain"),
+            Some(report) => command.arg("--report").arg(report),
+        };
+        command.arg("--").arg(path).args(args);
+        self.launch(program, command, report)
+    }
+
+    /// A file for the counters of the next program.
+    fn report(&self, side: Side) -> Option<PathBuf> {
+        let number = self.started.load(Ordering::Relaxed);
+        (side == Side::Shared).then(|| self.path(&format!("{number}.report.json")))
+    }
+
+    /// Standard output and error go to files of their own.
+    fn launch(
+        &self,
+        program: &'static str,
+        mut command: Command,
+        report: Option<PathBuf>,
+    ) -> Result<Started> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.path(&format!("{number}.{program}.log"));
         let file = |path: &Path| {
             File::create(path).with_context(|| format!("cannot write {}", path.display()))
         };
         command
-            .args(args)
             .env("SGM_DIR", &self.node)
             .env_remove("LD_PRELOAD") // the caller's must not reach the plain side
             .current_dir(&self.files)
@@ -108,6 +153,18 @@ impl Drop for Place {
 }
 
 impl Started {
+    /// Waits until standard output has this in it.
+    pub fn wait_for_output(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let found = retry(limit, "the program does not get ready", || {
+            if std::fs::read_to_string(&self.log)?.contains(text) {
+                return Ok(ControlFlow::Break(()));
+            }
+            ensure!(self.group.is_alive(), "the program ended at once");
+            Ok(ControlFlow::Continue(()))
+        });
+        found.map_err(|error| self.explain(error))
+    }
+
     /// Waits for the end, and gives standard output and, under `sgm run`, the counters.
     pub fn finish(mut self, limit: Duration) -> Result<(String, Option<Report>)> {
         let status = match self.group.wait(limit) {
@@ -138,7 +195,7 @@ impl Started {
             return error; // it is our own doing: its last words explain nothing
         }
         let side = if self.report.is_some() {
-            "under `sgm run`"
+            "under Sockets-GM"
         } else {
             "over plain TCP"
         };

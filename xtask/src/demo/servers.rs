@@ -101,7 +101,7 @@ fn read_pid(file: &std::path::Path) -> Result<Pid> {
     Pid::from_raw(text.trim().parse()?).context("a pid file holds 0")
 }
 
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())

@@ -2,41 +2,46 @@
 
 use anyhow::{Result, ensure};
 
+use super::Side;
 use super::report::Report;
-use super::servers::ServerKind;
-use super::{Outcome, Side};
 
 /// Rounds that differ by more than this share of their median get a mark.
 const NOISY: f64 = 0.2;
 
-/// Prints the rates side by side, then where the bytes went.
-pub fn print(outcomes: &[Outcome], servers: &[(ServerKind, Report)], rounds: u32) {
+/// One line of the upper half: what was measured, and the rates of every round, by side.
+pub struct Row {
+    pub name: String,
+    pub rates: [Vec<f64>; 2],
+}
+
+/// One line of the lower half: a program, and its counters over all measured rounds.
+pub struct Counted {
+    pub name: String,
+    pub report: Report,
+}
+
+/// Prints the rates side by side, then where the bytes went. `plain` is the heading of the first side, `unit` what the
+/// rates count.
+pub fn print(plain: &str, unit: &str, rows: &[Row], counted: &[Counted], rounds: u32) {
+    println!("\n{}, median of {rounds} rounds, {unit}:\n", machine());
     println!(
-        "\n{}, median of {rounds} rounds, requests per second:\n",
-        machine()
-    );
-    println!(
-        "{:<36}{:>12}{:>14}{:>9}",
+        "{:<36}{plain:>12}{:>14}{:>9}",
         "",
-        Side::Tcp.label(),
         Side::Shared.label(),
         "ratio"
     );
     let mut marked = false;
-    for outcome in outcomes {
-        for (series, rates) in outcome.load.series().iter().zip(&outcome.rates) {
-            let [tcp, shared] = [median(&rates[0]), median(&rates[1])];
-            let noisy = spread(&rates[0]).max(spread(&rates[1])) > NOISY;
-            marked |= noisy;
-            let name = format!("{series}, {}", outcome.load.width());
-            let mark = if noisy { " ~" } else { "" };
-            println!(
-                "{name:<36}{:>12}{:>14}{:>8.2}x{mark}",
-                grouped(tcp),
-                grouped(shared),
-                shared / tcp
-            );
-        }
+    for Row { name, rates } in rows {
+        let [tcp, shared] = [median(&rates[0]), median(&rates[1])];
+        let noisy = spread(&rates[0]).max(spread(&rates[1])) > NOISY;
+        marked |= noisy;
+        let mark = if noisy { " ~" } else { "" };
+        println!(
+            "{name:<36}{:>12}{:>14}{:>8.2}x{mark}",
+            grouped(tcp),
+            grouped(shared),
+            shared / tcp
+        );
     }
     if marked {
         println!(
@@ -44,44 +49,29 @@ pub fn print(outcomes: &[Outcome], servers: &[(ServerKind, Report)], rounds: u32
             NOISY * 100.0
         );
     }
-    println!(
-        "\nWhere the bytes of the Sockets-GM runs went, by the counters of `sgm run --report`:\n"
-    );
+    println!("\nWhere the bytes of the Sockets-GM runs went, by the counters of `--report`:\n");
     println!(
         "{:<36}{:>14}{:>14}{:>9}{:>15}",
         "", "shared memory", "plain TCP", "share", "connections"
     );
-    for outcome in outcomes {
-        print_bytes(&outcome.load.label(), &outcome.client);
-    }
-    for (kind, counters) in servers {
-        print_bytes(kind.label(), counters);
+    for Counted { name, report } in counted {
+        println!(
+            "{name:<36}{:>14}{:>14}{:>7.1} %{:>15}",
+            bytes(report.carried.both()),
+            bytes(report.tcp.both()),
+            report.share() * 100.0,
+            format!(
+                "{} of {}",
+                report.connections.carried, report.connections.seen
+            ),
+        );
     }
     println!();
 }
 
-fn print_bytes(name: &str, report: &Report) {
-    println!(
-        "{name:<36}{:>14}{:>14}{:>7.1} %{:>15}",
-        bytes(report.carried.both()),
-        bytes(report.tcp.both()),
-        report.share() * 100.0,
-        format!(
-            "{} of {}",
-            report.connections.carried, report.connections.seen
-        ),
-    );
-}
-
-/// An error unless every client and every server moved bytes through shared memory.
-pub fn ensure_carried(outcomes: &[Outcome], servers: &[(ServerKind, Report)]) -> Result<()> {
-    let clients = outcomes
-        .iter()
-        .map(|outcome| (outcome.load.label(), &outcome.client));
-    let servers = servers
-        .iter()
-        .map(|(kind, report)| (kind.label().to_owned(), report));
-    for (name, report) in clients.chain(servers) {
+/// An error unless every program moved bytes through shared memory.
+pub fn ensure_carried(counted: &[Counted]) -> Result<()> {
+    for Counted { name, report } in counted {
         let reasons: Vec<_> = report
             .reasons
             .iter()
@@ -172,36 +162,29 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::loads::Load;
     use super::*;
 
-    fn outcome(carried: u64) -> Outcome {
-        let mut client = Report::default();
-        client.carried.rx_bytes = carried;
-        client.tcp.tx_bytes = 5;
-        client.reasons.insert("peer-not-ours".into(), 2);
-        Outcome {
-            load: Load::Wrk { connections: 1 },
-            rates: vec![[vec![1.0], vec![2.0]]],
-            client,
+    fn counted(name: &str, carried: u64) -> Counted {
+        let mut report = Report::default();
+        report.carried.rx_bytes = carried;
+        report.tcp.tx_bytes = 5;
+        report.reasons.insert("peer-not-ours".into(), 2);
+        Counted {
+            name: name.into(),
+            report,
         }
     }
 
     #[test]
-    fn nothing_carried_fails_with_the_reasons() {
-        let server = outcome(9).client;
-        ensure_carried(&[outcome(1)], &[(ServerKind::Nginx, server)]).unwrap();
-        let error = ensure_carried(&[outcome(1), outcome(0)], &[])
+    fn nothing_carried_fails_with_the_program_and_the_reasons() {
+        ensure_carried(&[counted("wrk", 1), counted("nginx", 9)]).unwrap();
+        let error = ensure_carried(&[counted("wrk", 1), counted("nginx", 0)])
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("wrk, 1 connection") && error.contains("peer-not-ours 2"),
+            error.contains("nginx") && error.contains("peer-not-ours 2"),
             "{error}"
         );
-        let error = ensure_carried(&[outcome(1)], &[(ServerKind::Redis, outcome(0).client)])
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("redis-server"), "{error}");
     }
 
     #[test]

@@ -20,7 +20,6 @@ pub mod nr {
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const STAT: usize = 4;
-    pub const POLL: usize = 7;
     pub const SCHED_YIELD: usize = 24;
     pub const MADVISE: usize = 28;
     pub const SENDTO: usize = 44;
@@ -40,6 +39,7 @@ pub mod nr {
     pub const GETTID: usize = 186;
     pub const FUTEX: usize = 202;
     pub const SCHED_GETAFFINITY: usize = 204;
+    pub const PPOLL: usize = 271;
     pub const RENAMEAT2: usize = 316;
 }
 
@@ -68,6 +68,12 @@ fn probe(version: String) -> bool {
     let known = major.is_some_and(|m: u32| m < WINE_UNKNOWN_FROM);
     // SAFETY: getpid takes nothing and changes nothing.
     known && unsafe { call(nr::GETPID, [0; 6]) } > 1
+}
+
+/// Is this Wine, of whatever version?
+pub fn is_wine() -> bool {
+    static WINE: OnceLock<bool> = OnceLock::new();
+    *WINE.get_or_init(|| wine_version().is_some())
 }
 
 /// Wine's version, as ntdll tells it; `None`: this is Windows.

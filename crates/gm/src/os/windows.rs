@@ -289,11 +289,16 @@ fn start_time(pid: u32) -> Option<u64> {
     lives.then(|| u64::from(made.dwHighDateTime) << 32 | u64::from(made.dwLowDateTime))
 }
 
-/// Is there a live thread of this number?
+/// Is there a live task (process or thread) of this number, by the numbers of [`ProcessId`]?
 pub fn task_alive(tid: u32) -> bool {
     if raw::usable() {
         return start_time(tid).is_some();
     }
+    thread_alive(tid)
+}
+
+/// Is there a live thread of this number of Windows'?
+pub fn thread_alive(tid: u32) -> bool {
     let mut code = 0;
     // SAFETY: our own handle, an out-pointer to a local.
     unsafe {

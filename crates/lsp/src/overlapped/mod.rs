@@ -1,0 +1,464 @@
+//! Overlapped calls. A socket on which they are made is kept on TCP: the lower provider does the work, on OVERLAPPED
+//! structures of our own, and the program's are finished through WPUCompleteOverlappedRequest or WPUQueueApc.
+//!
+//! ```text
+//! program's OVERLAPPED ── Op ── our OVERLAPPED ── base socket ── our completion port ── worker ── program
+//! ```
+//!
+//! 1. Each operation is told of once ([`op`]). A call that succeeds at once tells in the calling thread before it returns 0,
+//!    since the program may free its OVERLAPPED then; the packet that still comes is only thrown away.
+//! 2. The program's OVERLAPPED is not touched after its status was written. The status goes there last.
+//! 3. A connection that was carried when the first overlapped call came may stay engaged for a while, until the peer
+//!    answers. Operations then stand in [`line`], one behind the other, and go to the base socket as soon as that is right.
+//! 4. The program's socket is not closed to ws2_32 before its operations are told of ([`drain`]).
+
+mod line;
+mod op;
+mod port;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::{OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use gm::{Path, Reason};
+use sockets::Ready;
+use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
+use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
+use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
+use windows_sys::Win32::System::Threading::{INFINITE, WaitForSingleObject};
+use windows_sys::core::BOOL;
+
+use crate::answer::{Code, lower, tell};
+use crate::ioctl::Buffers;
+use crate::provider::upcalls;
+use crate::slot::{Body, Inside, enter, locked};
+use crate::wait::{Deadline, Member};
+
+use line::{Line, Way};
+use op::{DONE, Op, PENDING};
+pub use op::{Kind, Places, start};
+
+/// A socket's part of this: in its [`Body`].
+#[derive(Default)]
+pub struct State {
+    /// The base socket's packets come to our port; `false`: it has another one already.
+    attached: OnceLock<bool>,
+    /// Operations that are not told of yet.
+    pending: AtomicU32,
+    /// The peer was asked to go back to TCP.
+    asked_back: AtomicBool,
+    receiving: Line,
+    sending: Line,
+}
+
+/// What the program wants to be told with: one of its overlapped calls.
+pub struct Request {
+    /// The program's handle: the socket may have several.
+    s: SOCKET,
+    ov: *mut OVERLAPPED,
+    routine: ws::LPWSAOVERLAPPED_COMPLETION_ROUTINE,
+    thread: ws::WSATHREADID,
+    /// `thread` was opened by us.
+    opened: bool,
+}
+
+impl Request {
+    /// `None`: a plain call. Without an OVERLAPPED structure, or on a socket made without WSA_FLAG_OVERLAPPED, every call is.
+    ///
+    /// # Safety
+    /// As for the SPI's overlapped calls.
+    pub unsafe fn new(
+        inside: &Inside,
+        s: SOCKET,
+        ov: *mut OVERLAPPED,
+        routine: ws::LPWSAOVERLAPPED_COMPLETION_ROUTINE,
+        thread: *const ws::WSATHREADID,
+    ) -> Option<Self> {
+        if ov.is_null() || !inside.body().overlapped {
+            return None;
+        }
+        // SAFETY: null or the caller's; copied, since it need not outlive the call.
+        let thread = unsafe { thread.as_ref() }.copied().unwrap_or_default();
+        Some(Self {
+            s,
+            ov,
+            routine,
+            thread,
+            opened: false,
+        })
+    }
+
+    /// Of an extension function, which programs call without ws2_32: no thread comes with it. `None`: a plain call.
+    pub fn direct(
+        s: SOCKET,
+        ov: *mut OVERLAPPED,
+        routine: ws::LPWSAOVERLAPPED_COMPLETION_ROUTINE,
+    ) -> Result<Option<Self>, Code> {
+        if ov.is_null() {
+            return Ok(None);
+        }
+        let mut thread = ws::WSATHREADID::default();
+        let opened = routine.is_some();
+        if opened {
+            let open = upcalls().ok_or(ws::WSANOTINITIALISED)?.open_thread;
+            // SAFETY: ws2_32's own function; out-pointers to locals.
+            lower(|code| unsafe { open(&mut thread, code) })?;
+        }
+        Ok(Some(Self {
+            s,
+            ov,
+            routine,
+            thread,
+            opened,
+        }))
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.opened
+            && let Some(up) = upcalls()
+        {
+            let mut error = 0;
+            // SAFETY: opened by us, and ws2_32 keeps a thread for as long as something is queued to it.
+            unsafe { (up.close_thread)(&self.thread, &mut error) };
+        }
+    }
+}
+
+/// # Safety
+/// `p` is null or writable.
+unsafe fn put<T>(p: *mut T, value: T) {
+    if !p.is_null() {
+        // SAFETY: by the caller.
+        unsafe { *p = value };
+    }
+}
+
+/// Overlapped calls are made on it: TCP from now on. True: not yet, it is still engaged.
+pub fn back_to_tcp(inside: &Inside) -> bool {
+    let Some(conn) = inside.conn() else {
+        return false;
+    };
+    if !inside.body().io.asked_back.swap(true, Relaxed)
+        && let Some(ctx) = crate::ctx::get()
+    {
+        // Not `hand_back`, which leaves what is unread to the peer to send again: that one may have nothing more to say.
+        conn.ask_for_tcp(&ctx.node, &inside.socket(), Reason::Overlapped);
+    }
+    conn.is_engaged() && conn.settle(&inside.socket())
+}
+
+/// Does nothing stand between a new send and the base socket?
+fn send_is_plain(inside: &Inside) -> bool {
+    inside.conn().is_none_or(|conn| {
+        let end = conn.end();
+        !conn.is_engaged() || end.tx_path() == Path::Back && end.resend.load(Relaxed) == 0
+    })
+}
+
+/// [`back_to_tcp`], and waits until everything sent so far is on TCP, for what only the base socket can send.
+pub fn flush_to_tcp(inside: &Inside) {
+    back_to_tcp(inside);
+    let io = &inside.body().io;
+    while !inside.body().is_closing() && (!send_is_plain(inside) || io.sending.is_busy()) {
+        wait_a_while(inside, Ready::OUT);
+        if let Some(conn) = inside.conn() {
+            conn.settle(&inside.socket());
+        }
+    }
+}
+
+/// Until there is news on an engaged connection, or for so long that a cancellation is noticed.
+fn wait_a_while(inside: &Inside, want: Ready) {
+    const SLICE_US: u64 = 20_000;
+    let mut member = [Member::new(inside.clone(), want)];
+    let deadline = Deadline::after_us(Some(SLICE_US));
+    let _ = crate::wait::wait(&mut member, deadline, &mut crate::poll::ask_base);
+}
+
+/// # Safety
+/// As for WSARecv.
+pub unsafe fn recv(
+    inside: Inside,
+    r: Request,
+    bufs: *const WSABUF,
+    count: u32,
+    got: *mut u32,
+    flags: *mut u32,
+) -> Result<(), Code> {
+    let none = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the caller's arguments; a null address means WSPRecv.
+    unsafe { recv_from(inside, r, bufs, count, got, flags, none) }
+}
+
+/// WSPRecvFrom, or WSPRecv if no address is wanted.
+///
+/// # Safety
+/// As for WSARecv and WSARecvFrom.
+pub unsafe fn recv_from(
+    inside: Inside,
+    r: Request,
+    bufs: *const WSABUF,
+    count: u32,
+    got: *mut u32,
+    flags: *mut u32,
+    from: (*mut SOCKADDR, *mut i32),
+) -> Result<(), Code> {
+    // SAFETY: null or the program's.
+    let asked = unsafe { flags.as_ref() }.copied().ok_or(ws::WSAEFAULT)?;
+    let engaged = back_to_tcp(&inside);
+    let oob = asked & ws::MSG_OOB as u32 != 0;
+    if !oob && (engaged || inside.body().io.receiving.is_busy()) {
+        // SAFETY: the program's buffers, which stay until the completion.
+        let way = unsafe { Way::receive(bufs, count, asked) }?;
+        return line::join(inside, r, way);
+    }
+    let kind = Kind::receive(asked);
+    let b = inside.clone();
+    // SAFETY: the program's buffers and address, which stay until the completion; the rest is the operation's own.
+    let now = start(inside, r, kind, asked, |p| unsafe {
+        base_recv(b.body(), p, (bufs, count), from)
+    })?;
+    // SAFETY: the program's places, which it reads after a call that succeeded at once.
+    unsafe {
+        put(got, now.bytes);
+        put(flags, now.flags);
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As for WSPRecvFrom, with the operation's own places.
+unsafe fn base_recv(
+    b: &Body,
+    p: &Places,
+    (bufs, count): (*const WSABUF, u32),
+    from: (*mut SOCKADDR, *mut i32),
+) -> Result<(), Code> {
+    let thread = std::ptr::null();
+    // SAFETY: by the caller.
+    lower(|code| unsafe {
+        if from.0.is_null() && from.1.is_null() {
+            let code = code.cast_const();
+            (b.lower.recv)(
+                b.base, bufs, count, p.bytes, p.flags, p.ov, None, thread, code,
+            )
+        } else {
+            (b.lower.recv_from)(
+                b.base, bufs, count, p.bytes, p.flags, from.0, from.1, p.ov, None, thread, code,
+            )
+        }
+    })
+}
+
+/// WSPSend, or WSPSendTo if there is an address.
+///
+/// # Safety
+/// As for WSASend and WSASendTo.
+pub unsafe fn send(
+    inside: Inside,
+    r: Request,
+    bufs: *const WSABUF,
+    count: u32,
+    sent: *mut u32,
+    flags: u32,
+    to: (*const SOCKADDR, i32),
+) -> Result<(), Code> {
+    back_to_tcp(&inside);
+    if !send_is_plain(&inside) || inside.body().io.sending.is_busy() {
+        // SAFETY: the program's buffers, which stay until the completion.
+        let way = unsafe { Way::send(bufs, count, flags) }?;
+        return line::join(inside, r, way);
+    }
+    let b = inside.clone();
+    // SAFETY: the program's buffers stay until the completion; the rest is the operation's own.
+    let now = start(inside, r, Kind::Send, 0, |p| unsafe {
+        base_send(b.body(), p, (bufs, count), flags, to)
+    })?;
+    // SAFETY: the program's place.
+    unsafe { put(sent, now.bytes) };
+    Ok(())
+}
+
+/// # Safety
+/// As for WSPSendTo, with the operation's own places.
+unsafe fn base_send(
+    b: &Body,
+    p: &Places,
+    (bufs, count): (*const WSABUF, u32),
+    flags: u32,
+    to: (*const SOCKADDR, i32),
+) -> Result<(), Code> {
+    let thread = std::ptr::null();
+    // SAFETY: by the caller.
+    lower(|code| unsafe {
+        if to.0.is_null() {
+            (b.lower.send)(
+                b.base, bufs, count, p.bytes, flags, p.ov, None, thread, code,
+            )
+        } else {
+            (b.lower.send_to)(
+                b.base, bufs, count, p.bytes, flags, to.0, to.1, p.ov, None, thread, code,
+            )
+        }
+    })
+}
+
+/// An ioctl that the lower provider may finish later.
+///
+/// # Safety
+/// As for WSAIoctl.
+pub unsafe fn ioctl(inside: Inside, r: Request, request: u32, bufs: &Buffers) -> Result<(), Code> {
+    let i = inside.clone();
+    let b = i.body();
+    let now = start(inside, r, Kind::Other, 0, |p| {
+        // SAFETY: the program's buffers, which stay until the completion; the rest is the operation's own.
+        lower(|code| unsafe {
+            (b.lower.ioctl)(
+                b.base,
+                request,
+                bufs.input,
+                bufs.input_len,
+                bufs.output,
+                bufs.output_len,
+                p.bytes,
+                p.ov,
+                None,
+                std::ptr::null(),
+                code,
+            )
+        })
+    })?;
+    // SAFETY: the program's place.
+    unsafe { put(bufs.returned, now.bytes) };
+    Ok(())
+}
+
+/// The call was done at once; its completion is still owed. `bufs.returned` says how many bytes.
+///
+/// # Safety
+/// As for WSAIoctl.
+pub unsafe fn complete_now(inside: Inside, r: Request, bufs: &Buffers) -> Result<(), Code> {
+    // SAFETY: null or the program's place, written by the call.
+    let bytes = unsafe { bufs.returned.as_ref() }.copied().unwrap_or(0);
+    op::tell_at_once(inside, r, bytes);
+    Ok(())
+}
+
+pub unsafe extern "system" fn get_overlapped_result(
+    s: SOCKET,
+    ov: *const OVERLAPPED,
+    bytes: *mut u32,
+    wait: BOOL,
+    flags: *mut u32,
+    errno: *mut i32,
+) -> BOOL {
+    let call = || {
+        enter(s)?;
+        if ov.is_null() {
+            return Err(ws::WSA_INVALID_PARAMETER);
+        }
+        // SAFETY: the program's structure, which it keeps for the whole call.
+        unsafe {
+            let status = result_of(ov, wait != 0)?;
+            // Of operations that failed as well: a datagram that was cut has bytes.
+            put(bytes, (*ov).InternalHigh as u32);
+            put(flags, (*ov).Anonymous.Anonymous.Offset);
+            match spi::errors::to_wsa(status) {
+                0 => Ok(()),
+                code => Err(code),
+            }
+        }
+    };
+    match call() {
+        Ok(()) => 1,
+        Err(code) => {
+            // SAFETY: the caller's place for the code.
+            unsafe { tell(code, errno) };
+            0
+        }
+    }
+}
+
+/// The operation's NTSTATUS, when it is there.
+///
+/// # Safety
+/// The program's structure.
+unsafe fn result_of(ov: *const OVERLAPPED, wait: bool) -> Result<i32, Code> {
+    // SAFETY: by the caller; other threads of ours and ws2_32 write this word.
+    let internal = unsafe { AtomicUsize::from_ptr(&raw mut (*ov.cast_mut()).Internal) };
+    let pending = || internal.load(Acquire) as i32 == STATUS_PENDING;
+    if pending() {
+        if !wait {
+            return Err(ws::WSA_IO_INCOMPLETE);
+        }
+        // SAFETY: by the caller.
+        let event = unsafe { (*ov).hEvent } as usize & !1;
+        if event != 0 {
+            // SAFETY: the program's event; anything else is refused.
+            unsafe { WaitForSingleObject(event as HANDLE, INFINITE) };
+        }
+        let mut operations = locked(&PENDING);
+        while pending() {
+            if !operations.contains_key(&(ov as usize)) {
+                // Not one of ours: nobody will ever write here.
+                return Err(ws::WSA_IO_INCOMPLETE);
+            }
+            operations = DONE
+                .wait(operations)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+    Ok(internal.load(Acquire) as i32)
+}
+
+/// For the Winsock DLL under Wine, which passes the program's CancelIoEx on: 1 if something was cancelled.
+///
+/// # Safety
+/// `ov` is only compared.
+#[unsafe(no_mangle)]
+pub unsafe extern "system" fn SgmCancelIo(s: SOCKET, ov: *const OVERLAPPED) -> i32 {
+    let Ok(inside) = enter(s) else { return 0 };
+    let base = inside.body().base as HANDLE;
+    // If nothing is pending, "all of it" is the lower provider's to answer: Windows says no, Wine yes.
+    // SAFETY: our base socket.
+    let found = Op::cancel_of(&inside, ov) || ov.is_null() && unsafe { CancelIoEx(base, ov) } != 0;
+    i32::from(found)
+}
+
+/// Before the base socket's close: that cancels as well, but not what another process's handle keeps alive, and Wine has a
+/// status of its own for it (STATUS_HANDLES_CLOSED), where the documentation and we say WSA_OPERATION_ABORTED.
+pub fn cancel_all(inside: &Inside) {
+    let io = &inside.body().io;
+    if io.pending.load(Acquire) > 0 {
+        Op::cancel_of(inside, std::ptr::null());
+        // Or one of these might call the lower provider with a handle that is another socket's by then.
+        await_operations(|| !io.receiving.is_busy() && !io.sending.is_busy());
+    }
+}
+
+/// Waits until all operations are told of. The base socket was closed, so they end now.
+pub fn drain(inside: &Inside) {
+    let io = &inside.body().io;
+    if io.pending.load(Acquire) > 0 {
+        await_operations(|| io.pending.load(Acquire) == 0);
+    }
+}
+
+/// Waits for operations to end; a lower provider that does not end them must not keep the program for ever.
+fn await_operations(done: impl Fn() -> bool) {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let end = Instant::now() + LIMIT;
+    let mut operations = locked(&PENDING);
+    while !done() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        operations = DONE
+            .wait_timeout(operations, left)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+    }
+}

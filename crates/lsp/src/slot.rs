@@ -1,0 +1,414 @@
+//! The sockets of this process: slots that are never freed, found through the context of a carrier handle.
+//!
+//! 1. A slot belongs to one base socket from [`make`] to the close of its last carrier. Every call goes *inside* first
+//!    ([`enter`]), and what it finds there lives until it leaves.
+//! 2. The last to leave a closed slot drops its body; then the slot is used again. A thread that lost a race with
+//!    closesocket finds another socket's slot at most, and the list of carriers tells.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use gm::end::flag;
+use gm::{End, Path, Role};
+use sockets::{Conn, Gate};
+use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET};
+
+use crate::answer::Code;
+use crate::ctx;
+use crate::events::Events;
+use crate::kernel::{self, Fd, Socket};
+use crate::provider::{self, Layer, Lower};
+
+/// A poisoned lock is a panic of ours elsewhere; what it protects is still sound enough to go on.
+pub fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// One base socket and what we know of it.
+pub struct Body {
+    pub base: SOCKET,
+    pub layer: &'static Layer,
+    pub lower: &'static Lower,
+    pub family: i32,
+    pub kind: i32,
+    pub protocol: i32,
+    /// TCP with a usable node: may be carried.
+    pub conn: Option<Conn>,
+    /// Made with WSA_FLAG_OVERLAPPED: without it Winsock ignores OVERLAPPED structures.
+    pub overlapped: bool,
+    pub events: Mutex<Events>,
+    pub listener: Mutex<Option<gm::node::Entry>>,
+    pub io: crate::overlapped::State,
+    nonblocking: AtomicBool,
+    /// Network events are wanted: see `events`.
+    selected: AtomicBool,
+    closing: AtomicBool,
+    fd: OnceLock<Option<Fd>>,
+}
+
+impl Body {
+    /// The Linux descriptor, where there is one.
+    pub fn fd(&self) -> Option<&Fd> {
+        self.fd
+            .get_or_init(|| {
+                if kernel::is_linux() {
+                    Fd::of(self.base)
+                } else {
+                    None
+                }
+            })
+            .as_ref()
+    }
+
+    pub fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Relaxed)
+    }
+
+    pub fn set_nonblocking(&self, on: bool) {
+        self.nonblocking.store(on, Relaxed);
+        if let Some(conn) = &self.conn {
+            if on {
+                conn.end().set(flag::NONBLOCK);
+            } else {
+                conn.end().clear(flag::NONBLOCK);
+            }
+        }
+    }
+
+    pub fn is_selected(&self) -> bool {
+        self.selected.load(Acquire)
+    }
+
+    pub fn set_selected(&self, on: bool) {
+        self.selected.store(on, Release);
+    }
+
+    /// Another thread is in closesocket: calls that wait give up.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Acquire)
+    }
+
+    pub fn timeout_us(&self, which: impl Fn(&End) -> &ring::sync::AtomicU64) -> u64 {
+        self.conn
+            .as_ref()
+            .map_or(0, |c| which(c.end()).load(Relaxed))
+    }
+
+    pub fn is_stream(&self) -> bool {
+        self.kind == ws::SOCK_STREAM
+    }
+}
+
+pub struct Slot {
+    gate: Gate,
+    /// The first carrier, and further ones (WSADuplicateSocket); 0: none.
+    first: AtomicUsize,
+    more: Mutex<Vec<SOCKET>>,
+    /// Carriers, and duplicates that are announced but not made yet.
+    holders: AtomicU32,
+    dead: AtomicU32,
+    /// 1 + the end that the slot had last; 0: none yet.
+    hint: AtomicU32,
+    body: UnsafeCell<MaybeUninit<Body>>,
+}
+
+// SAFETY: `body` is written only while nobody is inside (see `make`, `clean`), and read only from inside.
+unsafe impl Sync for Slot {}
+// SAFETY: as above; a slot is not bound to a thread.
+unsafe impl Send for Slot {}
+
+static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
+/// Every slot ever made.
+static ALL: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
+
+/// A call that is inside a socket.
+pub struct Inside {
+    pub slot: &'static Slot,
+}
+
+impl Inside {
+    pub fn body(&self) -> &Body {
+        // SAFETY: inside a slot that was not dead when we entered: initialised, and not dropped before we leave.
+        unsafe { (*self.slot.body.get()).assume_init_ref() }
+    }
+
+    pub fn conn(&self) -> Option<&Conn> {
+        self.body().conn.as_ref()
+    }
+
+    pub fn socket(&self) -> Socket<'_> {
+        Socket(self.body())
+    }
+
+    /// The connection, if it is carried (or about to be). Makes the promotion step that is due, if any.
+    #[inline]
+    pub fn engaged(&self) -> Option<&Conn> {
+        let conn = self.conn()?;
+        if conn.is_engaged() {
+            let there = conn.end().tx_path() != Path::Back || conn.settle(&self.socket());
+            return there.then_some(conn);
+        }
+        let ctx = ctx::get()?;
+        (conn.wants_step(&ctx.node) && self.step(conn)).then_some(conn)
+    }
+
+    #[cold]
+    fn step(&self, conn: &Conn) -> bool {
+        let Some(ctx) = ctx::get() else { return false };
+        if !self.slot.gate.try_alone() {
+            return false;
+        }
+        let engaged = conn.step(&ctx.node, &self.socket());
+        if engaged {
+            crate::options::own_push(self.body(), conn);
+        }
+        self.slot.gate.not_alone();
+        if engaged {
+            crate::events::on_engaged(self, conn);
+        }
+        engaged
+    }
+
+    /// Back to TCP for good, because of a call that is not carried.
+    pub fn hand_back(&self, why: gm::Reason) {
+        if let (Some(conn), Some(ctx)) = (self.conn(), ctx::get()) {
+            conn.hand_back(&ctx.node, &self.socket(), why);
+        }
+    }
+
+    /// Is no other call inside just now?
+    pub fn is_alone(&self) -> bool {
+        let alone = self.slot.gate.try_alone();
+        if alone {
+            self.slot.gate.not_alone();
+        }
+        alone
+    }
+
+    /// One more carrier (or the promise of one).
+    pub fn hold(&self) {
+        self.slot.holders.fetch_add(1, AcqRel);
+    }
+}
+
+impl Clone for Inside {
+    /// Stays inside beyond the call (an overlapped operation).
+    fn clone(&self) -> Self {
+        self.slot.gate.enter(kernel::yield_now);
+        Self { slot: self.slot }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let empty = self.slot.gate.leave();
+        if empty && self.slot.dead.load(Acquire) == 1 {
+            self.slot.clean();
+        }
+    }
+}
+
+impl Slot {
+    /// What WPUCreateSocketHandle keeps for us.
+    pub fn context(&'static self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    /// Goes inside, if it is in use.
+    fn inside(&'static self) -> Option<Inside> {
+        self.gate.enter(kernel::yield_now);
+        let inside = Inside { slot: self };
+        (self.dead.load(Acquire) == 0).then_some(inside)
+    }
+
+    fn has(&self, s: SOCKET) -> bool {
+        self.first.load(Acquire) == s || locked(&self.more).contains(&s)
+    }
+
+    /// The last one is out of a closed socket's slot.
+    fn clean(&'static self) {
+        if !self.gate.is_empty() || self.dead.compare_exchange(1, 2, AcqRel, Relaxed).is_err() {
+            return;
+        }
+        // SAFETY: dead and empty: no reference to the body exists, none can be made.
+        let body = unsafe { (*self.body.get()).assume_init_read() };
+        if let Some(conn) = &body.conn
+            && let Some(ctx) = ctx::get()
+        {
+            ctx.port.free(conn.index());
+            // The next socket in this slot tries the same end first.
+            self.hint.store(conn.index() + 1, Relaxed);
+        }
+        drop(body);
+        locked(&FREE).push(self);
+    }
+}
+
+/// Goes inside the socket behind a carrier.
+pub fn enter(s: SOCKET) -> Result<Inside, Code> {
+    let mut context = 0;
+    let mut code = ws::WSAENOTSOCK;
+    let query = provider::upcalls()
+        .ok_or(ws::WSANOTINITIALISED)?
+        .query_context;
+    // SAFETY: ws2_32's own function; out-pointers to locals.
+    if unsafe { query(s, &mut context, &mut code) } != 0 || context == 0 {
+        return Err(code);
+    }
+    // SAFETY: contexts are addresses of slots (see `Slot::context`), and those are never freed.
+    let slot: &'static Slot = unsafe { &*(context as *const Slot) };
+    slot.inside().filter(|_| slot.has(s)).ok_or(ws::WSAENOTSOCK)
+}
+
+/// Goes inside a slot whose address came back through the program's hands.
+pub fn by_context(context: usize) -> Option<Inside> {
+    let slot = *locked(&ALL).iter().find(|s| s.context() == context)?;
+    slot.inside()
+}
+
+/// Every live socket.
+pub fn each(mut f: impl FnMut(&Inside)) {
+    let all: Vec<&'static Slot> = locked(&ALL).clone();
+    for inside in all.into_iter().filter_map(Slot::inside) {
+        f(&inside);
+    }
+}
+
+/// What is known of a base socket when its slot is made.
+pub struct Fresh {
+    pub base: SOCKET,
+    pub layer: &'static Layer,
+    pub lower: &'static Lower,
+    pub family: i32,
+    pub kind: i32,
+    pub protocol: i32,
+    pub overlapped: bool,
+    pub role: Role,
+    pub nonblocking: bool,
+    /// Never to be carried: it came from elsewhere.
+    pub keep_tcp: Option<gm::Reason>,
+}
+
+/// Puts a base socket into a slot. It has no carrier yet; the caller is inside.
+pub fn make(f: Fresh) -> Inside {
+    let slot = locked(&FREE).pop().unwrap_or_else(|| {
+        let slot: &'static Slot = Box::leak(Box::new(Slot {
+            gate: Gate::default(),
+            first: AtomicUsize::new(0),
+            more: Mutex::new(Vec::new()),
+            holders: AtomicU32::new(0),
+            dead: AtomicU32::new(2),
+            hint: AtomicU32::new(0),
+            body: UnsafeCell::new(MaybeUninit::uninit()),
+        }));
+        locked(&ALL).push(slot);
+        slot
+    });
+    let inet = f.family == i32::from(ws::AF_INET) || f.family == i32::from(ws::AF_INET6);
+    let tcp = f.kind == ws::SOCK_STREAM && (f.protocol == 0 || f.protocol == ws::IPPROTO_TCP);
+    let conn = (inet && tcp).then(|| connection(slot, &f)).flatten();
+    let body = Body {
+        base: f.base,
+        layer: f.layer,
+        lower: f.lower,
+        family: f.family,
+        kind: f.kind,
+        protocol: f.protocol,
+        conn,
+        overlapped: f.overlapped,
+        events: Mutex::new(Events::default()),
+        listener: Mutex::new(None),
+        io: Default::default(),
+        nonblocking: AtomicBool::new(false),
+        selected: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        fd: OnceLock::new(),
+    };
+    body.set_nonblocking(f.nonblocking);
+    // SAFETY: the slot was free: nobody is inside, and its last body was dropped.
+    unsafe { (*slot.body.get()).write(body) };
+    slot.first.store(0, Relaxed);
+    locked(&slot.more).clear();
+    slot.holders.store(0, Relaxed);
+    slot.gate.enter(kernel::yield_now);
+    slot.dead.store(0, Release);
+    Inside { slot }
+}
+
+fn connection(slot: &Slot, f: &Fresh) -> Option<Conn> {
+    let ctx = ctx::get()?;
+    let hint = slot.hint.load(Relaxed).checked_sub(1);
+    let index = ctx.port.allocate(hint, f.role, ctx.node.me().pid).ok()?;
+    let end = &ctx.port.ends()[index as usize];
+    end.seen_generation
+        .store(ctx.node.offers_generation(), Relaxed);
+    if let Some(why) = f.keep_tcp {
+        end.keep_tcp(why);
+    }
+    Some(Conn::new(end, index))
+}
+
+impl Inside {
+    /// Makes a carrier for the program.
+    pub fn give_carrier(&self) -> Result<SOCKET, Code> {
+        let create = provider::upcalls()
+            .ok_or(ws::WSANOTINITIALISED)?
+            .create_handle;
+        let mut code = ws::WSAENOBUFS;
+        self.hold();
+        let id = self.body().layer.info.dwCatalogEntryId;
+        // SAFETY: ws2_32's own function; the context is a slot's address.
+        let s = unsafe { create(id, self.slot.context(), &mut code) };
+        if s == ws::INVALID_SOCKET {
+            self.slot.holders.fetch_sub(1, AcqRel);
+            return Err(code);
+        }
+        if self
+            .slot
+            .first
+            .compare_exchange(0, s, AcqRel, Acquire)
+            .is_err()
+        {
+            locked(&self.slot.more).push(s);
+        }
+        Ok(s)
+    }
+
+    /// A carrier is gone. True: it was the last one, and this call is the one that closes the base socket.
+    pub fn drop_carrier(&self, s: SOCKET) -> bool {
+        if self
+            .slot
+            .first
+            .compare_exchange(s, usize::MAX, AcqRel, Acquire)
+            .is_err()
+        {
+            locked(&self.slot.more).retain(|c| *c != s);
+        }
+        self.release()
+    }
+
+    /// A holder less; see [`Inside::drop_carrier`].
+    pub fn release(&self) -> bool {
+        let last = self.slot.holders.fetch_sub(1, AcqRel) == 1;
+        if last {
+            self.body().closing.store(true, Release);
+        }
+        last
+    }
+
+    /// No carrier leads here any more.
+    pub fn drop_all_carriers(&self) {
+        self.slot.first.store(usize::MAX, Release);
+        locked(&self.slot.more).clear();
+        self.slot.holders.store(0, Release);
+        self.body().closing.store(true, Release);
+    }
+
+    /// From now on nobody comes in; the last to leave drops the body.
+    pub fn bury(&self) {
+        self.slot.dead.store(1, Release);
+    }
+}

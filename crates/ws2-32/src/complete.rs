@@ -1,0 +1,119 @@
+//! Finishing an overlapped request of a non-IFS handle: what the kernel does for its own.
+//!
+//! 1. The status is written before anything is signalled, and the OVERLAPPED is not touched afterwards: the program may free
+//!    or reuse it the instant it learns of the end.
+//! 2. The event first, then the packet, which the program may ask not to get: by the lowest bit of hEvent, or for requests
+//!    that succeed at once by FILE_SKIP_COMPLETION_PORT_ON_SUCCESS. Whether a request succeeded at once is known only when
+//!    the provider's call returns: a packet of a request that is finished within its own call, in the same thread, is held
+//!    until then. A provider that finishes requests in other threads returns WSA_IO_PENDING for them, as do its extension
+//!    functions (AcceptEx ...), which programs call without us.
+
+#![allow(clippy::missing_const_for_thread_local)] // they are const: clippy looks at what the macro makes of them
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Relaxed, Release},
+};
+
+use windows_sys::Win32::Foundation::{HANDLE, NTSTATUS};
+use windows_sys::Win32::Networking::WinSock::SOCKET;
+use windows_sys::Win32::System::IO::OVERLAPPED;
+use windows_sys::Win32::System::Threading::SetEvent;
+
+use crate::carrier::{Carrier, Port};
+use crate::provider::HANDLES;
+
+#[link(name = "ntdll")]
+unsafe extern "system" {
+    fn NtSetIoCompletion(
+        port: HANDLE,
+        key: usize,
+        value: *mut c_void,
+        status: NTSTATUS,
+        bytes: usize,
+    ) -> NTSTATUS;
+}
+
+struct Packet {
+    port: Port,
+    ov: *mut OVERLAPPED,
+    status: NTSTATUS,
+    bytes: usize,
+}
+
+impl Packet {
+    fn post(&self) {
+        let Port { handle, key } = self.port;
+        // SAFETY: our own handle of the port; the OVERLAPPED is only a value here.
+        unsafe { NtSetIoCompletion(handle, key, self.ov.cast(), self.status, self.bytes) };
+    }
+}
+
+thread_local! {
+    /// The OVERLAPPED of the call that this thread is in, if a success at once is to give no packet.
+    static CALLED: Cell<*mut OVERLAPPED> = const { Cell::new(ptr::null_mut()) };
+    static HELD: Cell<Option<Packet>> = const { Cell::new(None) };
+}
+
+/// Runs a provider's call with this OVERLAPPED, whose end is told by a completion routine or not.
+pub fn within_call(
+    s: SOCKET,
+    ov: *mut OVERLAPPED,
+    routine: bool,
+    call: impl FnOnce() -> i32,
+) -> i32 {
+    let slot = HANDLES.get(s).filter(|slot| slot.is_non_ifs());
+    let Some(slot) = slot.filter(|_| !ov.is_null() && !routine) else {
+        return call();
+    };
+    let carrier = slot.extra();
+    // SAFETY: the program's OVERLAPPED, which nobody has begun to use.
+    if unsafe { (*ov).hEvent }.is_null() && carrier.port().is_none() {
+        carrier.begin(s);
+    }
+    if !carrier.skips_on_success() {
+        return call();
+    }
+    let outer = (CALLED.replace(ov), HELD.take());
+    let result = call();
+    CALLED.set(outer.0);
+    if let Some(packet) = HELD.replace(outer.1).filter(|_| result != 0) {
+        packet.post();
+    }
+    result
+}
+
+/// # Safety
+/// The OVERLAPPED of a request on this handle that nobody has completed yet.
+pub unsafe fn finish(s: SOCKET, carrier: &Carrier, ov: *mut OVERLAPPED, error: i32, bytes: u32) {
+    let status = spi::errors::to_ntstatus(error);
+    // SAFETY: by the caller. Waiters watch `Internal`, so it comes last and publishes the rest.
+    let event = unsafe {
+        let event = (*ov).hEvent.addr();
+        AtomicUsize::from_ptr(&raw mut (*ov).InternalHigh).store(bytes as usize, Relaxed);
+        AtomicUsize::from_ptr(&raw mut (*ov).Internal).store(status as u32 as usize, Release);
+        event
+    };
+    if event & !1 != 0 {
+        // SAFETY: the program's event; anything else is refused.
+        unsafe { SetEvent(ptr::without_provenance_mut(event & !1)) };
+    }
+    carrier.end(s);
+    let Some(port) = carrier.port().filter(|_| event & 1 == 0) else {
+        return;
+    };
+    let packet = Packet {
+        port,
+        ov,
+        status,
+        bytes: bytes as usize,
+    };
+    if CALLED.get() == ov && error == 0 {
+        HELD.set(Some(packet));
+    } else {
+        packet.post();
+    }
+}

@@ -1,0 +1,147 @@
+//! Many cases of the behaviour suite in one start of a server's and a client's process: a start costs up to a second.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sgm_tests::front::{Front, Report, read_report, sum};
+use sgm_tests::paths::Scratch;
+use sgm_tests::process::Started;
+use sgm_tests::wine::{Mode, Wine, both_end, ends, suite};
+
+/// The suite itself ends a case that takes longer than 20 s; a batch has a dozen cases that take a second at most.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// How to run the cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    pub server: Mode,
+    pub client: Mode,
+    pub warm: bool,
+    pub ipv6: bool,
+    /// Both parts in one process, as two threads.
+    pub together: bool,
+}
+
+impl Setup {
+    pub const fn of(mode: Mode) -> Setup {
+        Setup {
+            server: mode,
+            client: mode,
+            warm: false,
+            ipv6: false,
+            together: false,
+        }
+    }
+
+    fn word(self) -> String {
+        let warm = if self.warm { "warm" } else { "cold" };
+        format!("{warm}{}", if self.ipv6 { "6" } else { "" })
+    }
+}
+
+/// What both parts of a case said.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Transcript {
+    pub server: Vec<String>,
+    pub client: Vec<String>,
+}
+
+pub struct Outcome {
+    pub cases: BTreeMap<String, Transcript>,
+    pub report: Report,
+}
+
+/// Runs the cases, solo ones apart from the others. One that hangs or dies is told apart; the rest is started anew.
+pub fn run(wine: &Wine, cases: &[(&str, bool)], setup: Setup) -> Outcome {
+    let mut outcome = Outcome {
+        cases: BTreeMap::new(),
+        report: Report::default(),
+    };
+    for solo in [false, true] {
+        let names: Vec<&str> = cases
+            .iter()
+            .filter(|(_, alone)| *alone == solo)
+            .map(|(name, _)| *name)
+            .collect();
+        let mut left = &names[..];
+        while !left.is_empty() {
+            let done = start(wine, left, setup, solo, &mut outcome);
+            // One case at least, so that this ends: the one it died in.
+            left = &left[done.max(1).min(left.len())..];
+        }
+    }
+    outcome
+}
+
+/// One start; gives the number of cases that it came through, or into.
+fn start(wine: &Wine, names: &[&str], setup: Setup, solo: bool, outcome: &mut Outcome) -> usize {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (front, scratch) = (Front::new(), Scratch::new());
+    let channel = format!(
+        "{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let mut reports: Vec<PathBuf> = Vec::new();
+    let mut part = |role: &str, mode: Mode| {
+        let report = scratch.join(&format!("{role}.json"));
+        let wanted = (mode == Mode::Carried).then_some(report.as_path());
+        let mut command = wine.command(mode, &suite(), &front, wanted);
+        command.args([role, &channel, &setup.word()]).args(names);
+        reports.extend(wanted.map(PathBuf::from));
+        Started::new(role, scratch.path(), command)
+    };
+    let (server, client) = if solo {
+        let mut one = part("solo", setup.client);
+        (ends(&mut one, LIMIT).output, String::new())
+    } else if setup.together {
+        let mut both = part("both", setup.server);
+        let end = ends(&mut both, LIMIT);
+        (end.output, end.errors)
+    } else {
+        let mut server = part("server", setup.server);
+        let mut client = part("client", setup.client);
+        let [server, client] = both_end(&mut server, &mut client, LIMIT);
+        (server.output, client.output)
+    };
+    outcome.report = sum([&outcome.report].into_iter().chain(
+        &reports
+            .iter()
+            .map(|file| read_report(file))
+            .collect::<Vec<_>>(),
+    ));
+    let (server, client) = (split(&server), split(&client));
+    let reached = names
+        .iter()
+        .filter(|name| server.contains_key(**name) || client.contains_key(**name))
+        .count();
+    for name in &names[..reached] {
+        let of = |all: &BTreeMap<String, Vec<String>>| all.get(*name).cloned().unwrap_or_default();
+        outcome.cases.insert(
+            (*name).to_string(),
+            Transcript {
+                server: of(&server),
+                client: of(&client),
+            },
+        );
+    }
+    reached
+}
+
+/// A transcript's lines by case.
+fn split(output: &str) -> BTreeMap<String, Vec<String>> {
+    let mut cases = BTreeMap::new();
+    let mut lines: Option<&mut Vec<String>> = None;
+    for line in output.lines() {
+        match (line.strip_prefix("=== "), &mut lines) {
+            (Some(name), _) => {
+                lines = Some(cases.entry(name.to_string()).or_insert_with(Vec::new));
+            }
+            (None, Some(lines)) => lines.push(line.to_string()),
+            (None, None) => panic!("a transcript that does not begin with a case: {line}"),
+        }
+    }
+    cases
+}

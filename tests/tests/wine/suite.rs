@@ -1,0 +1,376 @@
+//! The behaviour suite, theme by theme and in every mode. What plain Wine says is right, even where Windows says otherwise:
+//! it is what a program got before.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use sgm_tests::front::Front;
+use sgm_tests::paths::Scratch;
+use sgm_tests::process::Started;
+use sgm_tests::wine::{Mode, Wine, ends, suite};
+
+use crate::batch::{Outcome, Setup, Transcript, run};
+
+/// What a case needs, and whether its connection is carried when it is warm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A connection, which ends up or begins in shared memory.
+    Carried,
+    /// Two parts, with connections of their own making or such as stay on TCP.
+    Two,
+    /// As `Two`; the case ends Winsock for its whole process and so cannot have both parts in one.
+    Apart,
+    Solo,
+}
+
+struct Case {
+    name: &'static str,
+    kind: Kind,
+}
+
+struct Theme {
+    cases: &'static [Case],
+    /// Plain Wine's answers, IPv4 and IPv6.
+    plain: [OnceLock<Outcome>; 2],
+}
+
+const PLAIN: Setup = Setup::of(Mode::Plain);
+const CARRIED: Setup = Setup::of(Mode::Carried);
+
+impl Theme {
+    const fn new(cases: &'static [Case]) -> Theme {
+        Theme {
+            cases,
+            plain: [const { OnceLock::new() }; 2],
+        }
+    }
+
+    fn names(&self, setup: Setup) -> Vec<(&'static str, bool)> {
+        let two_processes = !setup.together;
+        self.cases
+            .iter()
+            .filter(|case| two_processes || case.kind != Kind::Apart)
+            .map(|case| (case.name, case.kind == Kind::Solo))
+            .collect()
+    }
+
+    fn reference(&self, wine: &Wine, ipv6: bool) -> &Outcome {
+        self.plain[usize::from(ipv6)].get_or_init(|| {
+            let setup = Setup { ipv6, ..PLAIN };
+            run(wine, &self.names(setup), setup)
+        })
+    }
+
+    /// Every case of the theme says what it says on plain Wine.
+    fn same(&self, setup: Setup) {
+        let wine = Wine::new();
+        let reference = self.reference(&wine, setup.ipv6);
+        let outcome = run(&wine, &self.names(setup), setup);
+        let mut wrong = String::new();
+        for (name, solo) in self.names(setup) {
+            let expected = &reference.cases[name];
+            let got = &outcome.cases[name];
+            if fails(expected) || (got != expected && !also_plain(&wine, name, solo, setup, got)) {
+                wrong += &difference(name, expected, got);
+            }
+        }
+        assert!(wrong.is_empty(), "{setup:?} {:?}{wrong}", outcome.report);
+        let all_carried = setup.server == Mode::Carried && setup.client == Mode::Carried;
+        if all_carried && setup.warm {
+            self.check_carried(&outcome);
+        } else if !all_carried {
+            assert_eq!(
+                outcome.report.carried.tx_bytes, 0,
+                "carried to a peer without the provider: {:?}",
+                outcome.report
+            );
+        }
+    }
+
+    /// Each warm connection counts at both ends, and what it said after the sixth turn of its warm-up went through the rings.
+    fn check_carried(&self, outcome: &Outcome) {
+        const LEAST_BYTES: u64 = 64 * 1024;
+        let warm = self
+            .cases
+            .iter()
+            .filter(|c| c.kind == Kind::Carried)
+            .count() as u64;
+        let report = &outcome.report;
+        assert!(
+            report.connections.carried >= 2 * warm
+                && report.carried.tx_bytes >= warm * LEAST_BYTES
+                && report.carried.rx_bytes <= report.carried.tx_bytes,
+            "{warm} connections should have been carried: {report:?}"
+        );
+    }
+}
+
+/// The suite itself gave up on it.
+fn fails(transcript: &Transcript) -> bool {
+    transcript
+        .server
+        .iter()
+        .chain(&transcript.client)
+        .any(|line| {
+            ["HANGS", "FATAL", "LATE"]
+                .iter()
+                .any(|word| line.starts_with(word))
+        })
+}
+
+/// Wine and the kernel below it have more than one answer here and there. So what differs must be what another plain run says.
+fn also_plain(wine: &Wine, name: &str, solo: bool, setup: Setup, got: &Transcript) -> bool {
+    const MORE_PLAIN_RUNS: usize = 4;
+    let again = Setup {
+        server: Mode::Plain,
+        client: Mode::Plain,
+        ..setup
+    };
+    !fails(got)
+        && (0..MORE_PLAIN_RUNS).any(|_| run(wine, &[(name, solo)], again).cases[name] == *got)
+}
+
+fn difference(name: &str, expected: &Transcript, got: &Transcript) -> String {
+    let mut text = format!("\n--- {name}");
+    for (part, expected, got) in [
+        ("server", &expected.server, &got.server),
+        ("client", &expected.client, &got.client),
+    ] {
+        if expected == got {
+            continue;
+        }
+        let same = expected
+            .iter()
+            .zip(got)
+            .take_while(|(one, two)| one == two)
+            .count();
+        text += &format!(
+            "\n    {part}, from line {} on\n      plain: {}\n      here:  {}",
+            same + 1,
+            expected[same..].join(" / "),
+            got[same..].join(" / ")
+        );
+    }
+    text
+}
+
+macro_rules! kind {
+    (carried) => {
+        Kind::Carried
+    };
+    (two) => {
+        Kind::Two
+    };
+    (apart) => {
+        Kind::Apart
+    };
+    (solo) => {
+        Kind::Solo
+    };
+}
+
+/// For each theme a module of tests, the same for all.
+macro_rules! themes {
+    ($($theme:ident { $($kind:ident $case:ident;)* })*) => {
+        $(mod $theme {
+            use super::*;
+
+            pub static THEME: Theme = Theme::new(&[
+                $(Case { name: stringify!($case), kind: kind!($kind) },)*
+            ]);
+
+            /// The theme says the same every time, cold or warm: otherwise it could not be compared.
+            #[test]
+            fn plain() {
+                THEME.same(Setup { warm: true, ..PLAIN });
+            }
+            #[test]
+            fn base() {
+                THEME.same(Setup::of(Mode::Base));
+            }
+            #[test]
+            fn fall_through() {
+                THEME.same(Setup { warm: true, ..Setup::of(Mode::FallThrough) });
+            }
+            #[test]
+            fn carried() {
+                THEME.same(Setup { warm: true, ..CARRIED });
+            }
+            #[test]
+            fn carried_cold() {
+                THEME.same(CARRIED);
+            }
+            #[test]
+            fn carried_ipv6() {
+                THEME.same(Setup { warm: true, ipv6: true, ..CARRIED });
+            }
+            #[test]
+            fn carried_in_one_process() {
+                THEME.same(Setup { warm: true, together: true, ..CARRIED });
+            }
+            #[test]
+            fn server_alone() {
+                THEME.same(Setup { client: Mode::Plain, warm: true, ..CARRIED });
+            }
+            #[test]
+            fn client_alone() {
+                THEME.same(Setup { server: Mode::Plain, warm: true, ..CARRIED });
+            }
+        })*
+
+        static THEMES: &[&Theme] = &[$(&$theme::THEME,)*];
+    };
+}
+
+themes! {
+    stream {
+        carried echo;
+        carried echo_small;
+        carried large_turns;
+        carried bulk;
+        carried small_writes;
+        carried peek;
+        carried peek_waits;
+        carried vectors;
+        carried nothing;
+        carried odd_flags;
+        carried nonblocking;
+        carried fill;
+        carried duplex_nonblocking;
+        carried bad_arguments;
+        carried wait_all;
+    }
+    end {
+        carried half_close;
+        carried shut_receive;
+        carried close_at_once;
+        carried close_unread;
+        carried linger_zero;
+        carried reset_unread;
+        carried to_nobody;
+        carried blocked_sender;
+        carried blocked_receiver;
+        carried blocked_receiver_end;
+        carried linger_time;
+        carried disconnect_calls;
+        carried both_shut;
+        carried unread_after_end;
+    }
+    select {
+        carried select_states;
+        carried select_reset;
+        carried select_errors;
+        carried select_times;
+        carried select_wakes;
+        two many_connections;
+        two mixed_sockets;
+        solo connecting;
+        carried poll_states;
+        carried poll_many;
+        carried poll_reset;
+    }
+    events {
+        carried event_read;
+        carried event_write;
+        carried event_close;
+        carried event_reset;
+        carried event_rules;
+        two event_accept;
+        solo event_connect;
+        carried event_echo;
+        carried event_several;
+        carried event_in_turns;
+    }
+    messages {
+        carried async_read;
+        carried async_write;
+        carried async_rules;
+        solo async_both_ends;
+        carried async_echo;
+        solo blocking_hooks;
+    }
+    options {
+        carried options;
+        carried connect_time;
+        carried protocol_info;
+        carried names;
+        solo states;
+        solo connect_errors;
+        carried timeouts;
+        carried ioctls;
+    }
+    overlapped {
+        two by_event;
+        two at_once;
+        two in_line;
+        two by_port;
+        two by_routine;
+        two zero_bytes;
+        two cancel;
+        two close_pending;
+        two reset_pending;
+        two port_bulk;
+        two in_turns;
+    }
+    extensions {
+        two accept_connect_ex;
+        solo connect_ex_errors;
+        solo accept_ex_closed;
+        two transmit_file;
+        two disconnect_ex;
+        two mswsock_exports;
+    }
+    threads {
+        carried many_writers;
+        carried four_threads;
+        carried two_readers;
+        carried close_under_recv;
+        solo close_under_accept;
+        carried close_under_select;
+        carried shut_under_recv;
+        carried duplicated;
+        carried duplicate_first_closed;
+        carried passing_threads;
+    }
+    accept {
+        two accept_basics;
+        two backlog;
+        two condition;
+        two connect_ways;
+        two inherited;
+    }
+    urgent {
+        two urgent;
+        two urgent_inline;
+        two urgent_event;
+        two urgent_then_bulk;
+    }
+    library {
+        solo startup;
+        apart cleanup_ends;
+        solo last_error;
+        solo addresses;
+        solo catalog;
+        two udp;
+    }
+}
+
+#[test]
+fn every_case_is_in_a_theme() {
+    let (wine, front, scratch) = (Wine::new(), Front::new(), Scratch::new());
+    let mut command = wine.command(Mode::Plain, &suite(), &front, None);
+    command.arg("list");
+    let mut process = Started::new("list", scratch.path(), command);
+    let output = ends(&mut process, Duration::from_secs(60)).output;
+    let listed: BTreeSet<&str> = output
+        .lines()
+        .map(|line| line.split_once(' ').expect("a kind and a name").1)
+        .collect();
+    let known: BTreeSet<&str> = THEMES
+        .iter()
+        .flat_map(|theme| theme.cases)
+        .map(|case| case.name)
+        .collect();
+    assert_eq!(listed, known);
+}
