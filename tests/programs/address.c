@@ -195,7 +195,56 @@ static void inherited_listener_server(int listener)
 }
 static void inherited_listener_client(int port) { exchange(connect_to(AF_INET, port), true, 185); }
 
+/* Options of the listener hold for what it accepts. */
+static void inherited_options_server(int listener)
+{
+    struct linger linger = {1, 0};
+    struct timeval limit = {0, 50000};
+    MUST(setsockopt(listener, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    MUST(setsockopt(listener, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
+    tell(1); /* a connection has its options from the moment that it is made */
+    int fd = accept_warm(listener);
+    static char buffer[64 * KIB];
+    ssize_t n;
+    while ((n = write(fd, buffer, sizeof buffer)) > 0)
+        ;
+    say_result("write that nobody reads", n, errno);
+    MUST(close(fd));
+    tell(6);
+    int low = 5;
+    MUST(setsockopt(listener, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof low));
+    tell(2);
+    fd = accept_from(listener);
+    CHECK(hear() == 3);
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    CALL("poll, two bytes of five", poll(&entry, 1, 0));
+    tell(4);
+    CALL("poll, five", poll(&entry, 1, -1));
+    MUST(close(fd));
+    tell(5);
+}
+static void inherited_options_client(int port)
+{
+    static char buffer[64 * KIB];
+    CHECK(hear() == 1);
+    int fd = connect_warm(port);
+    ssize_t n;
+    CHECK(hear() == 6);
+    while ((n = read(fd, buffer, sizeof buffer)) > 0)
+        ;
+    say_result("read", n, errno);
+    CHECK(hear() == 2);
+    fd = connect_to(AF_INET, port);
+    send_text(fd, "ab");
+    tell(3);
+    CHECK(hear() == 4);
+    send_text(fd, "cde");
+    CHECK(hear() == 5);
+    CALL("read", read(fd, buffer, 8));
+}
+
 const struct test_case cases[] = {
+    RAW_CASE(inherited_options),
     RAW_CASE(one_shot_listener), RAW_CASE(inherited_listener),
     RAW_CASE(ipv6), RAW_CASE(dual_stack), RAW_CASE(any_address), CASE(strangers), RAW_CASE(own_peer), END_OF_CASES,
 };

@@ -118,6 +118,80 @@ static void mixed_client(int port)
     meet();
 }
 
+/* What FIONREAD says is there, the next wait reports, beside an entry that is always ready. */
+static void announced_server(int fd)
+{
+    int set = new_set(), pipes[2], missed = 0;
+    char text[8];
+    MUST(pipe(pipes));
+    MUST(write(pipes[1], "x", 1));
+    add(set, pipes[0], EPOLLIN, 1);
+    add(set, fd, EPOLLIN, 2);
+    for (int i = 0; i < 2000; i++) {
+        struct epoll_event events[4];
+        CHECK(epoll_wait(set, events, 4, 0) == 1); /* the connection has nothing, and goes cold */
+        tell(1);
+        for (int unread = 0; unread == 0;)
+            MUST(ioctl(fd, FIONREAD, &unread));
+        missed += epoll_wait(set, events, 4, 0) != 2;
+        CHECK(read(fd, text, 8) == 1);
+    }
+    say("%d missed", missed);
+}
+static void announced_client(int fd)
+{
+    for (int i = 0; i < 2000; i++) {
+        CHECK(hear() == 1);
+        send_text(fd, "a");
+    }
+}
+
+/* Messages one way, each to a sleeper: none may wait for TCP's delayed acknowledgement of the one before (40 ms). */
+static void paced_server(int fd)
+{
+    int set = new_set(), late = 0;
+    struct epoll_event event;
+    uint64_t sent;
+    add(set, fd, EPOLLIN, 1);
+    for (int i = 0; i < 400; i++) {
+        CHECK(epoll_wait(set, &event, 1, -1) == 1);
+        CHECK(read_full(fd, &sent, sizeof sent) == sizeof sent);
+        late += now_ms() - sent > 8;
+    }
+    say("%s", late < 100 ? "prompt" : "late again and again");
+}
+static void paced_client(int fd)
+{
+    for (int i = 0; i < 400; i++) {
+        usleep(300); /* the pace is the case */
+        uint64_t now = now_ms();
+        write_all(fd, &now, sizeof now);
+    }
+}
+
+/* Room for one event at a time: whoever is ready all the time leaves the others their turn. */
+static void one_at_a_time_server(int fd)
+{
+    int set = new_set(), pipes[2], times[3] = {0};
+    struct epoll_event event;
+    MUST(pipe(pipes));
+    MUST(write(pipes[1], "x", 1));
+    add(set, fd, EPOLLIN, 1);
+    add(set, pipes[0], EPOLLIN, 2);
+    tell(1);
+    await_unread(fd, 1);
+    for (int i = 0; i < 40; i++) {
+        CHECK(epoll_wait(set, &event, 1, -1) == 1);
+        times[event.data.u64]++;
+    }
+    say("both had their turns: %d", times[1] >= 10 && times[2] >= 10);
+}
+static void one_at_a_time_client(int fd)
+{
+    CHECK(hear() == 1);
+    send_text(fd, "a");
+}
+
 /* A set within a set, and poll of a set. */
 static void nested_server(int fd)
 {
@@ -297,6 +371,6 @@ static void inherited_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
+    CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(announced), CASE(paced), CASE(one_at_a_time), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
     CASE(close_while_waiting), CASE(inherited), END_OF_CASES,
 };

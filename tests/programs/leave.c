@@ -176,6 +176,49 @@ static void shell_client(int port)
     CALL("read", read(fd, text, 8));
 }
 
+/* Each way to exec with a list of arguments, more of them than registers hold. */
+static void exec_lists_server(int fd)
+{
+    char *environment[] = {"WORD=of its own", NULL}, *arguments[] = {"sh", "-c", "echo execveat", NULL};
+    echo_lines(fd, 10);
+    for (int i = 0; i < 4; i++) {
+        pid_t child = MUST(fork());
+        if (child == 0) {
+            if (i == 0)
+                execl("/bin/sh", "sh", "-c", "echo $# $1 $9", "sh", "1", "2", "3", "4", "5", "6", "7", "8", "nine", NULL);
+            if (i == 1)
+                execle("/bin/sh", "sh", "-c", "echo $# $7 $WORD", "sh", "1", "2", "3", "4", "5", "6", "seven", NULL, environment);
+            if (i == 2)
+                execlp("sh", "sh", "-c", "echo $# $WORD", NULL);
+            execveat(AT_FDCWD, "/bin/sh", arguments, environment, 0);
+            _exit(127);
+        }
+        wait_child(child);
+    }
+    CALL("execl of nothing", execl("/nowhere", "nowhere", NULL));
+    echo_lines(fd, 10);
+}
+static void exec_lists_client(int fd) { ask(fd, 20); }
+
+/* exec fails, and nothing else has changed: the end of this process is the end of the connection. */
+static void exec_fails_server(int fd)
+{
+    MUST(fcntl(fd, F_SETFD, FD_CLOEXEC));
+    echo_lines(fd, 10);
+    for (int i = 0; i < 3; i++)
+        CALL("execl of nothing", execl("/nowhere", "nowhere", NULL));
+    echo_lines(fd, 10);
+    MUST(close(fd));
+    tell(1);
+}
+static void exec_fails_client(int fd)
+{
+    char text[8];
+    ask(fd, 20);
+    CHECK(hear() == 1);
+    CALL("read", read(fd, text, 8));
+}
+
 /* A close-on-exec connection ends when its process execs something else. */
 static void exec_closes_server(int listener)
 {
@@ -260,5 +303,6 @@ static void urgent_inline_client(int fd)
 const struct test_case cases[] = {
     RAW_CASE(passed),      RAW_CASE(passed_unread), RAW_CASE(exec_same), RAW_CASE(exec_plain), RAW_CASE(spawn_same),
     RAW_CASE(spawn_plain), RAW_CASE(shell),         RAW_CASE(exec_closes), CASE(vfork),        CASE(urgent),
+    CASE(exec_lists), CASE(exec_fails),
     CASE(urgent_inline),   END_OF_CASES,
 };

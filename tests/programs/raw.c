@@ -139,4 +139,44 @@ static void others_client(int fd)
     CALL("read", read(fd, text, 8));
 }
 
-const struct test_case cases[] = {CASE(read_write), CASE(in_turn), RAW_CASE(birth), CASE(others), END_OF_CASES};
+/* The waits with a signal mask, asleep each time until the other side sends. */
+static void waits_server(int fd)
+{
+    sigset_t none;
+    char byte;
+    int set = MUST(epoll_create1(0));
+    struct epoll_event event = {.events = EPOLLIN};
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+    sigemptyset(&none);
+    for (int i = 0; i < 40; i++) {
+        struct timespec limit = {20, 0};
+        struct pollfd entry = {.fd = fd, .events = POLLIN};
+        struct {
+            const sigset_t *mask;
+            size_t size;
+        } masked = {&none, 8};
+        fd_set reading;
+        FD_ZERO(&reading);
+        FD_SET(fd, &reading);
+        tell(1);
+        long n = i % 4 == 0   ? syscall(SYS_ppoll, &entry, 1, &limit, &none, 8)
+                 : i % 4 == 1 ? syscall(SYS_pselect6, fd + 1, &reading, NULL, NULL, &limit, &masked)
+                 : i % 4 == 2 ? syscall(SYS_epoll_pwait, set, &event, 1, 20000, &none, 8)
+                              : syscall(SYS_epoll_pwait2, set, &event, 1, &limit, &none, 8);
+        if (n != 1 || (i % 4 < 2 && limit.tv_sec > 19))
+            say("round %d: %ld", i, n);
+        CHECK(syscall(SYS_read, fd, &byte, 1) == 1);
+    }
+    struct timespec limit = {0, 1000000};
+    CALL("ppoll", syscall(SYS_ppoll, &(struct pollfd){.fd = fd, .events = POLLIN}, 1, &limit, &none, 8));
+    say("time left: %d", limit.tv_sec || limit.tv_nsec);
+}
+static void waits_client(int fd)
+{
+    for (int i = 0; i < 40; i++) {
+        CHECK(hear() == 1);
+        send_text(fd, "x");
+    }
+}
+
+const struct test_case cases[] = {CASE(read_write), CASE(in_turn), RAW_CASE(birth), CASE(others), CASE(waits), END_OF_CASES};

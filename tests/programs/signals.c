@@ -159,6 +159,77 @@ static void part_client(int fd)
     CALL("nothing more", recv(fd, text, 1, MSG_DONTWAIT));
 }
 
+/* A write that can take nothing: of two kinds of handlers only one ends it. */
+static void on_other(int number) { (void)number; }
+static void both_kinds_server(int fd)
+{
+    static char buffer[64 * KIB];
+    struct sigaction other = {.sa_handler = on_other, .sa_flags = SA_RESTART};
+    uint64_t total = 0;
+    meet(); /* nobody reads from here on */
+    handle(SIGUSR1, 0);
+    MUST(sigaction(SIGUSR2, &other, NULL));
+    pid_t parent = getpid(), child = MUST(fork());
+    if (child == 0)
+        for (int i = 0;; i++) {
+            await_asleep(parent);
+            kill(parent, i < 10 ? SIGUSR2 : SIGUSR1);
+        }
+    ssize_t n;
+    while ((n = write(fd, buffer, sizeof buffer)) > 0) /* a part ends with any signal */
+        total += n;
+    say_result("write", n, errno);
+    MUST(kill(child, SIGKILL));
+    gather(child);
+    say("by the right one: %d", handled > 0);
+    tell(total);
+    tell(1);
+}
+static void both_kinds_client(int fd)
+{
+    static char text[64 * KIB];
+    meet();
+    for (uint64_t left = hear(); left;)
+        left -= MUST(read(fd, text, left < sizeof text ? left : sizeof text));
+    CHECK(hear() == 1);
+    CALL("nothing more", recv(fd, text, 1, MSG_DONTWAIT));
+}
+
+/* A signal for what arrives, however it was asked for. */
+static void sigio_server(int fd)
+{
+    sigset_t blocked, none;
+    char text[16];
+    int on = 1;
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGIO);
+    MUST(sigprocmask(SIG_BLOCK, &blocked, NULL));
+    handle(SIGIO, 0);
+    MUST(fcntl(fd, F_SETOWN, getpid()));
+    MUST(fcntl(fd, F_SETFL, O_ASYNC | O_NONBLOCK));
+    for (int i = 0; i < 20; i++) {
+        if (i == 10) {
+            MUST(fcntl(fd, F_SETFL, O_NONBLOCK));
+            MUST(ioctl(fd, FIOASYNC, &on));
+        }
+        tell(1);
+        for (long n = 0; n < 5;) {
+            sigsuspend(&none);
+            for (ssize_t got; (got = read(fd, text, sizeof text)) > 0;)
+                n += got;
+        }
+    }
+    say("handled some: %d", handled > 0);
+}
+static void sigio_client(int fd)
+{
+    for (int i = 0; i < 20; i++) {
+        CHECK(hear() == 1);
+        send_text(fd, "hello");
+    }
+}
+
 /* alarm and setitimer, which need no second process; a busy timer during bulk transfer loses nothing. */
 static void alarms_server(int fd)
 {
@@ -270,5 +341,5 @@ static void handler_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(interrupt), CASE(restart), CASE(part), CASE(alarms), CASE(masks), CASE(handler), END_OF_CASES,
+    CASE(interrupt), CASE(restart), CASE(part), CASE(both_kinds), CASE(sigio), CASE(alarms), CASE(masks), CASE(handler), END_OF_CASES,
 };

@@ -1,6 +1,8 @@
 /* Connections behind FILE streams, and other library functions that write without calling the public write. */
 #include "common.h"
 
+#include <aio.h>
+
 static void lines_server(int fd)
 {
     FILE *in = fdopen(fd, "r"), *out = fdopen(MUST(dup(fd)), "w");
@@ -69,12 +71,18 @@ static void dprintf_server(int fd)
     char text[64] = "";
     CHECK(read_full(fd, text, 25) == 25);
     say("%s", text);
+    char longer[128] = "";
+    CHECK(read_full(fd, longer, 60) == 60);
+    say("%s", longer);
 }
 static void dprintf_client(int fd)
 {
     write_all(fd, "written;", 8);
     CALL("dprintf", dprintf(fd, "printed %d;", 7));
     write_all(fd, "written", 7);
+    /* More arguments than registers hold, of both kinds. */
+    CALL("dprintf", dprintf(fd, "%d %s %.1f %ld %c %x %.2f %s %d %.1f %.1f %.1f %.1f %.1f %.1f %.1f %s", 1, "two", 3.5, 4L, '5', 6,
+                            7.25, "eight", 9, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, "end"));
 }
 
 /* Standard input and output are the connection, as under inetd. */
@@ -106,4 +114,36 @@ static void inetd_client(int fd)
     CALL("read", read(fd, text, sizeof text));
 }
 
-const struct test_case cases[] = {CASE(lines), CASE(mixed), CASE(dprintf), CASE(inetd), END_OF_CASES};
+/* POSIX asynchronous transfers: the C library's own threads make the calls. */
+static ssize_t finished(struct aiocb *block)
+{
+    const struct aiocb *list[] = {block};
+    while (aio_error(block) == EINPROGRESS)
+        aio_suspend(list, 1, NULL);
+    return aio_return(block);
+}
+static void aio_server(int fd)
+{
+    char text[16] = "";
+    for (int i = 0; i < 10; i++) {
+        struct aiocb block = {.aio_fildes = fd, .aio_buf = text, .aio_nbytes = 5}, *list[] = {NULL, &block};
+        block.aio_lio_opcode = LIO_READ;
+        MUST(i % 2 ? aio_read(&block) : lio_listio(LIO_NOWAIT, list, 2, NULL));
+        CALL("aio_read", finished(&block));
+        CHECK(write(fd, text, 5) == 5);
+    }
+    say("%s", text);
+}
+static void aio_client(int fd)
+{
+    char text[16] = "";
+    for (int i = 0; i < 10; i++) {
+        struct aiocb block = {.aio_fildes = fd, .aio_buf = "hello", .aio_nbytes = 5};
+        MUST(aio_write(&block));
+        CALL("aio_write", finished(&block));
+        CHECK(read_full(fd, text, 5) == 5);
+    }
+    say("%s", text);
+}
+
+const struct test_case cases[] = {CASE(lines), CASE(mixed), CASE(dprintf), CASE(inetd), CASE(aio), END_OF_CASES};

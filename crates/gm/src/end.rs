@@ -65,8 +65,6 @@ pub mod flag {
     pub const KEEP_TCP: u32 = 64;
     /// The shared words were nonsense: reads and writes give ECONNRESET.
     pub const CORRUPT: u32 = 128;
-    /// Something about the descriptor's kernel side should be asked before the next "would block".
-    pub const KERNEL_NEWS: u32 = 256;
     /// ECONNRESET was reported; what follows is end-of-file.
     pub const RESET_TOLD: u32 = 512;
     /// Was promoted at some time.
@@ -81,6 +79,8 @@ pub mod flag {
     pub const OWN_PUSH: u32 = 16384;
     pub const NODELAY: u32 = 32768;
     pub const CORK: u32 = 65536;
+    /// A listener: an option was set that the sockets accepted from it inherit, and that the ring must know of.
+    pub const PASSES_OPTIONS: u32 = 131_072;
     /// What ends reading.
     pub const KERNEL_ENDS: u32 = KERNEL_EOF | KERNEL_DEAD | READ_SHUT;
 }
@@ -121,7 +121,9 @@ pub struct End {
     pub sleeps: AtomicU64,
     /// 1 + position in our sending ring of the next byte that must go over TCP once more, because the peer froze; 0: none.
     pub resend: AtomicU64,
-    _pad: [u64; 6],
+    /// 1 + a descriptor that process `pid` has (or had) on this socket; 0: not known. For `sgm status` alone.
+    pub descriptor: AtomicU32,
+    _pad: [u32; 11],
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -209,6 +211,7 @@ impl End {
             &self.rx_lock,
             &self.plain_calls,
             &self.seen_generation,
+            &self.descriptor,
         ] {
             w.store(0, Relaxed);
         }

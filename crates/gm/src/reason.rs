@@ -49,6 +49,7 @@ reasons! {
     Withdrawn = 17, "withdrawn", "The other end withdrew.";
     Stalled = 18, "stalled", "The ring was full and the peer did not read for a while, so the direction went on over TCP's larger buffers.";
     Overlapped = 19, "overlapped", "Overlapped calls are made on the socket, and those go over TCP for now.";
+    Stdio = 20, "stdio", "The connection lies on descriptor 0, 1 or 2 or belongs to a FILE: stdio's own calls are not seen.";
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
 use gm::Role;
 use sockets::{Conn, Gate};
@@ -20,6 +20,8 @@ use crate::lock::Lock;
 
 /// Descriptors beyond this stay plain.
 const FDS_MAX: usize = 1 << 20;
+/// Standard input, output and error: what stdio reads and writes there never comes by here.
+const STDIO_FDS: c_int = 3;
 const NO_LISTENER: u32 = u32::MAX;
 
 /// One socket of this process.
@@ -35,6 +37,8 @@ pub struct Slot {
     round: AtomicU32,
     /// Members of epoll sets that point here.
     pub watches: AtomicU32,
+    /// Its end has a holder less because exec was called; to be put right if that fails.
+    pub left_by_exec: AtomicBool,
     /// Process that put our listener into the registry.
     pub listener_pid: AtomicU32,
     pub listener: Lock<Option<gm::node::Entry>>,
@@ -210,6 +214,10 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     };
     let end = &ctx.port.ends()[index as usize];
     end.set(flags);
+    end.descriptor.store(fd as u32 + 1, Relaxed);
+    if fd < STDIO_FDS {
+        end.keep_tcp(gm::Reason::Stdio);
+    }
     end.seen_generation
         .store(ctx.node.offers_generation(), Relaxed);
     // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
@@ -229,6 +237,7 @@ fn new_slot() -> &'static Slot {
         hint: AtomicU32::new(0),
         round: AtomicU32::new(0),
         watches: AtomicU32::new(0),
+        left_by_exec: AtomicBool::new(false),
         listener_pid: AtomicU32::new(NO_LISTENER),
         listener: Lock::new(None),
         conn: UnsafeCell::new(MaybeUninit::uninit()),
@@ -266,8 +275,14 @@ pub fn alias(inside: &Inside, fd: c_int) {
         inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
         return;
     }
+    if fd < STDIO_FDS && inside.conn().end().role() != Role::Listener {
+        let why = gm::Reason::Stdio;
+        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+    }
     leave_behind(fd, false);
     inside.slot.fds.fetch_add(1, AcqRel);
+    let end = inside.conn().end();
+    end.descriptor.store(fd as u32 + 1, Relaxed);
     HIGHEST.fetch_max(fd as usize + 1, Relaxed);
     if let Some(cell) = table().and_then(|t| t.get(fd as usize)) {
         cell.store(std::ptr::from_ref(inside.slot).cast_mut(), Release);
@@ -301,6 +316,10 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         return false;
     }
     let last_here = inside.slot.fds.fetch_sub(1, AcqRel) == 1;
+    let end = inside.conn().end();
+    if !last_here && end.descriptor.load(Relaxed) == fd as u32 + 1 {
+        end.descriptor.store(0, Relaxed);
+    }
     if inside.slot.watches.load(Acquire) > 0 {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }

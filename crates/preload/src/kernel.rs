@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sockets::{Fault, Kernel, Peeked, Ready, Stream};
 
+use crate::signals;
+
 /// A descriptor that the calling hook was given.
 #[derive(Clone, Copy)]
 pub struct Fd(pub RawFd);
@@ -156,6 +158,18 @@ impl Kernel for Fd {
             Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT) => Ok(()),
             Err(e) => Err(fault(e)),
         }
+    }
+
+    fn hold_signals(&self) -> Option<u64> {
+        signals::hold()
+    }
+
+    fn release_signals(&self, held: u64) {
+        signals::set_mask(held);
+    }
+
+    fn signal_ends(&self, held: Option<u64>, moved: bool) -> bool {
+        signals::end_call(held, moved)
     }
 
     fn wake_word(&self, word: &AtomicU32) {

@@ -22,6 +22,9 @@ mod receive;
 mod select;
 mod send;
 mod setup;
+mod signals;
+#[cfg(target_arch = "x86_64")]
+mod variadic;
 
 use std::ffi::c_int;
 

@@ -6,7 +6,7 @@ use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
 use sockets::{Kernel, Ready, Spin, Spun};
 
 use crate::fds::{self, Inside, enter};
-use crate::{kernel, real};
+use crate::{epoll, kernel, real};
 
 /// A point in time, or never.
 #[derive(Clone, Copy)]
@@ -355,6 +355,7 @@ unsafe fn carried<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
     }
     // SAFETY: by the caller.
     let fds = unsafe { std::slice::from_raw_parts_mut(fds, n as usize) };
+    fds.iter().for_each(|p| epoll::be_watched(p.fd));
     fds.iter().any(|p| fds::is_tracked(p.fd)).then_some(fds)
 }
 

@@ -1,7 +1,7 @@
 //! Processes: fork, exec, exit.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use gm::Reason;
 use gm::os::ProcessId;
@@ -36,7 +36,7 @@ unsafe extern "C" fn in_child() {
         fds::each_slot_once(|inside| {
             let end = inside.conn().end();
             if end.role() != gm::Role::Listener {
-                end.pid.store(pid, std::sync::atomic::Ordering::Relaxed);
+                end.pid.store(pid, Relaxed);
             }
         });
         epoll::in_child();
@@ -53,14 +53,7 @@ fn leave() {
     }
     fds::at_exit();
     ctx.port.leave(me);
-    if !ctx.port.alive()
-        && ctx
-            .port
-            .header()
-            .run
-            .load(std::sync::atomic::Ordering::Relaxed)
-            == 0
-    {
+    if !ctx.port.alive() && ctx.port.header().run.load(Relaxed) == 0 {
         gm::os::remove(ctx.port.path());
     }
 }
@@ -141,9 +134,11 @@ fn before_exec() {
     let saved = crate::errno();
     fds::each_slot_once(|inside| {
         let end = inside.conn().end();
-        if closes_on_exec(inside.fd.0) && end.refs.load(Acquire) > 1 {
+        let shared = closes_on_exec(inside.fd.0) && end.refs.load(Acquire) > 1;
+        if shared {
             end.refs.fetch_sub(1, AcqRel);
         }
+        inside.slot.left_by_exec.store(shared, Relaxed);
     });
     crate::set_errno(saved);
 }
@@ -155,7 +150,7 @@ fn after_failed_exec() {
     }
     let saved = crate::errno();
     fds::each_slot_once(|inside| {
-        if closes_on_exec(inside.fd.0) {
+        if inside.slot.left_by_exec.swap(false, Relaxed) {
             inside.conn().end().refs.fetch_add(1, AcqRel);
         }
     });
@@ -188,6 +183,7 @@ exec! {
     execvp(path: *const c_char, argv: *const *const c_char);
     execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char);
     fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char);
+    execveat(dir: c_int, path: *const c_char, argv: *const *const c_char, env: *const *const c_char, flags: c_int);
 }
 
 macro_rules! spawn {
@@ -210,10 +206,60 @@ spawn! {
 }
 
 /// # Safety
+/// As posix_spawn_file_actions_adddup2(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_spawn_file_actions_adddup2(
+    actions: *mut c_void,
+    fd: c_int,
+    to: c_int,
+) -> c_int {
+    // The copy stays open in the new program, even if `fd` closes on exec.
+    give_away(fd, Reason::Handed);
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::posix_spawn_file_actions_adddup2(actions, fd, to) }
+}
+
+macro_rules! aio {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(block: *mut libc::aiocb) -> c_int {
+            // SAFETY: null or the caller's control block.
+            if let Some(block) = unsafe { block.as_ref() } {
+                give_away(block.aio_fildes, Reason::Unsupported);
+            }
+            // SAFETY: the caller's argument, unchanged.
+            unsafe { real::$name(block) }
+        }
+    )*};
+}
+aio! { aio_read aio_read64 aio_write aio_write64 }
+
+macro_rules! lio {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(mode: c_int, list: *const *mut libc::aiocb, n: c_int, event: *mut c_void) -> c_int {
+            for i in 0..usize::try_from(n).unwrap_or(0) {
+                // SAFETY: the caller's list of `n` control blocks, of which some may be null.
+                if let Some(block) = unsafe { list.add(i).as_ref().and_then(|b| b.as_ref()) } {
+                    give_away(block.aio_fildes, Reason::Unsupported);
+                }
+            }
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name(mode, list, n, event) }
+        }
+    )*};
+}
+lio! { lio_listio lio_listio64 }
+
+/// # Safety
 /// As fdopen(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
-    give_away(fd, Reason::Unsupported);
+    give_away(fd, Reason::Stdio);
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::fdopen(fd, mode) }
 }

@@ -55,8 +55,14 @@ pub unsafe extern "C" fn syscall(
                 setup::setsockopt(fd, b as c_int, c as c_int, d as _, e as u32).into()
             }
             libc::SYS_poll => poll::poll(a as _, b as _, c as c_int).into(),
-            libc::SYS_ppoll if d == 0 => {
-                poll::ppoll(a as _, b as _, c as _, std::ptr::null()).into()
+            libc::SYS_ppoll => {
+                time_left(c as _, || poll::ppoll(a as _, b as _, c as _, d as _)).into()
+            }
+            libc::SYS_pselect6 => {
+                let mask = (f as *const *const libc::sigset_t).as_ref().copied();
+                let mask = mask.unwrap_or(std::ptr::null());
+                let wait = || select::pselect(fd, b as _, c as _, d as _, e as _, mask);
+                time_left(e as _, wait).into()
             }
             libc::SYS_preadv2 => {
                 receive::preadv2(fd, b as _, c as c_int, d as i64, f as c_int) as c_long
@@ -75,11 +81,33 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_epoll_create1 => epoll::epoll_create1(fd).into(),
             libc::SYS_epoll_ctl => epoll::epoll_ctl(fd, b as c_int, c as c_int, d as _).into(),
             libc::SYS_epoll_wait => epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into(),
-            libc::SYS_epoll_pwait if e == 0 => {
-                epoll::epoll_wait(fd, b as _, c as c_int, d as c_int).into()
+            libc::SYS_epoll_pwait => {
+                epoll::epoll_pwait(fd, b as _, c as c_int, d as c_int, e as _).into()
             }
+            libc::SYS_epoll_pwait2 => {
+                epoll::epoll_pwait2(fd, b as _, c as c_int, d as _, e as _).into()
+            }
+            libc::SYS_fork | libc::SYS_vfork => process::fork().into(),
             libc::SYS_execve => process::execve(a as _, b as _, c as _).into(),
+            libc::SYS_execveat => process::execveat(fd, b as _, c as _, d as _, e as c_int).into(),
             _ => real::syscall(number, a, b, c, d, e, f),
         }
+    }
+}
+
+/// The kernel writes back how much of a time-out is left; the C library's functions don't.
+///
+/// # Safety
+/// Null or the caller's time-out.
+unsafe fn time_left(timeout: *mut libc::timespec, wait: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: by the caller.
+    unsafe {
+        let deadline = poll::Deadline::after_timespec(timeout);
+        let sound = poll::is_time(timeout);
+        let r = wait();
+        if let (true, Some(t), Some(left)) = (sound, timeout.as_mut(), deadline.left()) {
+            *t = left;
+        }
+        r
     }
 }

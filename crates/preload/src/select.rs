@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
 use crate::poll::{self, Deadline};
-use crate::{fds, real};
+use crate::{epoll, fds, real};
 
 fn is_set(fd: c_int, set: *const fd_set) -> bool {
     // SAFETY: the caller of select gave a set with at least `n` bits, and `fd < n`.
@@ -14,6 +14,9 @@ fn is_set(fd: c_int, set: *const fd_set) -> bool {
 
 /// Is a tracked descriptor in any of the sets?
 fn any_tracked(n: c_int, sets: [*mut fd_set; 3]) -> bool {
+    (0..n)
+        .filter(|fd| epoll::is_set(*fd) && sets.iter().any(|s| is_set(*fd, *s)))
+        .for_each(epoll::be_watched);
     (0..n).any(|fd| fds::is_tracked(fd) && sets.iter().any(|s| is_set(fd, *s)))
 }
 

@@ -159,8 +159,8 @@ fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
         return;
     }
     if !fds::is_tracked(listener) && is_tcp(fd) {
-        // It came by exec, or from another process.
-        fds::track(listener, Role::Listener, 0);
+        // It came by exec, or from another process. Who knows what was set there.
+        fds::track(listener, Role::Listener, flag::PASSES_OPTIONS);
     }
     match enter(listener) {
         Some(l) => {
@@ -170,9 +170,31 @@ fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
                 Role::Server,
                 if nonblocking { flag::NONBLOCK } else { 0 },
             );
+            if l.conn().end().has(flag::PASSES_OPTIONS)
+                && let Some(inside) = enter(fd)
+            {
+                inherit_options(&inside);
+            }
         }
         None => fds::stale(fd),
     }
+}
+
+/// What an accepted socket has from its listener, and the ring must obey.
+fn inherit_options(inside: &Inside) {
+    let saved = crate::errno();
+    for name in INHERITED {
+        let mut value = [0_u8; 16];
+        let mut len = value.len() as socklen_t;
+        let at = value.as_mut_ptr().cast::<c_void>();
+        // SAFETY: out-pointers to locals of the sizes given; what was written there is then read.
+        unsafe {
+            if real::getsockopt(inside.fd.0, libc::SOL_SOCKET, name, at, &mut len) == 0 {
+                note_option(inside, libc::SOL_SOCKET, name, at, len as usize);
+            }
+        }
+    }
+    crate::set_errno(saved);
 }
 
 /// # Safety
@@ -317,10 +339,20 @@ pub unsafe extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
 fn after_fcntl(fd: c_int, cmd: c_int, arg: usize, r: c_int) -> c_int {
     match cmd {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return aliased(fd, r),
-        libc::F_SETFL if r == 0 => set_nonblocking(fd, arg as c_int & libc::O_NONBLOCK != 0),
+        libc::F_SETFL if r == 0 => {
+            set_nonblocking(fd, arg as c_int & libc::O_NONBLOCK != 0);
+            if arg as c_int & libc::O_ASYNC != 0 {
+                signals_wanted(fd);
+            }
+        }
         _ => {}
     }
     r
+}
+
+/// SIGIO for what arrives: the kernel sends it, and sees doorbells only.
+fn signals_wanted(fd: c_int) {
+    crate::process::give_away(fd, Reason::Unsupported);
 }
 
 fn set_nonblocking(fd: c_int, on: bool) {
@@ -372,9 +404,14 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     }
     // SAFETY: the caller's arguments, unchanged.
     let r = unsafe { real::ioctl(fd, request, arg) };
-    if r == 0 && request == libc::FIONBIO && fds::is_tracked(fd) {
-        // SAFETY: FIONBIO takes a pointer to int, and the kernel has just read it.
-        set_nonblocking(fd, unsafe { *(arg as *const c_int) } != 0);
+    if r == 0 && [libc::FIONBIO, libc::FIOASYNC].contains(&request) && fds::is_tracked(fd) {
+        // SAFETY: both take a pointer to int, and the kernel has just read it.
+        let on = unsafe { *(arg as *const c_int) } != 0;
+        match request {
+            libc::FIONBIO => set_nonblocking(fd, on),
+            _ if on => signals_wanted(fd),
+            _ => {}
+        }
     }
     r
 }
@@ -490,6 +527,16 @@ pub unsafe extern "C" fn setsockopt(
     r
 }
 
+/// Options of SOL_SOCKET that `note_option` minds and that an accepted socket has from its listener.
+const INHERITED: [c_int; 6] = [
+    libc::SO_LINGER,
+    libc::SO_RCVTIMEO,
+    libc::SO_SNDTIMEO,
+    libc::SO_RCVLOWAT,
+    libc::SO_ZEROCOPY,
+    libc::SO_OOBINLINE,
+];
+
 /// # Safety
 /// `value` must be readable for `len` bytes.
 unsafe fn note_option(
@@ -500,6 +547,10 @@ unsafe fn note_option(
     len: usize,
 ) {
     let end = inside.conn().end();
+    if level == libc::SOL_SOCKET && INHERITED.contains(&name) && end.role() != Role::Server {
+        // It may be, or become, a listener.
+        end.set(flag::PASSES_OPTIONS);
+    }
     // SAFETY: by the caller, and the length is checked.
     let int = || (len >= 4).then(|| unsafe { value.cast::<c_int>().read_unaligned() });
     let time = || {

@@ -41,10 +41,10 @@ macro_rules! for_each_hook {
             close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, setup, "closes the range's carried sockets one by one first";
             closefrom(first: c_int) -> (), setup, "as close_range";
             shutdown(fd: c_int, how: c_int) -> c_int, setup, "shuts the direction in the ring";
-            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection";
+            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection; one on 0, 1 or 2 goes back to TCP, because stdio's calls are not seen";
             dup2(fd: c_int, to: c_int) -> c_int, setup, "as dup; the old one is closed first";
             dup3(fd: c_int, to: c_int, flags: c_int) -> c_int, setup, "as dup2";
-            fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "F_DUPFD*, F_SETFL";
+            fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "F_DUPFD*, F_SETFL; O_ASYNC goes back to TCP";
             fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "as fcntl";
             ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int, setup, "FIONREAD, FIONBIO, SIOCOUTQ, SIOCOUTQNSD; the rest is the kernel's";
             setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int, setup, "the kernel keeps the value; time-outs and linger are also obeyed on the ring";
@@ -72,12 +72,27 @@ macro_rules! for_each_hook {
             execvp(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
             execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
             fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            execveat(dir: c_int, path: *const c_char, argv: *const *const c_char, env: *const *const c_char, flags: c_int) -> c_int, handback, "as execve";
+            execl(path: *const c_char, first: *const c_char) -> c_int, handback, "as execv (x86-64)";
+            execle(path: *const c_char, first: *const c_char) -> c_int, handback, "as execve (x86-64)";
+            execlp(file: *const c_char, first: *const c_char) -> c_int, handback, "as execvp (x86-64)";
             posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
             posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
+            posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int, handback, "the connection that the new program will get goes back to TCP";
             system(command: *const c_char) -> c_int, handback, "as execve";
             popen(command: *const c_char, mode: *const c_char) -> *mut c_void, handback, "as execve";
             // Ways around the others
+            aio_read(block: *mut aiocb) -> c_int, handback, "goes back to TCP: the C library's threads read and write unseen";
+            aio_read64(block: *mut aiocb) -> c_int, handback, "as aio_read";
+            aio_write(block: *mut aiocb) -> c_int, handback, "as aio_read";
+            aio_write64(block: *mut aiocb) -> c_int, handback, "as aio_read";
+            lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as aio_read, for each in the list";
+            lio_listio64(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as lio_listio";
             fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, handback, "stdio's own calls are not seen: goes back to TCP";
+            dprintf(fd: c_int, format: *const c_char) -> c_int, send, "formatted into memory and written (x86-64)";
+            vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "as dprintf";
+            __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";
+            __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "fortified vdprintf";
             syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number"
         }
     };

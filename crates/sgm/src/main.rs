@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod addresses;
 mod bench;
 mod compat;
 mod doctor;

@@ -95,7 +95,7 @@ pub fn execute(
     if wanted.explain {
         eprint!("{}", report.explain());
         if report.ports == 0
-            && let Some(why) = cannot_load(program)
+            && let Some(why) = cannot_load(program).map(Into::into).or_else(not_followed)
         {
             eprintln!("sgm: {}: {why}", program.display());
         }
@@ -147,6 +147,18 @@ fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus>
     let status = child.wait();
     CHILD.store(0, Relaxed);
     status
+}
+
+/// Why the front followed no socket of a program into which it was loaded.
+fn not_followed() -> Option<String> {
+    let why = if std::env::var_os("SGM_DISABLE").is_some_and(|v| v != "0" && !v.is_empty()) {
+        gm::Reason::Disabled
+    } else if Node::open(&Node::dir_from_env()).is_err() {
+        gm::Reason::NoNode
+    } else {
+        return None;
+    };
+    Some(format!("{}: {}", why.word(), why.text()))
 }
 
 /// Why the dynamic loader would not preload anything into this program.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use gm::{End, Node, Path, Port, Reason, Role, State};
 use serde::Serialize;
 
+use crate::addresses::Kernel;
 use crate::report::is_connection;
 
 #[derive(clap::Args)]
@@ -81,15 +82,11 @@ fn look() -> Status {
         .filter_map(|p| Port::open(p).ok())
         .filter(Port::alive)
         .collect();
+    let mut kernel = Kernel::default();
     let sockets = ports
         .iter()
-        .flat_map(|p| {
-            p.used_ends()
-                .iter()
-                .filter(|e| is_connection(e))
-                .map(socket)
-        })
-        .flatten()
+        .flat_map(|p| p.used_ends().iter().filter(|e| is_connection(e)))
+        .filter_map(|e| socket(e, &mut kernel))
         .collect();
     Status {
         node: NodeStatus {
@@ -105,7 +102,7 @@ fn look() -> Status {
 }
 
 /// One line. `None`: its process is gone.
-fn socket(end: &End) -> Option<Socket> {
+fn socket(end: &End, kernel: &mut Kernel) -> Option<Socket> {
     let pid = end.pid.load(Relaxed);
     let program = gm::os::process_name(pid)?;
     let shm = matches!(end.state(), State::Carried | State::Claimed)
@@ -115,7 +112,11 @@ fn socket(end: &End) -> Option<Socket> {
         (false, Reason::None) => Some(Reason::Short),
         (false, r) => Some(r),
     };
-    let (local, peer) = addresses(end).unzip();
+    let known = addresses(end).or_else(|| {
+        let fd = end.descriptor.load(Relaxed).checked_sub(1)?;
+        kernel.addresses(pid, fd)
+    });
+    let (local, peer) = known.map(|(l, p)| (l.to_string(), p.to_string())).unzip();
     Some(Socket {
         pid,
         program,
@@ -140,7 +141,7 @@ fn socket(end: &End) -> Option<Socket> {
 }
 
 /// Known once the connection has been looked at for promotion.
-fn addresses(end: &End) -> Option<(String, String)> {
+fn addresses(end: &End) -> Option<(SocketAddr, SocketAddr)> {
     let w: Vec<u64> = end.address.iter().map(|w| w.load(Relaxed)).collect();
     if w.iter().all(|w| *w == 0) {
         return None;
@@ -152,7 +153,7 @@ fn addresses(end: &End) -> Option<(String, String)> {
     };
     let local = SocketAddr::new(ip(w[0], w[1]), w[4] as u16);
     let peer = SocketAddr::new(ip(w[2], w[3]), (w[4] >> 16) as u16);
-    Some((local.to_string(), peer.to_string()))
+    Some((local, peer))
 }
 
 fn table(s: &Status) -> String {

@@ -287,7 +287,9 @@ impl Conn {
                 let _tx = lock(&end.tx_lock, k);
                 !self.send_rest(k, segment.tx())
             };
-            if rest && k.sleep_writable(0).is_err() {
+            // A signal does not end this: the bytes are the program's, and were taken.
+            let lost = |f| f != Fault::Interrupted;
+            if rest && k.sleep_writable(0).is_err_and(lost) {
                 break;
             }
         }

@@ -45,10 +45,23 @@ pub trait Kernel {
     /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:
     /// SO_RCVTIMEO, signals (with the kernel's own restart rule).
     fn sleep_readable(&self) -> Result<Peeked, Fault>;
-    /// Sleeps until the kernel's stream takes bytes again (or SO_SNDTIMEO, signals).
+    /// Sleeps until the kernel's stream takes bytes again, or `timeout_us` is over (`WouldBlock`; 0: no limit).
+    /// `Interrupted`: a signal handler ran.
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault>;
-    /// Sleeps while `*word == seq`, at most `timeout_us`.
+    /// Sleeps while `*word == seq`, at most `timeout_us`. `Interrupted`: a signal handler ran.
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault>;
+    /// Holds the program's signal handlers back until `release_signals`. `None`: they are not held (there is none, or other
+    /// threads would get the signals), and a sleep says `Interrupted`.
+    fn hold_signals(&self) -> Option<u64> {
+        None
+    }
+    /// What `hold_signals` gave.
+    fn release_signals(&self, _held: u64) {}
+    /// After a sleep in a call that has moved bytes (`moved`) or not: lets the handlers run that were held back. True: one
+    /// ran that ends the call. Where nothing is held back, called only after `Interrupted`.
+    fn signal_ends(&self, held: Option<u64>, _moved: bool) -> bool {
+        held.is_none()
+    }
     /// Wakes all who sleep on `word`.
     fn wake_word(&self, word: &AtomicU32);
     /// What poll says of the socket now (without sleeping).

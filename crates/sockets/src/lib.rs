@@ -7,13 +7,17 @@
 //! * `promote`: from plain TCP to the ring (INV-1), one exclusive step at a time
 //! * `recv`, `send`: bytes, waiting, and the path each direction is on (INV-2)
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
+//! * `idle`: a reader that finds nothing; `bells`: doorbells on its stream
+//! * `wait`: signals while a send waits
 //! * `back`: shutdown, close, hand-back to TCP
 
 #![forbid(unsafe_code)]
 
 mod back;
+mod bells;
 mod conn;
 mod gate;
+mod idle;
 mod kernel;
 mod lock;
 mod promote;
@@ -21,6 +25,7 @@ mod ready;
 mod recv;
 mod send;
 mod spin;
+mod wait;
 
 pub use conn::Conn;
 pub use gate::Gate;

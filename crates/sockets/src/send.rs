@@ -8,6 +8,7 @@ use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Tx, layout};
 
 use crate::lock::lock;
+use crate::wait::Waiting;
 use gm::Segment;
 
 use crate::{Conn, Fault, Kernel, Ready, Spun};
@@ -47,6 +48,7 @@ impl Conn {
     ) -> Result<usize, Fault> {
         let want: usize = bufs.iter().map(|b| b.len()).sum();
         let mut done = 0;
+        let mut waiting = Waiting::new(k);
         loop {
             let fault = match self.put(k, bufs, done) {
                 Ok(Put::Bytes(n)) => {
@@ -56,19 +58,13 @@ impl Conn {
                     }
                     continue;
                 }
-                Ok(Put::RingFull) => self.wait_room(k, o, want - done),
+                Ok(Put::RingFull) => self.wait_room(&mut waiting, k, o, (want, done)),
                 Ok(Put::StreamFull) if o.dont_wait => {
                     // The direction may be on the ring by the time there is room: an edge is owed either way.
                     self.fulls.fetch_add(1, Relaxed);
                     Err(Fault::WouldBlock)
                 }
-                Ok(Put::StreamFull) => {
-                    match k.sleep_writable(self.end.send_timeout_us.load(Relaxed)) {
-                        // As in `wait_room`: not known whether the handler wants the call to end.
-                        Err(Fault::Interrupted) => Ok(()),
-                        other => other,
-                    }
-                }
+                Ok(Put::StreamFull) => self.wait_stream(&mut waiting, k, done > 0),
                 Err(f) => Err(f),
             };
             if let Err(f) = fault {
@@ -234,8 +230,36 @@ impl Conn {
         }
     }
 
+    /// The kernel's stream is full, for a call that waits.
+    fn wait_stream<K: Kernel>(
+        &self,
+        waiting: &mut Waiting<'_, K>,
+        k: &K,
+        moved: bool,
+    ) -> Result<(), Fault> {
+        waiting.begin();
+        let limit = self.end.send_timeout_us.load(Relaxed);
+        let since = k.now_us();
+        loop {
+            let slept = k.sleep_writable(ROOM_SLICE_US);
+            if slept != Err(Fault::WouldBlock) {
+                return waiting.after(slept, moved);
+            }
+            waiting.after(Ok(()), moved)?;
+            if limit > 0 && k.now_us().saturating_sub(since) >= limit {
+                return Err(Fault::WouldBlock);
+            }
+        }
+    }
+
     /// The ring is full: poll for room, then sleep for it.
-    fn wait_room(&self, k: &impl Kernel, o: SendOptions, want: usize) -> Result<(), Fault> {
+    fn wait_room<K: Kernel>(
+        &self,
+        waiting: &mut Waiting<'_, K>,
+        k: &K,
+        o: SendOptions,
+        (want, done): (usize, usize),
+    ) -> Result<(), Fault> {
         let segment = self.rings()?;
         let tx = segment.tx();
         if o.dont_wait {
@@ -256,7 +280,7 @@ impl Conn {
             };
         }
         // Wait for a good part of what is still to be sent, not for the first byte.
-        let enough = want.min(segment.ring_bytes() / 4);
+        let enough = (want - done).min(segment.ring_bytes() / 4);
         let roomy = || {
             tx.room(&self.write_cache, enough)
                 .map_or(true, |r| r >= enough)
@@ -267,8 +291,9 @@ impl Conn {
         }
         if k.is_nonblocking() {
             self.end.set(flag::NONBLOCK);
-            return self.wait_room(k, SendOptions { dont_wait: true }, want);
+            return self.wait_room(waiting, k, SendOptions { dont_wait: true }, (want, done));
         }
+        waiting.begin();
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
         let head = tx.peer_head();
@@ -283,11 +308,10 @@ impl Conn {
             }
             End::count(&self.end.sleeps, 1);
             let start = gm::clock::ticks();
-            // An interruption is not reported: whether the handler was installed with SA_RESTART is not known here, and
-            // an EINTR that TCP would not have given breaks more programs than one that is missing.
-            let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
+            let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
+            waiting.after(slept, done > 0)?;
             // Both full and unread: each may be waiting for the other to read. Else it is a slow reader, very likely.
             let patience = if segment.rx().readable() == Ok(0) {
                 STALLED_US

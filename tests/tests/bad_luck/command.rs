@@ -1,9 +1,11 @@
 //! `sgm run` of programs that cannot be carried, do not exist, or end in other ways than well.
 
 use std::fs::{self, Permissions};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use sgm_tests::front::Front;
 use sgm_tests::paths::Scratch;
@@ -161,4 +163,44 @@ fn report_that_cannot_be_written() {
     assert_eq!(output, "a socket\n");
     assert!(errors.contains("/nonexistent/report.json"), "{errors}");
     assert_eq!(code, 7);
+}
+
+/// A connection that did nothing yet is listed with its addresses, from the kernel's tables.
+#[test]
+fn status_names_both_ends_of_an_idle_connection() {
+    let world = World::new(Some(Front::new()));
+    let port = free_port();
+    let server = world.serve(luck(&world, &["epoll", &port.to_string()]), port);
+    let idle = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let ends = [idle.peer_addr().unwrap(), idle.local_addr().unwrap()];
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Until the server has accepted it.
+    loop {
+        let (text, _) = crate::told(world.front().sgm(&["status"]));
+        let line = text.lines().find(|line| line.contains(" server "));
+        if let Some(line) = line {
+            for end in ends {
+                assert!(line.contains(&end.to_string()), "{end} is missing:\n{text}");
+            }
+            break;
+        }
+        assert!(Instant::now() < deadline, "not listed:\n{text}");
+    }
+    drop(idle);
+    server.stop();
+}
+
+/// Nothing is followed when it is switched off, and `--explain` says so.
+#[test]
+fn switched_off() {
+    let world = World::new(Some(Front::new()));
+    let mut command: Command = world.front().sgm(&["run", "--explain", "--"]);
+    command.env("SGM_DISABLE", "1");
+    command
+        .arg(compiled("luck", Build::Plain))
+        .args(["exit", "7"]);
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{errors}");
+    assert!(errors.contains("disabled: "), "{errors}");
 }

@@ -24,8 +24,8 @@ use libc::{epoll_event, sigset_t, timespec};
 use self::members::{Members, Watch, register};
 use self::sets::{Set, find_or_make};
 pub use self::sets::{
-    after_fork, alias_set, before_fork, close_set, close_sets, in_child, is_set, on_close,
-    on_engaged,
+    after_fork, alias_set, be_watched, before_fork, close_set, close_sets, in_child, is_set,
+    on_close, on_engaged,
 };
 use self::wait::wait;
 use crate::fds::{Inside, enter};
@@ -69,6 +69,9 @@ pub unsafe extern "C" fn epoll_ctl(
     // SAFETY: the caller's arguments, unchanged.
     let plain = || unsafe { real::epoll_ctl(epfd, op, fd, event) };
     let Some(inside) = enter(fd) else {
+        if op == libc::EPOLL_CTL_ADD {
+            be_watched(fd);
+        }
         return plain();
     };
     let Some(set) = find_or_make(epfd) else {
@@ -95,6 +98,10 @@ fn add(
     e: epoll_event,
     plain: impl FnOnce() -> c_int,
 ) -> c_int {
+    if set.watched.load(Acquire) {
+        let why = gm::Reason::Unsupported;
+        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+    }
     let carried = inside.engaged();
     let mut m = set.lock.lock();
     let i = m.free.pop().unwrap_or(m.list.len());

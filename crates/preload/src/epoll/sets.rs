@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
 use sockets::Spin;
 
@@ -22,13 +22,13 @@ pub struct Set {
     pub sleepers: AtomicU32,
     /// Members that are carried.
     pub carried: AtomicU32,
-    /// Waits answered since the kernel's set was asked.
-    pub unasked: AtomicU32,
-    /// When it was asked last, in ticks.
-    pub asked_at: AtomicU64,
+    /// Rings alone filled the last wait: the kernel's members come first in the next.
+    pub filled: AtomicBool,
     /// Descriptors that name this set, and one of them.
     pub fds: AtomicU32,
     pub fd: AtomicI32,
+    /// Its own readiness counts for somebody: see [`be_watched`].
+    pub watched: AtomicBool,
     pub spin: Spin,
 }
 
@@ -77,6 +77,7 @@ pub fn find_or_make(fd: c_int) -> Option<&'static Set> {
     });
     fresh.fds.store(1, Relaxed);
     fresh.fd.store(fd, Relaxed);
+    fresh.watched.store(false, Relaxed);
     let p = std::ptr::from_ref(fresh).cast_mut();
     match cell.compare_exchange(std::ptr::null_mut(), p, AcqRel, Acquire) {
         Ok(_) => Some(fresh),
@@ -125,6 +126,36 @@ pub fn alias_set(old: c_int, new: c_int) {
         set.fds.fetch_add(1, AcqRel);
         cell.store(std::ptr::from_ref(set).cast_mut(), Release);
     }
+}
+
+/// The descriptor is polled, or about to be a member of another set. Whether a set is ready, the kernel decides, and
+/// of carried members it sees the doorbells only: so the members of such a set are on TCP, those of today and later.
+#[inline]
+pub fn be_watched(fd: c_int) {
+    if let Some(set) = find(fd)
+        && !set.watched.load(Relaxed)
+    {
+        watch(set, fd);
+    }
+}
+
+#[cold]
+fn watch(set: &Set, fd: c_int) {
+    set.watched.store(true, Release);
+    let saved = crate::errno();
+    let members: Vec<c_int> = set
+        .lock
+        .lock()
+        .list
+        .iter()
+        .flatten()
+        .map(|w| w.fd)
+        .collect();
+    for member in members {
+        crate::process::give_away(member, gm::Reason::Unsupported);
+    }
+    set.plain_again(fd, &mut set.lock.lock());
+    crate::set_errno(saved);
 }
 
 /// A connection was promoted while it is a member of sets: its registrations change to ours.

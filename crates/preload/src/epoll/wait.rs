@@ -12,10 +12,6 @@ use crate::kernel::Fd;
 use crate::poll::Deadline;
 use crate::{kernel, real};
 
-/// Waits answered from rings alone before the kernel's set is asked again.
-const KERNEL_EVERY: u32 = 8;
-/// ... and if it was not asked for so long, in µs.
-const KERNEL_EVERY_US: u64 = 10;
 const NOW: timespec = timespec {
     tv_sec: 0,
     tv_nsec: 0,
@@ -82,22 +78,20 @@ impl Set {
         if self.carried.load(Acquire) == 0 {
             return self.sleep(epfd, out, deadline, mask);
         }
-        let n = self.collect(epfd, out);
+        let first = match self.filled.swap(false, Relaxed) {
+            true => self.ask_now(epfd, out, 0),
+            false => 0,
+        };
+        let mut n = first + self.collect(epfd, out, first);
         if n > 0 {
-            // Others must get their turn as well.
-            let often = self
-                .unasked
-                .fetch_add(1, Relaxed)
-                .is_multiple_of(KERNEL_EVERY);
-            let since = gm::clock::ticks().wrapping_sub(self.asked_at.load(Relaxed));
-            let ask_now = often || since > KERNEL_EVERY_US * gm::clock::TICKS_PER_US;
-            let more = if ask_now && n < out.len() {
-                self.ask_now(epfd, out, n)
-            } else {
-                0
-            };
+            if n == out.len() {
+                self.filled.store(first == 0, Relaxed);
+            } else if first == 0 {
+                // What else is ready, the kernel knows, and its own wait would report it now as well.
+                n += self.ask_now(epfd, out, n);
+            }
             self.leave(epfd);
-            return Some((n + more) as c_int);
+            return Some(n as c_int);
         }
         let mut found = 0;
         if !deadline.passed() {
@@ -138,9 +132,11 @@ impl Set {
         let start = gm::clock::ticks();
         let r = ask(epfd, out, deadline.left(), mask);
         self.sleepers.fetch_sub(1, AcqRel);
-        self.asked();
         if r == 0 {
-            return Some(self.last_look(epfd, out) as c_int);
+            let n = self.collect(epfd, out, 0);
+            let n = n + self.sort(epfd, out, n, 0);
+            self.leave(epfd);
+            return Some(n as c_int);
         }
         if r < 0 {
             // EINTR.
@@ -157,28 +153,19 @@ impl Set {
     }
 
     /// As `ask`, without sleeping; reports go to `out[from..]`. Returns how many.
-    fn asked(&self) {
-        self.unasked.store(0, Relaxed);
-        self.asked_at.store(gm::clock::ticks(), Relaxed);
-    }
-
     fn ask_now(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
         let saved = crate::errno();
         let r = ask(epfd, &mut out[from..], Some(NOW), std::ptr::null());
         crate::set_errno(saved);
-        self.asked();
-        match usize::try_from(r) {
-            Ok(r) if r > 0 => self.sort(epfd, out, from, r),
-            _ => 0,
-        }
+        self.sort(epfd, out, from, usize::try_from(r).unwrap_or(0))
     }
 
-    /// Reports of the hot members, in turn. Returns how many.
-    fn collect(&self, epfd: c_int, out: &mut [epoll_event]) -> usize {
+    /// Reports of the hot members, in turn, to `out[from..]`. Returns how many.
+    fn collect(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
         let mut m = self.lock.lock();
-        let mut n = 0;
+        let mut n = from;
         let hot = m.hot.len();
-        if hot == 0 || out.is_empty() {
+        if hot == 0 || from == out.len() {
             return 0;
         }
         let start = m.turn % hot;
@@ -191,6 +178,9 @@ impl Set {
             };
             if !w.conn().is_engaged() {
                 stale = true;
+                continue;
+            }
+            if out[..from].iter().any(|o| { o.u64 } == w.data) {
                 continue;
             }
             let due = if w.conn().has_news(w.wants_out()) {
@@ -214,28 +204,7 @@ impl Set {
         if hot > MANY_HOT {
             m.cool_quiet(epfd);
         }
-        n
-    }
-
-    /// The time is over and the kernel's set said nothing. Bytes that are there already, whose bell is not yet, are
-    /// reported all the same, where looking at every member, hot or cold, costs little.
-    fn last_look(&self, epfd: c_int, out: &mut [epoll_event]) -> usize {
-        const FEW: usize = 128;
-        {
-            let mut m = self.lock.lock();
-            if m.list.len() > FEW {
-                return 0;
-            }
-            for i in 0..m.list.len() {
-                let due = m.list[i].as_ref().is_some_and(|w| {
-                    w.carried && w.conn().has_news(w.wants_out()) && w.due(None) != 0
-                });
-                if due {
-                    m.heat(i);
-                }
-            }
-        }
-        self.collect(epfd, out)
+        n - from
     }
 
     /// Has a hot member something for `collect`? For polling; the cold ones are left to their bells.
@@ -288,7 +257,7 @@ impl Set {
     }
 
     /// Goes through what the kernel's set said at `out[from..from + got]`: our tags become reports (or nothing), the
-    /// rest is left as it is. Returns how many remain.
+    /// rest is left as it is; then come cold members whose bell is late. Returns how many there are then.
     fn sort(&self, epfd: c_int, out: &mut [epoll_event], from: usize, got: usize) -> usize {
         let mut kept = from;
         let mut m = self.lock.lock();
@@ -304,7 +273,8 @@ impl Set {
             let Some(Some(w)) = m.list.get_mut(i) else {
                 continue;
             };
-            if !w.conn().is_engaged() {
+            let back = w.conn().end().tx_path() == gm::Path::Back;
+            if !w.conn().is_engaged() || back && !w.conn().settle(&Fd(w.fd)) {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);
@@ -330,6 +300,7 @@ impl Set {
                 kept += 1;
             }
         }
+        kept += look_at_cold(&mut m, out, kept);
         if stale {
             self.plain_again(epfd, &mut m);
         }
@@ -337,7 +308,7 @@ impl Set {
     }
 
     /// Connections that went back to TCP get their own registrations back.
-    fn plain_again(&self, epfd: c_int, m: &mut Members) {
+    pub fn plain_again(&self, epfd: c_int, m: &mut Members) {
         let saved = crate::errno();
         for i in 0..m.list.len() {
             let Some(w) = m.list[i].as_mut() else {
@@ -359,4 +330,39 @@ impl Set {
         }
         crate::set_errno(saved);
     }
+}
+
+/// Bytes are there as soon as they are published (FIONREAD and read say so), and their bell a moment later: long, if the
+/// writer lost its CPU between. So whenever the kernel's set was asked, the cold members are looked at as well, where
+/// that costs little. Reports go to `out[n..]`. Returns how many.
+fn look_at_cold(m: &mut Members, out: &mut [epoll_event], n: usize) -> usize {
+    const FEW: usize = 128;
+    if m.list.len() > FEW {
+        return 0;
+    }
+    let mut found = 0;
+    for i in 0..m.list.len() {
+        let kept = n + found;
+        let Some(w) = m.list[i].as_mut().filter(|w| w.carried && !w.hot) else {
+            continue;
+        };
+        if kept == out.len() {
+            break;
+        }
+        if !w.conn().is_engaged() || !w.conn().has_news(w.wants_out()) {
+            continue;
+        }
+        if out[..kept].iter().any(|o| { o.u64 } == w.data) {
+            // Another with the same data was reported; this one's turn comes with the next call.
+            m.heat(i);
+            continue;
+        }
+        let due = w.report(None);
+        if due != 0 {
+            out[kept] = w.event(due);
+            found += 1;
+            m.heat(i);
+        }
+    }
+    found
 }

@@ -1,0 +1,119 @@
+//! Signals while a send waits (see `sockets::wait`): which have handlers, and which of those end a blocked call.
+
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::real;
+
+/// Handlers do not change often: what was seen holds for so long, in µs.
+const HOLDS_US: u64 = 10_000;
+
+/// Signals with a handler, one bit each.
+#[derive(Clone, Copy)]
+struct Handlers {
+    all: u64,
+    /// Those whose handler ends a blocked call.
+    ending: u64,
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+fn look() -> Handlers {
+    static SEEN_AT: AtomicU64 = AtomicU64::new(0);
+    static ALL: AtomicU64 = AtomicU64::new(0);
+    static ENDING: AtomicU64 = AtomicU64::new(0);
+    let now = gm::os::monotonic_ns() / 1000;
+    if now.saturating_sub(SEEN_AT.load(Relaxed)) < HOLDS_US {
+        return Handlers {
+            all: ALL.load(Relaxed),
+            ending: ENDING.load(Relaxed),
+        };
+    }
+    let saved = crate::errno();
+    let mut found = Handlers { all: 0, ending: 0 };
+    for signal in 1..=64 {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: asks only; the C library refuses the numbers that it keeps for itself.
+        let (r, action) = unsafe {
+            let r = libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+            (r, action.assume_init())
+        };
+        if r == 0 && ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction) {
+            found.all |= bit(signal);
+            if action.sa_flags & libc::SA_RESTART == 0 {
+                found.ending |= bit(signal);
+            }
+        }
+    }
+    crate::set_errno(saved);
+    ALL.store(found.all, Relaxed);
+    ENDING.store(found.ending, Relaxed);
+    SEEN_AT.store(now, Relaxed);
+    found
+}
+
+/// Holds back the signals that have handlers. Gives the mask as it was.
+pub fn hold() -> Option<u64> {
+    let handlers = look();
+    (handlers.all != 0 && single_threaded()).then(|| hold_back(handlers.all))
+}
+
+/// Lets the handlers run that were held back, or (`None`) one has just run. Does it end a call that has moved bytes or
+/// not? If nothing was held back and there are handlers of both kinds, it is not known which ran: who has one that ends
+/// calls is ready for that.
+pub fn end_call(held: Option<u64>, moved: bool) -> bool {
+    let Some(mask) = held else {
+        return moved || look().ending != 0;
+    };
+    let came = pending() & !mask;
+    if came == 0 {
+        return false;
+    }
+    let handlers = look();
+    set_mask(mask);
+    hold_back(handlers.all);
+    came & if moved { handlers.all } else { handlers.ending } != 0
+}
+
+/// A signal to the process that this thread holds back goes to another thread, if there is one.
+fn single_threaded() -> bool {
+    static WORD: OnceLock<usize> = OnceLock::new();
+    let word = *WORD.get_or_init(|| {
+        // SAFETY: a name; null if this C library has no such word (glibc before 2.32).
+        unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) as usize }
+    });
+    // SAFETY: a char of the C library's that lives as long as the process.
+    word != 0 && unsafe { *(word as *const u8) } != 0
+}
+
+/// Blocks these signals as well; gives the mask as it was.
+fn hold_back(signals: u64) -> u64 {
+    change_mask(libc::SIG_BLOCK, signals)
+}
+
+pub fn set_mask(mask: u64) {
+    change_mask(libc::SIG_SETMASK, mask);
+}
+
+/// Masks as the kernel has them, one word: the C library's type is larger and of no use for computing.
+fn change_mask(how: i32, mask: u64) -> u64 {
+    let mut old = 0_u64;
+    let (new, was) = (&raw const mask as usize, &raw mut old as usize);
+    let word = size_of::<u64>();
+    // SAFETY: the kernel reads and writes one word. It fails for no valid `how`, so errno stays.
+    unsafe { real::syscall(libc::SYS_rt_sigprocmask, how as usize, new, was, word, 0, 0) };
+    old
+}
+
+fn pending() -> u64 {
+    let mut set = 0_u64;
+    // SAFETY: the kernel writes one word.
+    unsafe {
+        let at = &raw mut set as usize;
+        real::syscall(libc::SYS_rt_sigpending, at, size_of::<u64>(), 0, 0, 0, 0)
+    };
+    set
+}

@@ -1,0 +1,82 @@
+//! Doorbells on the stream: taking them off, and nothing else with them.
+
+use gm::Path;
+use gm::end::flag;
+use ring::Corrupt;
+use ring::layout;
+
+use crate::lock::lock;
+use crate::{Conn, Fault, Kernel};
+
+impl Conn {
+    /// Takes the doorbells that the writer has counted off the stream, if the ring is empty.
+    pub(crate) fn take_bells(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let end = self.end;
+        let rx = self.rings()?.rx();
+        if rx.bells_untaken() == 0 || end.rx_path() != Path::Ring {
+            return Ok(());
+        }
+        let _rx = lock(&end.rx_lock, k);
+        let empty = rx.readable().map_err(|Corrupt| self.corrupt())? == 0;
+        let mut scratch = [0_u8; 64];
+        let n = scratch.len().min(rx.bells_untaken());
+        // The end is news as bytes are: whoever still sleeps must find the stream readable.
+        let ended = rx.flags() != 0 || rx.down_at().is_some();
+        if end.rx_path() != Path::Ring || !empty || n == 0 || ended {
+            return Ok(());
+        }
+        if !rx.claim_bells(n as u32) {
+            return Ok(());
+        }
+        let mut got = 0;
+        match k.recv(&mut scratch[..n], false) {
+            Ok(0) => end.set(flag::KERNEL_EOF),
+            Ok(n) => {
+                self.count_tcp(0, n as u64);
+                self.only_bells(&scratch[..n])?;
+                got = n;
+            }
+            Err(f) => self.kernel_fault(f),
+        }
+        if got < n {
+            rx.unclaim_bells((n - got) as u32);
+        }
+        Ok(())
+    }
+
+    /// Payload among the doorbells came by a call that nobody saw (stdio on the descriptor, a static helper): its place
+    /// in the stream is lost, so the connection is reset rather than the byte.
+    pub(crate) fn only_bells(&self, taken: &[u8]) -> Result<(), Fault> {
+        if taken.iter().all(|b| *b == layout::BELL) {
+            Ok(())
+        } else {
+            Err(self.corrupt())
+        }
+    }
+
+    /// Woken, with an empty ring and no bell counted: a writer rang once more for one that was killed while ringing.
+    /// Bytes seen on the stream while it is not back on TCP are bells, so one may be taken.
+    pub(crate) fn drop_stray_bells(&self, k: &impl Kernel) {
+        let Ok(segment) = self.rings() else { return };
+        let rx = segment.rx();
+        if self.end.rx_path() != Path::Ring || rx.readable() != Ok(0) || self.take_bells(k).is_err()
+        {
+            return;
+        }
+        let _rx = lock(&self.end.rx_lock, k);
+        let mut scratch = [0_u8; 1];
+        if !matches!(k.recv(&mut scratch, true), Ok(1)) {
+            return;
+        }
+        // Seen on the stream first, no switch after: this byte is a bell.
+        if self.end.rx_path() == Path::Ring && rx.claim_bells(1) {
+            match k.recv(&mut scratch, false) {
+                Ok(1) => {
+                    self.count_tcp(0, 1);
+                    let _ = self.only_bells(&scratch);
+                }
+                _ => rx.unclaim_bells(1),
+            }
+        }
+    }
+}

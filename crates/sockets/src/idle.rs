@@ -1,0 +1,147 @@
+//! A reader that finds nothing: polling, arming, sleeping (INV-5).
+
+use gm::end::flag;
+use gm::{End, Path};
+use ring::Corrupt;
+use ring::layout;
+use ring::sync::Ordering::Relaxed;
+
+use crate::{Conn, Fault, Kernel, Peeked, Spun};
+
+/// See [`Conn::check_idle_wake`]: some tens of milliseconds.
+const IDLE_WAKES_TO_YIELD: u32 = 100;
+const IDLE_WAKES_MOST: u32 = 1_000;
+/// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
+const ASK_KERNEL_EVERY: u32 = 8;
+
+impl Conn {
+    /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again.
+    pub(crate) fn wait_readable(&self, k: &impl Kernel, dont_wait: bool) -> Result<(), Fault> {
+        self.mind_asks(k);
+        if dont_wait {
+            return self.would_block(k);
+        }
+        if self.spin_readable(k) == Spun::Found {
+            return Ok(());
+        }
+        // The program may have set O_NONBLOCK by a way that we did not see.
+        if k.is_nonblocking() {
+            self.end.set(flag::NONBLOCK);
+            return self.would_block(k);
+        }
+        self.sleep_readable(k)
+    }
+
+    fn spin_readable(&self, k: &impl Kernel) -> Spun {
+        let Ok(segment) = self.rings() else {
+            return Spun::Nothing;
+        };
+        if self.end.rx_path() != Path::Ring {
+            return Spun::Nothing;
+        }
+        let rx = segment.rx();
+        let head = rx.position();
+        let news = || {
+            rx.published() != head && !rx.is_frozen()
+                || rx.finished()
+                || segment.tx().asks() & layout::PLEASE_DOWN != 0
+                    && self.end.tx_path() == Path::Ring
+                || rx.down_at().is_some()
+        };
+        self.read_spin.wait(k.cpus(), || k.yield_now(), news)
+    }
+
+    /// A non-blocking read found nothing. Now and then the kernel must be asked, for the peer may be gone.
+    fn would_block(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let end = self.end;
+        if end.rx_path() != Path::Ring {
+            return Err(Fault::WouldBlock);
+        }
+        let turn = self.empty_reads.fetch_add(1, Relaxed);
+        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.note_kernel(k.poll()) {
+            return Ok(());
+        }
+        Err(Fault::WouldBlock)
+    }
+
+    fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let rx = self.rings()?.rx();
+        if !self.prepare_sleep(k)? {
+            return Ok(());
+        }
+        End::count(&self.end.sleeps, 1);
+        let start = gm::clock::ticks();
+        let woken = k.sleep_readable();
+        rx.disarm();
+        self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
+        match woken {
+            Ok(Peeked::EndOfFile) if self.end.rx_path() == Path::Ring => {
+                self.end.set(flag::KERNEL_EOF);
+                Ok(())
+            }
+            Ok(Peeked::EndOfFile) => Ok(()),
+            Ok(Peeked::Bytes(_)) => {
+                if rx.flags() & layout::RESET != 0 {
+                    // A doorbell lies before the kernel's own word of the reset.
+                    self.note_kernel(k.poll());
+                }
+                self.drop_stray_bells(k);
+                self.check_idle_wake(k, gm::clock::ticks().wrapping_sub(start))
+            }
+            Err(f @ (Fault::WouldBlock | Fault::Interrupted)) => Err(f),
+            Err(f) if self.end.rx_path() == Path::Ring => {
+                self.kernel_fault(f);
+                Ok(())
+            }
+            Err(f) => Err(f),
+        }
+    }
+
+    /// Woken at once again and again, with nothing to show for it: somebody keeps the stream readable and the shared
+    /// words in the way of taking what is there.
+    fn check_idle_wake(&self, k: &impl Kernel, slept: u64) -> Result<(), Fault> {
+        let Ok(segment) = self.rings() else {
+            return Ok(());
+        };
+        let quiet = self.end.rx_path() == Path::Ring && segment.rx().readable() == Ok(0);
+        if !quiet || slept > 50 * gm::clock::TICKS_PER_US {
+            self.idle_wakes.store(0, Relaxed);
+            return Ok(());
+        }
+        let wakes = self.idle_wakes.fetch_add(1, Relaxed);
+        if wakes > IDLE_WAKES_TO_YIELD {
+            k.yield_now();
+        }
+        if wakes > IDLE_WAKES_MOST {
+            Err(self.corrupt())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes the bells off, arms, and looks a last time. False: there is something to look at. True: armed.
+    fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
+        let rx = self.rings()?.rx();
+        self.take_bells(k)?;
+        rx.arm();
+        let quiet = match self.end.rx_path() {
+            Path::Ring => {
+                rx.readable().map_err(|Corrupt| self.corrupt())? == 0
+                    && !rx.finished()
+                    && rx.down_at().is_none()
+                    && !self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+            }
+            // The stream itself wakes us. But where the stretch ends already, another reader may take the rest of it
+            // and leave the ring to us, for which nobody rings.
+            Path::Tcp => {
+                rx.up_at().is_none()
+                    || rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none()
+            }
+            Path::Back => true,
+        };
+        if !quiet {
+            rx.disarm();
+        }
+        Ok(quiet)
+    }
+}
