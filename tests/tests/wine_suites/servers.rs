@@ -117,7 +117,7 @@ fn websocat() {
 /// A debugger's remote protocol: short blocking questions and answers.
 #[test]
 fn gdbserver() {
-    twice_carried(100_000, |stage| {
+    twice_carried(40_000, |stage| {
         let port = free_port();
         let mut command = stage.windows("gdbserver", "gdbserver.exe");
         let debugged = r"C:\windows\system32\hostname.exe";
