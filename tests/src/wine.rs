@@ -10,6 +10,8 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::front::Front;
 use crate::pair::tails;
 use crate::paths;
@@ -89,6 +91,11 @@ impl Wine {
         command
     }
 
+    /// For when Wine's server is stuck: the next program starts another one.
+    pub fn restart(&self) {
+        self.places.stop();
+    }
+
     /// Where the real providers lie in the prefix.
     pub fn providers(&self) -> PathBuf {
         self.places
@@ -118,7 +125,7 @@ impl Places {
         let directory = paths::target_dir().join("tmp/wine");
         fs::create_dir_all(&directory).unwrap();
         let lock = File::create(directory.join("lock")).unwrap();
-        lock.lock().unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
         let places = Places {
             loader: loader(),
             installed: directory.join("installed"),
@@ -296,20 +303,4 @@ pub fn ends(process: &mut Started, limit: Duration) -> Ended {
             tails(&process.output_so_far(), &process.errors_so_far())
         )
     })
-}
-
-/// Waits for both; at the limit both are killed, and what they said so far is the message.
-pub fn both_end(first: &mut Started, second: &mut Started, limit: Duration) -> [Ended; 2] {
-    let deadline = Instant::now() + limit;
-    let ends = [first.end_by(deadline), second.end_by(deadline)];
-    let [Some(one), Some(two)] = ends else {
-        panic!(
-            "{} and {} do not end\n--- {}\n--- {}",
-            first.name,
-            second.name,
-            tails(&first.output_so_far(), &first.errors_so_far()),
-            tails(&second.output_so_far(), &second.errors_so_far())
-        );
-    };
-    [one, two]
 }
