@@ -167,6 +167,8 @@ static void one_round(char **argv, struct rng *rng, int round, bool last, int se
     char name[40];
     bool sender_accepts = rng_next(rng) % 2, sender_dies = rng_next(rng) % 2;
     enum mode mode = (enum mode)(rng_next(rng) % MODES);
+    if (last)
+        mode = BULK; /* 2 MiB in turns would take a while */
     snprintf(name, sizeof name, "%lu-%d", GetCurrentProcessId(), round);
     open_board(name);
     HANDLE sender = start(argv, "sender", name, rng_next(rng), mode, sender_accepts, last);
