@@ -78,7 +78,8 @@ pub unsafe extern "system" fn recv_msg(
                 }
                 Some(r) if overlapped::back_to_tcp(&inside) => {
                     let (bufs, count) = (m.lpBuffers, m.dwBufferCount);
-                    overlapped::recv(inside, r, bufs, count, got, &mut m.dwFlags)
+                    let flags = &mut m.dwFlags;
+                    pending(overlapped::recv(inside, r, bufs, count, got, flags))
                 }
                 Some(r) => {
                     let kind = Kind::receive(m.dwFlags);

@@ -1,6 +1,7 @@
 //! The Winsock API: a socket of a layered provider goes to its table, any other to the builtin.
 //!
-//! Errors come back from providers through lpErrno and go into the thread's last error, where the API has them.
+//! Errors come back from providers through lpErrno and go into the thread's last error, where the API has them. That is the
+//! last thing that a call does: Rust's thread-local variables, for one, are read with TlsGetValue, which clears it.
 
 pub mod blocking;
 mod poll;
@@ -56,16 +57,23 @@ macro_rules! failed {
 }
 
 /// Calls an entry of a provider's table. Tables have no holes (`provider::start`), but a hole must not be a crash.
-macro_rules! ask {
+macro_rules! entry {
     ($provider:expr, $entry:ident ($($arg:expr),* $(,)?) -> $ret:ident) => {
-        spi_call(failed!($ret), |errno| match $provider.table().$entry {
+        match $provider.table().$entry {
             // SAFETY: the SPI's entry, with the program's own arguments.
-            Some(f) => unsafe { f($($arg,)* errno) },
+            Some(f) => unsafe { f($($arg),*) },
             None => failed!($ret),
-        })
+        }
     };
 }
-pub(crate) use {ask, failed};
+
+/// [`entry`] as an API call: its error goes to the thread.
+macro_rules! ask {
+    ($provider:expr, $entry:ident ($($arg:expr),* $(,)?) -> $ret:ident) => {
+        spi_call(failed!($ret), |errno| entry!($provider, $entry($($arg,)* errno) -> $ret))
+    };
+}
+pub(crate) use {ask, entry, failed};
 
 macro_rules! pass_on {
     ($($name:ident / $entry:ident ($($arg:ident: $ty:ty),*) -> $ret:ident;)*) => { $(
@@ -91,8 +99,10 @@ macro_rules! pass_on_overlapped {
                 None => unsafe { builtin::$name(s, $($arg,)* ov, routine) },
                 Some(p) => {
                     let id = thread_id(routine);
-                    complete::within_call(s, ov, routine.is_some(), || {
-                        ask!(p, $entry(s, $($arg,)* ov, routine, pointer(&id)) -> $ret)
+                    spi_call(failed!($ret), |errno| {
+                        complete::within_call(s, ov, routine.is_some(), || {
+                            entry!(p, $entry(s, $($arg,)* ov, routine, pointer(&id), errno) -> $ret)
+                        })
                     })
                 }
             }

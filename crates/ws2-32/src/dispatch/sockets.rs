@@ -4,7 +4,7 @@ use std::ptr;
 
 use windows_sys::Win32::Networking::WinSock::*;
 
-use super::{ask, fail, failed, layered, protocols, spi_call};
+use super::{ask, entry, fail, failed, layered, protocols, spi_call};
 use crate::catalog::{self, Entry};
 use crate::provider::{self, HANDLES, Provider};
 use crate::{base, builtin, choose, complete, startup};
@@ -117,7 +117,9 @@ unsafe extern "system" fn closesocket(s: SOCKET) -> i32 {
     match layered(s) {
         // SAFETY: a plain value.
         None => unsafe { builtin::closesocket(s) },
-        Some(p) => complete::within_close(s, || ask!(p, lpWSPCloseSocket(s) -> i32)),
+        Some(p) => spi_call(SOCKET_ERROR, |errno| {
+            complete::within_close(s, || entry!(p, lpWSPCloseSocket(s, errno) -> i32))
+        }),
     }
 }
 

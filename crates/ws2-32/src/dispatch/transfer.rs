@@ -5,8 +5,9 @@ use std::ptr;
 use windows_sys::Win32::Networking::WinSock::*;
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use super::{ask, failed, layered, pointer, spi_call, thread_id};
+use super::{ask, entry, failed, layered, pointer, spi_call, thread_id};
 use crate::builtin::{self, Routine};
+use crate::complete;
 
 #[unsafe(no_mangle)]
 unsafe extern "system" fn recv(s: SOCKET, buffer: *mut u8, len: i32, flags: i32) -> i32 {
@@ -153,32 +154,20 @@ unsafe extern "system" fn WSASendMsg(
         lpOverlapped: ov,
         lpCompletionRoutine: routine,
     };
-    let mut returned = 0;
-    let (mut error, table) = (0, p.table());
-    let result = table.lpWSPIoctl.map(|f| {
-        // SAFETY: the SPI's entry, a structure that lives through the call, the program's own arguments.
-        unsafe {
-            f(
-                s,
-                SIO_EXT_SENDMSG,
-                (&raw const packed).cast(),
-                size_of_val(&packed) as u32,
-                ptr::null_mut(),
-                0,
-                &mut returned,
-                ov,
-                routine,
-                pointer(&id),
-                &mut error,
-            )
-        }
-    });
-    let unknown = matches!(error, WSAEOPNOTSUPP | WSAEINVAL | WSAENOPROTOOPT);
-    if result == Some(SOCKET_ERROR) && unknown && m.Control.len == 0 {
-        return ask!(p, lpWSPSendTo(s, m.lpBuffers, m.dwBufferCount, bytes, flags, m.name, m.namelen, ov, routine, pointer(&id)) -> i32);
-    }
-    if result == Some(SOCKET_ERROR) {
-        super::fail(error);
-    }
-    result.unwrap_or(SOCKET_ERROR)
+    let (input, len) = ((&raw const packed).cast(), size_of_val(&packed) as u32);
+    let (none, mut returned) = (ptr::null_mut(), 0);
+    spi_call(SOCKET_ERROR, |errno: *mut i32| {
+        complete::within_call(s, ov, routine.is_some(), || {
+            let by_ioctl = entry!(p, lpWSPIoctl(s, SIO_EXT_SENDMSG, input, len, none, 0,
+                &mut returned, ov, routine, pointer(&id), errno) -> i32);
+            // SAFETY: the variable of `spi_call`.
+            let refused = unsafe { *errno };
+            let unknown = matches!(refused, WSAEOPNOTSUPP | WSAEINVAL | WSAENOPROTOOPT);
+            if by_ioctl != SOCKET_ERROR || !unknown || m.Control.len > 0 {
+                return by_ioctl;
+            }
+            entry!(p, lpWSPSendTo(s, m.lpBuffers, m.dwBufferCount, bytes, flags, m.name, m.namelen,
+                ov, routine, pointer(&id), errno) -> i32)
+        })
+    })
 }
