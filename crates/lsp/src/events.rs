@@ -148,8 +148,12 @@ fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> R
         mask
     };
     if let Some(conn) = conn {
-        // Old doorbells would signal the object with nothing to tell.
+        // Old doorbells would signal the object with nothing to tell, and so would an event that was recorded below for
+        // bytes that were then taken past the lower provider.
         conn.arm_edge_clean(&inside.socket());
+        if mask != 0 && !b.is_selected() {
+            crate::kernel::enable_read(b);
+        }
     }
     select_base(b, event, below)?;
     b.set_nonblocking(true);
@@ -176,8 +180,6 @@ fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> R
     if let Some(conn) = conn
         && mask != 0
     {
-        // Doorbells that were taken past the lower provider left it with an FD_READ told and not enabled again.
-        crate::kernel::enable_read(b);
         look_and_tell(inside, conn, &mut events);
     }
     Ok(())

@@ -43,6 +43,16 @@ pub struct Tx<'a> {
     pub bytes: Bytes<'a>,
 }
 
+/// A read or write of more than a ring's `PARTS`th part is done in parts.
+pub const PARTS: usize = 4;
+
+/// What [`Rx::read_part`] took, and where the ring goes on.
+#[derive(Clone, Copy)]
+pub struct Part {
+    pub bytes: usize,
+    pub next: u64,
+}
+
 /// The reading end of a direction.
 #[derive(Clone, Copy)]
 pub struct Rx<'a> {
@@ -102,22 +112,30 @@ impl Tx<'_> {
         let mut room = self.room(cache, want)?;
         let start = self.position();
         let mut tail = start;
-        for buf in bufs {
+        // A long write is published in parts, so that the reader copies one while the next is written.
+        let part = self.bytes.capacity() as usize / PARTS;
+        let mut published = start;
+        'bufs: for buf in bufs {
             if skip >= buf.len() {
                 skip -= buf.len();
                 continue;
             }
-            let piece = &buf[skip..];
-            skip = 0;
-            let n = piece.len().min(room);
-            self.bytes.put(tail, &piece[..n]);
-            tail = tail.wrapping_add(n as u64);
-            room -= n;
-            if room == 0 {
-                break;
+            for piece in buf[skip..].chunks(part) {
+                let n = piece.len().min(room);
+                self.bytes.put(tail, &piece[..n]);
+                tail = tail.wrapping_add(n as u64);
+                room -= n;
+                if room == 0 {
+                    break 'bufs;
+                }
+                if tail.wrapping_sub(published) >= part as u64 {
+                    self.publish(tail);
+                    published = tail;
+                }
             }
+            skip = 0;
         }
-        if tail != start {
+        if tail != published {
             self.publish(tail);
         }
         Ok(tail.wrapping_sub(start) as usize)
@@ -283,6 +301,24 @@ impl Rx<'_> {
         skip: usize,
         peek: bool,
     ) -> Result<usize, Corrupt> {
+        let most = u64::MAX;
+        self.read_part(cache, bufs, skip, peek, None, most)
+            .map(|part| part.bytes)
+    }
+
+    /// As [`Rx::read`], but at most `most` bytes, and (with `at`) only if the ring's head is there: what another reader took
+    /// meanwhile ends a read in parts. Taking in parts lets the writer go on while the rest is copied.
+    #[inline]
+    pub fn read_part(
+        &self,
+        cache: &ReadCache,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        peek: bool,
+        at: Option<u64>,
+        most: u64,
+    ) -> Result<Part, Corrupt> {
+        let none = Part { bytes: 0, next: 0 };
         let want = bufs
             .iter()
             .map(|b| b.len())
@@ -290,8 +326,8 @@ impl Rx<'_> {
             .saturating_sub(skip) as u64;
         loop {
             let head = self.direction.reader.head.load(Acquire);
-            if head & layout::FROZEN != 0 {
-                return Ok(0);
+            if head & layout::FROZEN != 0 || at.is_some_and(|at| at != head) {
+                return Ok(none);
             }
             // Acquire: the thread that left this tail here has acquired the bytes before it, not we.
             let mut ready = cache.0.load(Acquire).wrapping_sub(head);
@@ -299,7 +335,7 @@ impl Rx<'_> {
                 let tail = self.published();
                 ready = tail.wrapping_sub(head);
                 if ready == 0 {
-                    return Ok(0);
+                    return Ok(none);
                 }
                 if ready > self.bytes.capacity() {
                     if self.position() != head {
@@ -309,11 +345,14 @@ impl Rx<'_> {
                 }
                 cache.0.store(tail, Release);
             }
-            let n = self.copy_out(head, ready, bufs, skip);
+            let n = self.copy_out(head, ready.min(most), bufs, skip);
             // A peek takes nothing, but it must know as well that nobody took the bytes, and the writer wrote over
             // them, while they were copied.
             if n == 0 || self.take(head, if peek { 0 } else { n }) {
-                return Ok(n);
+                return Ok(Part {
+                    bytes: n,
+                    next: head.wrapping_add(n as u64),
+                });
             }
         }
     }

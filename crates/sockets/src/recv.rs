@@ -124,11 +124,8 @@ impl Conn {
             match self.end.rx_path() {
                 Path::Ring => {
                     let rx = self.rings()?.rx();
-                    let n = self.take_from_ring(rx, bufs, skip, o)?;
+                    let n = self.take_from_ring(k, rx, bufs, skip, o)?;
                     if n > 0 {
-                        if !o.peek {
-                            self.took(k, n);
-                        }
                         return Ok(Look::Bytes(n));
                     }
                     match self.ring_is_empty(k, rx)? {
@@ -150,20 +147,42 @@ impl Conn {
     #[inline]
     fn take_from_ring(
         &self,
+        k: &impl Kernel,
         rx: Rx<'_>,
         bufs: &mut [IoSliceMut<'_>],
         skip: usize,
         o: RecvOptions,
     ) -> Result<usize, Fault> {
-        rx.read(&self.read_cache, bufs, skip, o.peek)
-            .map_err(|Corrupt| self.corrupt())
+        let cache = &self.read_cache;
+        let most = match o.peek {
+            true => u64::MAX,
+            false => rx.bytes.capacity() / ring::PARTS as u64,
+        };
+        let mut part = rx
+            .read_part(cache, bufs, skip, o.peek, None, most)
+            .map_err(|Corrupt| self.corrupt())?;
+        let mut done = part.bytes;
+        if done == 0 || o.peek {
+            return Ok(done);
+        }
+        End::count(&self.end.rx_messages, 1);
+        self.took(k, done);
+        while part.bytes as u64 == most {
+            // Nonsense shows again with the next call.
+            match rx.read_part(cache, bufs, skip + done, false, Some(part.next), most) {
+                Ok(next) if next.bytes > 0 => part = next,
+                _ => break,
+            }
+            done += part.bytes;
+            self.took(k, part.bytes);
+        }
+        Ok(done)
     }
 
     /// Bytes were taken off the ring: count them, wake a writer that waits for room.
     #[inline]
     fn took(&self, k: &impl Kernel, n: usize) {
         End::count(&self.end.rx_bytes, n as u64);
-        End::count(&self.end.rx_messages, 1);
         if let Ok(segment) = self.rings() {
             let wanted = segment.rx().space_due();
             if wanted != 0 {

@@ -204,6 +204,27 @@ pub fn queued(b: &Body) -> usize {
     n as usize
 }
 
+pub fn set_nonblocking(b: &Body) -> bool {
+    let (on, mut bytes, mut code) = (1_u32, 0, 0);
+    // SAFETY: an in-buffer of the length given; a plain call.
+    let r = unsafe {
+        (b.lower.ioctl)(
+            b.base,
+            ws::FIONBIO as u32,
+            std::ptr::from_ref(&on).cast(),
+            4,
+            std::ptr::null_mut(),
+            0,
+            &mut bytes,
+            std::ptr::null_mut(),
+            None,
+            std::ptr::null(),
+            &mut code,
+        )
+    };
+    r == 0
+}
+
 /// All calls that move bytes of a non-IFS socket come through this provider, so its own count is the kernel's.
 pub fn positions(b: &Body) -> Option<(u64, u64)> {
     use ring::sync::Ordering::Relaxed;

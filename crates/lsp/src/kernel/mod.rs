@@ -153,9 +153,12 @@ impl Kernel for Socket<'_> {
     }
 }
 
-/// Makes the lower provider of a selected socket tell of the next arrival: it does so once for each receive through it.
+/// Before a socket is selected: has the lower provider forget an FD_READ that it recorded or told of, by the one call that does
+/// so, a receive. What arrives from now on it tells of. The socket is left non-blocking, as selecting it does.
 pub fn enable_read(b: &Body) {
-    let _ = base::recv_now(b, &mut [0], true);
+    if base::set_nonblocking(b) {
+        let _ = base::recv_now(b, &mut [0], true);
+    }
 }
 
 /// What a call gets whose socket another thread closed meanwhile.
