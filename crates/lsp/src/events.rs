@@ -274,7 +274,11 @@ pub fn on_engaged(inside: &Inside, conn: &Conn) {
 }
 
 /// A receive was made on a carried connection: it enables FD_READ again.
+#[inline]
 pub fn after_recv(inside: &Inside, conn: &Conn) {
+    if !inside.body().is_selected() {
+        return;
+    }
     let mut events = locked(&inside.body().events);
     if events.selected() {
         events.disabled &= !FD_READ;

@@ -215,7 +215,11 @@ pub unsafe extern "system" fn WSPStartup(
         }
         None => return ws::WSAEPROVIDERFAILEDINIT,
     }
-    if let Err(code) = find_layers(info) {
+    // A provider that could make no socket says so now, while ws2_32 can still take another one.
+    let able = find_layers(info).and_then(|()| {
+        layer(info.dwCatalogEntryId, 0, 0, 0).map_or(Ok(()), |l| l.lower().map(|_| ()))
+    });
+    if let Err(code) = able {
         return code;
     }
     // SAFETY: the caller's out-pointers, checked above.
