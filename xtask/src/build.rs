@@ -54,6 +54,9 @@ pub fn release() -> Result<()> {
 /// Builds, then hands over to `sgm bench`; its exit status is ours.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     release()?;
+    if args.args.iter().any(|arg| arg.contains("wine")) {
+        windows::release()?;
+    }
     let sgm = target_dir().join("release/sgm");
     let status = std::process::Command::new(&sgm)
         .arg("bench")

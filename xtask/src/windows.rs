@@ -28,6 +28,9 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// What has code of its own for Windows besides.
 const LIBRARIES: &[&str] = &["sgm-spi", "sgm-gm"];
 
+/// The measuring program of `sgm bench --wine`.
+const BENCH: &str = "crates/sgm/src/bench/wine/sgm_bench.c";
+
 /// A way to compile Rust for Windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Toolchain {
@@ -138,7 +141,7 @@ fn toolchain() -> Result<Toolchain> {
     )
 }
 
-/// Builds the DLLs, the programs and the examples, and puts them into `target/release/windows`.
+/// Builds the DLLs, the programs, the examples and the measuring program, and puts them into `target/release/windows`.
 pub fn release() -> Result<()> {
     let toolchain = toolchain()?;
     let mut build = toolchain.cargo("build");
@@ -164,8 +167,8 @@ pub fn release() -> Result<()> {
             .arg(&built))?;
         place(&draft, &to.join(file))?;
     }
-    for source in examples()? {
-        compile(&source, &to)?;
+    for source in examples()?.iter().chain([&root().join(BENCH)]) {
+        compile(source, &to)?;
     }
     Ok(())
 }

@@ -38,6 +38,7 @@ pub const P99: Metric = metric("p99", Unit::Nanoseconds, Better::Lower);
 pub const CPU_PER_MESSAGE: Metric = metric("cpu/message", Unit::Nanoseconds, Better::Lower);
 pub const CPU_PERCENT: Metric = metric("cpu", Unit::Percent, Better::Lower);
 pub const CLIENT_CPU_PERCENT: Metric = metric("cpu, client", Unit::Percent, Better::Lower);
+pub const WINESERVER_CPU_PERCENT: Metric = metric("cpu, wineserver", Unit::Percent, Better::Lower);
 pub const MESSAGES: Metric = metric("messages/s", Unit::PerSecond, Better::Higher);
 pub const BYTES: Metric = metric("bytes/s", Unit::BytesPerSecond, Better::Higher);
 pub const CONNECTIONS: Metric = metric("connections/s", Unit::PerSecond, Better::Higher);

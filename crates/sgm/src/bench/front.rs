@@ -6,8 +6,11 @@ use std::ffi::OsStr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result};
+use gm::port::Totals;
+use gm::{Port, Reason, State};
 use serde::{Deserialize, Serialize};
 
 use super::sys;
@@ -148,6 +151,55 @@ impl Report {
         let text = std::fs::read_to_string(path).context("`sgm run` left no report")?;
         let _ = std::fs::remove_file(path);
         serde_json::from_str(&text).with_context(|| format!("the report of `sgm run`: {text}"))
+    }
+
+    /// What the processes that use the node `dir` have done so far.
+    pub fn live(dir: &Path) -> Self {
+        let mut report = Self::default();
+        let paths = Port::list(dir);
+        for port in paths.iter().filter_map(|path| Port::open(path).ok()) {
+            let alive = Totals::default();
+            let ends = port.used_ends().iter();
+            ends.filter(|end| end.state() != State::Free)
+                .for_each(|end| gm::port::fold(&alive, end));
+            report.add(&alive);
+            report.add(&port.header().totals);
+        }
+        report
+    }
+
+    fn add(&mut self, totals: &Totals) {
+        let carried = totals.carried.load(Relaxed);
+        self.connections.carried += carried;
+        self.connections.seen += carried + totals.stayed.load(Relaxed);
+        self.carried.tx_bytes += totals.tx_bytes.load(Relaxed);
+        self.tcp.tx_bytes += totals.tcp_tx.load(Relaxed);
+        for why in Reason::ALL.iter().filter(|why| **why != Reason::None) {
+            *self.reasons.entry(why.word().to_owned()).or_default() +=
+                totals.reasons[*why as usize].load(Relaxed);
+        }
+    }
+
+    /// What was added since `before`.
+    pub fn since(mut self, before: &Self) -> Self {
+        for (now, then) in [
+            (&mut self.connections.seen, before.connections.seen),
+            (&mut self.connections.carried, before.connections.carried),
+            (&mut self.carried.tx_bytes, before.carried.tx_bytes),
+            (&mut self.tcp.tx_bytes, before.tcp.tx_bytes),
+        ] {
+            *now = now.saturating_sub(then);
+        }
+        for (why, now) in &mut self.reasons {
+            let then = before.reasons.get(why).copied().unwrap_or_default();
+            *now = now.saturating_sub(then);
+        }
+        self.reasons.retain(|_, count| *count > 0);
+        self
+    }
+
+    pub fn carried_bytes(&self) -> u64 {
+        self.carried.tx_bytes
     }
 
     /// Bytes that programs sent, on either path.
@@ -301,6 +353,20 @@ mod tests {
             !Carriage::of(Check::Bytes, 0, 0, &ends).ok,
             "nothing sent is not a pass"
         );
+    }
+
+    #[test]
+    fn counters_of_living_processes_are_those_of_one_row() {
+        let before = report(
+            r#"{"connections":{"seen":3,"carried":1},"carried":{"tx_bytes":700},"reasons":{"short":2}}"#,
+        );
+        let after = report(
+            r#"{"connections":{"seen":5,"carried":3},"carried":{"tx_bytes":1700},"reasons":{"short":2}}"#,
+        );
+        let row = after.since(&before);
+        assert_eq!((row.connections.carried, row.carried_bytes()), (2, 1000));
+        assert!(row.reasons.is_empty(), "{row:?}");
+        assert!(Carriage::of(Check::Bytes, 1000, 2, &[row]).ok);
     }
 
     #[test]

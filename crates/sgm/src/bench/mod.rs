@@ -17,6 +17,7 @@ mod rows;
 mod stats;
 mod sys;
 mod table;
+mod wine;
 mod worker;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ use measure::{RowResult, Session};
 use progress::Progress;
 use rows::Row;
 use table::Table;
+use wine::Windows;
 
 /// Exit status: 0 when everything was measured and the carried rows were carried (targets met or not); 1 otherwise.
 #[derive(clap::Args)]
@@ -46,9 +48,13 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
 
-    /// Only these rows, by name or by group (raw, rtt, stream, connections, many, cpu, apps)
+    /// Only these rows, by name or by group (raw, rtt, stream, connections, many, cpu, wine, apps)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+
+    /// Only the Windows programs, under Wine, in the prefix that `sgm wine` uses (about a minute)
+    #[arg(long)]
+    wine: bool,
 
     /// Also redis and nginx, where they are installed
     #[arg(long)]
@@ -73,7 +79,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
     }
     let front = Front::find()?;
     let scale = if args.quick { rows::QUICK } else { rows::FULL };
-    let (rows, apps) = select(rows::all(&scale, front.scratch.path("words")), &args)?;
+    let asked = select(rows::all(&scale, front.scratch.path("words")), &args)?;
     let default_rounds = if args.quick { 3 } else { 5 };
     let mut session = Session {
         front,
@@ -82,9 +88,13 @@ pub fn main(args: Args) -> Result<ExitCode> {
         progress: Progress::new(),
         raw_ns: None,
     };
+    let windows = match asked.wine.as_slice() {
+        [] => None,
+        _ => Some(Windows::open(&session)?),
+    };
     let mut output = Output::begin(&session, args.json);
     session.warm_up();
-    for row in &rows {
+    for row in &asked.rows {
         let result = session.row(row);
         if row.name == rows::RAW {
             let plain = result.figures.first().and_then(|f| f.plain.as_ref());
@@ -93,7 +103,11 @@ pub fn main(args: Args) -> Result<ExitCode> {
         output.row(&session, result);
         ensure!(!sys::interrupted(), "interrupted");
     }
-    for name in apps {
+    for (row, windows) in asked.wine.iter().zip(windows.iter().cycle()) {
+        output.row(&session, windows.row(&session, row, &scale));
+        ensure!(!sys::interrupted(), "interrupted");
+    }
+    for name in asked.apps {
         output.row(&session, apps::row(&session, name, args.quick));
         ensure!(!sys::interrupted(), "interrupted");
     }
@@ -160,41 +174,55 @@ impl Output {
     }
 }
 
-/// The rows and the apps that the arguments ask for. Latencies come with the raw row that they are compared with.
-fn select(all: Vec<Row>, args: &Args) -> Result<(Vec<Row>, Vec<&'static str>)> {
-    let known = |name: &str| {
-        name == "apps"
-            || apps::NAMES.contains(&name)
-            || all.iter().any(|r| r.name == name || r.group == name)
-    };
-    if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
-        let names: Vec<&str> = all
-            .iter()
-            .map(|r| r.name.as_str())
-            .chain(apps::NAMES)
-            .collect();
+/// What the arguments ask for.
+struct Asked {
+    rows: Vec<Row>,
+    wine: Vec<wine::Row>,
+    apps: Vec<&'static str>,
+}
+
+/// Everything but Windows and apps, unless the arguments say otherwise. Latencies come with the raw row that they are
+/// compared with.
+fn select(all: Vec<Row>, args: &Args) -> Result<Asked> {
+    let wine = wine::rows();
+    let mut known: Vec<(&str, &str)> = all.iter().map(|r| (r.name.as_str(), r.group)).collect();
+    known.extend(wine.iter().map(|r| (r.name, wine::GROUP)));
+    known.extend(apps::NAMES.map(|name| (name, "apps")));
+    let is = |only: &str, (name, group): (&str, &str)| only == name || only == group;
+    if let Some(unknown) = args
+        .only
+        .iter()
+        .find(|only| !known.iter().any(|row| is(only, *row)))
+    {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
         anyhow::bail!(
             "there is no row {unknown:?}; the rows are {}",
             names.join(", ")
         );
     }
-    let wanted =
-        |name: &str, group: &str| args.only.iter().any(|only| only == name || only == group);
+    let everything = args.only.is_empty() && !args.wine;
+    let named = |name: &str, group: &str| {
+        args.only
+            .iter()
+            .any(|only| is(only.as_str(), (name, group)))
+    };
+    let wine: Vec<wine::Row> = wine
+        .into_iter()
+        .filter(|r| named(r.name, wine::GROUP) || (args.wine && args.only.is_empty()))
+        .collect();
     let apps: Vec<&str> = apps::NAMES
         .into_iter()
-        .filter(|name| wanted(name, "apps") || (args.apps && args.only.is_empty()))
+        .filter(|name| named(name, "apps") || (args.apps && args.only.is_empty()))
         .collect();
-    if args.only.is_empty() {
-        return Ok((all, apps));
-    }
-    let latencies = all
-        .iter()
-        .any(|r| matches!(r.group, "rtt" | "many") && wanted(&r.name, r.group));
+    let latencies = !wine.is_empty()
+        || all
+            .iter()
+            .any(|r| matches!(r.group, "rtt" | "many") && named(&r.name, r.group));
     let rows = all
         .into_iter()
-        .filter(|r| wanted(&r.name, r.group) || (latencies && r.name == rows::RAW))
+        .filter(|r| everything || named(&r.name, r.group) || (latencies && r.name == rows::RAW))
         .collect();
-    Ok((rows, apps))
+    Ok(Asked { rows, wine, apps })
 }
 
 fn preliminary_warnings(session: &Session) -> Vec<String> {

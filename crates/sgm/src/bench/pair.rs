@@ -14,9 +14,9 @@ use super::role::{self, Line, Outcome, Role, Side, Work};
 use super::sys;
 
 /// Beyond its own length, a measurement may take so long; one that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one end gets to finish after the other has failed.
-const AFTERMATH: Duration = Duration::from_secs(1);
+pub const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// What came out of one measurement.
 pub struct Pair {
@@ -112,7 +112,8 @@ fn cross_check(work: &Work, Pair { server, client, .. }: &Pair) -> Result<()> {
     Ok(())
 }
 
-struct Worker {
+/// A worker process, under the front if it is to be carried.
+pub struct Worker {
     name: &'static str,
     child: Child,
     lines: Receiver<String>,
@@ -121,7 +122,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(front: &Front, mode: Mode, name: &'static str, role: &Role) -> Result<Self> {
+    pub fn start(front: &Front, mode: Mode, name: &'static str, role: &Role) -> Result<Self> {
         let mut launch = front.launch(mode, &front.sgm);
         let mut child = launch
             .command
@@ -173,7 +174,7 @@ impl Worker {
     }
 
     /// The port on which the server listens.
-    fn ready(&self, deadline: Instant) -> Result<u16> {
+    pub fn ready(&self, deadline: Instant) -> Result<u16> {
         match self.line(deadline)? {
             Some(Line::Ready { port }) => Ok(port),
             Some(Line::Failed { error }) => bail!("the server: {error}"),
@@ -182,7 +183,7 @@ impl Worker {
         }
     }
 
-    fn finish(mut self, deadline: Instant) -> Result<(Outcome, Option<Report>)> {
+    pub fn finish(mut self, deadline: Instant) -> Result<(Outcome, Option<Report>)> {
         let last = self.line(deadline)?;
         if last.is_some() {
             ensure!(

@@ -67,10 +67,10 @@ pub const QUICK: Scale = Scale {
 pub const RAW: &str = "raw";
 /// Round trips that an idle connection makes first: more than it takes to be promoted.
 const PROMOTED_AFTER: u64 = 16;
-const IDLE_CONNECTIONS: usize = 16;
+pub const IDLE_CONNECTIONS: usize = 16;
 
 /// Headings of the groups, in the order of the rows.
-pub const GROUPS: [(&str, &str); 7] = [
+pub const GROUPS: [(&str, &str); 8] = [
     (
         RAW,
         "floor: a number to another process and back through two cache lines, no socket",
@@ -86,6 +86,10 @@ pub const GROUPS: [(&str, &str); 7] = [
         "round trip of 64 B on one connection while others are idle (epoll server)",
     ),
     ("cpu", "CPU time when there is little to do"),
+    (
+        "wine",
+        "Windows programs under Wine: plain is Wine's own Winsock in the same prefix",
+    ),
     ("apps", "real programs, requests/s"),
 ];
 

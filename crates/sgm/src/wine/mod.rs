@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -58,15 +58,13 @@ pub fn main(args: Args) -> Result<ExitCode> {
     }
     prefix.prepare(&wine, &Programs::find()?)?;
     prefix.boot(&wine)?;
-    let mut command = wine.command(prefix.dir());
-    command.arg(program).args(rest);
-    if args.plain {
-        command
-            .env("WINEDLLOVERRIDES", builtin_only())
-            .env_remove("SGM_LSP");
+    let winsock = if args.plain {
+        Winsock::Wines
     } else {
-        command.env("SGM_LSP", "1");
-    }
+        Winsock::Carrying
+    };
+    let mut command = command(&wine, &prefix, winsock);
+    command.arg(program).args(rest);
     // Under Wine a relative name would be one of drive C's.
     if let Some(dir) = std::env::var_os("SGM_DIR").filter(|dir| !dir.is_empty()) {
         command.env("SGM_DIR", std::path::absolute(dir)?);
@@ -77,6 +75,87 @@ pub fn main(args: Args) -> Result<ExitCode> {
         }
         cannot_carry(program)
     })
+}
+
+/// Whose Winsock a program gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Winsock {
+    /// Wine's own, as without us.
+    Wines,
+    /// Ours, and the program has not opted in: the fall-through provider.
+    FallThrough,
+    /// Ours, and the provider that carries.
+    Carrying,
+}
+
+/// Wine on a prepared prefix, its program to be added.
+fn command(wine: &Wine, prefix: &Prefix, winsock: Winsock) -> Command {
+    let mut command = wine.command(prefix.dir());
+    match winsock {
+        Winsock::Wines => command
+            .env("WINEDLLOVERRIDES", builtin_only())
+            .env_remove("SGM_LSP"),
+        Winsock::FallThrough => command.env("SGM_LSP", "0"),
+        Winsock::Carrying => command.env("SGM_LSP", "1"),
+    };
+    command
+}
+
+/// A prefix in use by a series of programs. What was not running before ends with it.
+pub struct Installed {
+    wine: Wine,
+    prefix: Prefix,
+    programs: Programs,
+    ran_before: bool,
+}
+
+impl Installed {
+    /// The prefix that `sgm wine` would use without options, prepared and started.
+    pub fn open() -> Result<Installed> {
+        let wine = Wine::find()?;
+        let prefix = Prefix::choose(None)?;
+        let programs = Programs::find()?;
+        let ran_before = prefix.server().is_some();
+        let this = Installed {
+            wine,
+            prefix,
+            programs,
+            ran_before,
+        };
+        this.prefix.prepare(&this.wine, &this.programs)?;
+        this.prefix.boot(&this.wine)?;
+        Ok(this)
+    }
+
+    /// A command for a Windows program, which is still to be named.
+    pub fn command(&self, winsock: Winsock) -> Command {
+        command(&self.wine, &self.prefix, winsock)
+    }
+
+    /// Where a Windows program of this project was built to.
+    pub fn built(&self, name: &str) -> Result<PathBuf> {
+        let file = self.programs.file(name);
+        if file.is_file() {
+            return Ok(file);
+        }
+        missing(
+            &format!("there is no {}", file.display()),
+            "build it with `cargo xtask build --windows`",
+        )
+    }
+
+    /// Process number of the prefix's wineserver.
+    pub fn server(&self) -> Option<u32> {
+        self.prefix.server()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if !self.ran_before {
+            self.prefix.stop(&self.wine);
+        }
+    }
 }
 
 /// WINEDLLOVERRIDES that keeps our Winsock DLL out; the rest of the variable stays.

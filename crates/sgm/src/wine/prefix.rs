@@ -281,7 +281,7 @@ impl Prefix {
     /// Starts Wine's server and services, unless they run: begun by the program itself they would keep its standard error
     /// open after its end, and who reads that through a pipe would wait for them.
     pub fn boot(&self, wine: &Wine) -> Result<()> {
-        if self.has_server() {
+        if self.server().is_some() {
             return Ok(());
         }
         self.finish(
@@ -292,7 +292,7 @@ impl Prefix {
     }
 
     /// Ends every program of the prefix, as far as they can be reached.
-    fn stop(&self, wine: &Wine) {
+    pub fn stop(&self, wine: &Wine) {
         if let Some(server) = wine.server() {
             let mut command = Command::new(server);
             command.arg("-k").env("WINEPREFIX", &self.dir);
@@ -305,19 +305,20 @@ impl Prefix {
         }
     }
 
-    /// A server works in a directory named after the prefix's device and inode, wherever distributions put that.
-    fn has_server(&self) -> bool {
+    /// The process number of the prefix's server. A server works in a directory named after the prefix's device and inode,
+    /// wherever distributions put that.
+    pub fn server(&self) -> Option<u32> {
         use std::os::unix::fs::MetadataExt;
-        let (Ok(meta), Ok(processes)) = (self.dir.metadata(), std::fs::read_dir("/proc")) else {
-            return false;
-        };
+        let meta = self.dir.metadata().ok()?;
         let name = format!("server-{:x}-{:x}", meta.dev(), meta.ino());
-        processes.flatten().any(|process| {
-            let process = process.path();
+        let is_ours = |process: &Path| {
             std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.ends_with(&name))
                 && std::fs::read_to_string(process.join("comm"))
                     .is_ok_and(|comm| comm.starts_with("wineserver"))
-        })
+        };
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let ours = processes.map(|p| p.path()).find(|p| is_ours(p))?;
+        ours.file_name()?.to_str()?.parse().ok()
     }
 
     fn import(&self, wine: &Wine, name: &str, reg: &str) -> Result<()> {
