@@ -326,6 +326,13 @@ themes! {
         two port_bulk;
         two in_turns;
     }
+    skip {
+        two skip_calls;
+        two skip_mirror;
+        two skip_cancel;
+        solo skip_close;
+        solo skip_extensions;
+    }
     extensions {
         two accept_connect_ex;
         solo connect_ex_errors;

@@ -256,6 +256,8 @@ fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
             false => receive(inside, conn, &mut late.way),
         };
         match step {
+            // Our own close ends the stream: no end for the program to be told of.
+            Ok(true) if late.way.done == 0 && late.is_over(inside) => {}
             Ok(true) => return late.end(0),
             Ok(false) => {}
             Err(Fault::WouldBlock | Fault::Interrupted) => {
