@@ -264,3 +264,40 @@ fn conclude(results: &[RowResult], warnings: &[String]) {
         println!("FAILED: {}", failed.join(", "));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Names of the rows that a command line asks for: ours, Windows, apps.
+    fn asked(line: &str) -> [String; 3] {
+        let line = Line::parse_from(format!("bench {line}").split_whitespace());
+        let asked = select(rows::all(&rows::QUICK, "words".into()), &line.args).unwrap();
+        let ours: Vec<&str> = asked.rows.iter().map(|r| r.name.as_str()).collect();
+        let wine: Vec<&str> = asked.wine.iter().map(|r| r.name).collect();
+        [ours.join(" "), wine.join(" "), asked.apps.join(" ")]
+    }
+
+    #[test]
+    fn windows_and_apps_are_measured_only_when_asked_for() {
+        let [ours, wine, apps] = asked("");
+        assert!(ours.starts_with("raw rtt-1 ") && wine.is_empty() && apps.is_empty());
+        let [ours, wine, apps] = asked("--wine");
+        assert!(wine.starts_with("wine-rtt-64 "), "{wine}");
+        assert_eq!([ours.as_str(), apps.as_str()], ["raw", ""]);
+        assert_eq!(asked("--only wine"), asked("--wine"));
+        assert_eq!(asked("--wine --apps")[2], "redis nginx");
+        assert_eq!(
+            asked("--only paced,wine-idle,nginx"),
+            ["raw paced", "wine-idle", "nginx"]
+        );
+        assert_eq!(asked("--only rtt-64"), ["raw rtt-64", "", ""]);
+    }
+}

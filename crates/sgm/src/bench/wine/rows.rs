@@ -1,7 +1,7 @@
 //! The rows of the Windows programs.
 
 use super::super::figure::{
-    BYTES, CLIENT_CPU_PERCENT, CONNECTIONS, CPU_PERCENT, MEAN, MESSAGES, Metric, Target,
+    CLIENT_CPU_PERCENT, CONNECTIONS, CPU_PERCENT, MEAN, MESSAGES, Metric, Target,
 };
 use super::super::front::Check;
 
@@ -111,8 +111,7 @@ pub fn all() -> Vec<Row> {
             "wine-bytes",
             "64 KiB, one way",
             Work::Stream { size: 64 << 10 },
-        )
-        .target(BYTES, Target::Gain(1.0)),
+        ),
         Row::new("wine-not-in", "64 B, not opted in", blocking)
             .between(Ends::NotOptedIn)
             .check(Check::Nothing)
