@@ -241,14 +241,23 @@ pub unsafe extern "system" fn enum_network_events(
 /// What happened on a carried connection since the last time. `event` is reset first: what comes later signals it anew.
 fn carried_events(inside: &Inside, conn: &Conn, event: usize) -> Result<WSANETWORKEVENTS, Code> {
     let b = inside.body();
-    let k = inside.socket();
     let below = enum_base(b, event)?;
-    let mut events = locked(&b.events);
+    Ok(gather(inside, conn, &below, &mut locked(&b.events)))
+}
+
+/// What there is to be told of, `below` being what the base socket had recorded.
+fn gather(
+    inside: &Inside,
+    conn: &Conn,
+    below: &WSANETWORKEVENTS,
+    events: &mut Events,
+) -> WSANETWORKEVENTS {
+    let k = inside.socket();
     conn.arm_edge_clean(&k);
     events.look(conn, &k, Some(k.poll()));
     let mut told = events.take();
     told.lNetworkEvents |= below.lNetworkEvents & events.mask & FD_OOB;
-    Ok(told)
+    told
 }
 
 /// The connection has just been promoted: from now on events come from the ring.

@@ -11,7 +11,7 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, SetEvent, WaitForSingleObject,
 };
 
-use super::{FD_WRITE, Window, carried_events, enum_base};
+use super::{FD_WRITE, Window, enum_base, gather};
 use crate::provider::upcalls;
 use crate::slot::{self, Inside, locked};
 
@@ -100,16 +100,15 @@ fn serve(event: usize) {
 
 fn tell_window(inside: &Inside) {
     let b = inside.body();
-    let Some(window) = locked(&b.events).window else {
-        return;
-    };
+    let Ok(below) = enum_base(b, 0) else { return };
+    // Under one lock: what is taken for a window is posted to that window.
+    let mut events = locked(&b.events);
+    let Some(window) = events.window else { return };
     let told = match b.conn.as_ref().filter(|c| c.is_engaged()) {
-        Some(conn) => carried_events(inside, conn, 0),
-        None => enum_base(b, 0),
+        Some(conn) => gather(inside, conn, &below, &mut events),
+        None => below,
     };
-    if let Ok(told) = told {
-        post(&window, &told);
-    }
+    post(&window, &told);
 }
 
 /// Has room come for a writer that could not be rung for?
