@@ -98,13 +98,13 @@ static double now_ns(void)
 
 /* ---- sockets ---- */
 
-static void await_writable(SOCKET s)
+static void await(SOCKET s, int for_write)
 {
     fd_set set;
     FD_ZERO(&set);
     FD_SET(s, &set);
-    if (select(0, NULL, &set, NULL, NULL) == SOCKET_ERROR)
-        fail("select for writing");
+    if (select(0, for_write ? NULL : &set, for_write ? &set : NULL, NULL, NULL) != 1)
+        fail("select");
 }
 
 static void send_all(SOCKET s, const char *data, int length)
@@ -115,7 +115,7 @@ static void send_all(SOCKET s, const char *data, int length)
             data += n;
             length -= n;
         } else if (WSAGetLastError() == WSAEWOULDBLOCK)
-            await_writable(s);
+            await(s, 1);
         else
             fail("send");
     }
@@ -142,8 +142,7 @@ static void no_delay(SOCKET s)
 
 static struct sockaddr_in local(int port)
 {
-    struct sockaddr_in address;
-    memset(&address, 0, sizeof address);
+    struct sockaddr_in address = {0};
     address.sin_family = AF_INET;
     address.sin_port = htons((unsigned short)port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -210,13 +209,9 @@ static void channel_close(struct channel *c)
 
 static void await_readable(struct channel *c)
 {
-    if (c->wait == SELECT) {
-        fd_set set;
-        FD_ZERO(&set);
-        FD_SET(c->s, &set);
-        if (select(0, &set, NULL, NULL, NULL) != 1)
-            fail("select");
-    } else if (c->wait == EVENTS && !c->closing) {
+    if (c->wait == SELECT)
+        await(c->s, 0);
+    else if (c->wait == EVENTS && !c->closing) {
         WSANETWORKEVENTS events;
         if (WSAWaitForMultipleEvents(1, &c->event, FALSE, WSA_INFINITE, FALSE) != WSA_WAIT_EVENT_0)
             fail("WSAWaitForMultipleEvents");
@@ -537,8 +532,6 @@ static void rest(const struct order *o, struct outcome *out)
     free(held);
 }
 
-/* ---- orders ---- */
-
 static const struct {
     const char *work;
     void (*server)(const struct order *, struct outcome *), (*client)(const struct order *, struct outcome *);
@@ -560,18 +553,15 @@ static void obey(const char *line)
 {
     HANDLE done = CreateEventA(NULL, TRUE, FALSE, NULL);
     HANDLE watcher = CreateThread(NULL, 0, watch, done, 0, NULL);
-    struct outcome out;
+    struct outcome out = {0};
     struct order o;
     size_t i;
-    memset(&out, 0, sizeof out);
     if (sscanf(line, "%15s %15s %15s %d %d %d %d %d", o.side, o.work, o.wait, &o.size, &o.port, &o.count, &o.ms, &o.timed_ms) != 8 ||
         o.size < (int)sizeof(u64) || o.count < 1 || (!strcmp(o.work, "idle") && o.count > IDLE_MAX))
         fail("not an order");
-    for (i = 0; i < sizeof works / sizeof *works; i++)
-        if (!strcmp(o.work, works[i].work))
-            break;
-    if (i == sizeof works / sizeof *works)
-        fail("unknown work");
+    for (i = 0; strcmp(o.work, works[i].work); i++)
+        if (i + 1 == sizeof works / sizeof *works)
+            fail("unknown work");
     (strcmp(o.side, "server") ? works[i].client : works[i].server)(&o, &out);
     SetEvent(done);
     WaitForSingleObject(watcher, INFINITE);
@@ -598,12 +588,10 @@ int main(int argc, char **argv)
 {
     WSADATA data;
     char line[256];
-    int cpu;
     if (argc != 3 || WSAStartup(MAKEWORD(2, 2), &data))
         return 2;
-    cpu = atoi(argv[2]);
-    if (cpu < 64)
-        SetProcessAffinityMask(GetCurrentProcess(), (DWORD_PTR)1 << cpu);
+    if (atoi(argv[2]) < 64)
+        SetProcessAffinityMask(GetCurrentProcess(), (DWORD_PTR)1 << atoi(argv[2]));
     driver = connect_to(atoi(argv[1]));
     while (next_order(line, sizeof line))
         obey(line);
