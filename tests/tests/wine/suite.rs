@@ -77,7 +77,11 @@ impl Theme {
         for (name, solo) in self.names(setup) {
             let expected = &reference.cases[name];
             let got = &outcome.cases[name];
-            if fails(expected) || (got != expected && !also_plain(&wine, name, solo, setup, got)) {
+            if fails(expected)
+                || (got != expected
+                    && !also_plain(&wine, name, solo, setup, got)
+                    && !otherwise_same(&wine, name, solo, setup, expected))
+            {
                 wrong += &difference(name, expected, got);
             }
         }
@@ -127,6 +131,24 @@ fn fails(transcript: &Transcript) -> bool {
                 .iter()
                 .any(|word| line.starts_with(word))
         })
+}
+
+/// Does a case that differed once say what plain Wine says in two further runs? These tests share a machine and one Wine
+/// server with others, and their time limits are a person's. A difference that comes back is a failure; one that doesn't is
+/// printed.
+fn otherwise_same(
+    wine: &Wine,
+    name: &'static str,
+    solo: bool,
+    setup: Setup,
+    expected: &Transcript,
+) -> bool {
+    let again = || run(wine, &[(name, solo)], setup).cases[name] == *expected;
+    let same = again() && again();
+    if same {
+        println!("{name}, {setup:?}: differed in one run of three");
+    }
+    same
 }
 
 /// Wine and the kernel below it have more than one answer here and there. So what differs must be what another plain run says.
