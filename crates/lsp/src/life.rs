@@ -106,7 +106,17 @@ pub unsafe extern "system" fn bind(
     errno: *mut i32,
 ) -> i32 {
     let call = || {
-        let inside = enter(s)?;
+        let inside = enter(s).map_err(|code| {
+            // SAFETY: the caller's address.
+            let family = unsafe { name.cast::<u16>().as_ref() }.copied();
+            let known = family.is_none_or(|f| f == ws::AF_INET || f == ws::AF_INET6);
+            // Wine looks at the family before it looks at the handle.
+            if known || len < 2 || !gm::os::raw::is_wine() {
+                code
+            } else {
+                ws::WSAEAFNOSUPPORT
+            }
+        })?;
         let b = inside.body();
         // SAFETY: the caller's arguments, unchanged.
         lower(|code| unsafe { (b.lower.bind)(b.base, name, len, code) })

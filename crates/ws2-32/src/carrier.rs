@@ -83,6 +83,14 @@ impl Carrier {
         self.polling.store(false, Release);
     }
 
+    /// As it was when it was made?
+    pub fn is_unused(&self) -> bool {
+        self.port.load(Acquire) == 0
+            && self.modes.load(Relaxed) == 0
+            && !self.transfers.load(Relaxed)
+            && !self.polling.load(Acquire)
+    }
+
     /// Remembers a port of the program's by a handle of our own, since the program may close its one. A null port ends the
     /// association.
     pub fn set_port(&self, port: Port) {

@@ -41,6 +41,8 @@ mod gate;
 #[cfg(windows)]
 mod lock;
 #[cfg(windows)]
+mod pool;
+#[cfg(windows)]
 mod provider;
 #[cfg(windows)]
 mod rows;

@@ -89,6 +89,7 @@ pub fn stop_all() {
             unsafe { cleanup(&mut error) };
         }
     }
+    crate::pool::empty();
     HANDLES.clear_all(|slot| {
         if slot.is_non_ifs() {
             slot.extra().reset();

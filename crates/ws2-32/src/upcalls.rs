@@ -17,7 +17,7 @@ use windows_sys::core::{BOOL, GUID};
 use crate::dispatch::blocking;
 use crate::handles::Registration;
 use crate::provider::{self, HANDLES};
-use crate::{builtin, catalog, complete, fdset, gate, thread};
+use crate::{builtin, catalog, complete, fdset, gate, pool, thread};
 
 /// The table, as WSPStartup wants it: by value.
 pub fn table() -> WSPUPCALLTABLE {
@@ -108,6 +108,15 @@ unsafe extern "system" fn create_socket_handle(id: u32, context: usize, errno: *
 fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
     gate::install();
     let owner = provider::of_entry(id).ok_or(WSAEINVAL)?;
+    let registration = Registration {
+        owner,
+        context,
+        non_ifs: true,
+    };
+    if let Some(s) = pool::take() {
+        HANDLES.set(s, registration);
+        return Ok(s);
+    }
     let entry = catalog::current();
     let family = entry
         .entries
@@ -133,11 +142,6 @@ fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
     if s == INVALID_SOCKET {
         return Err(last_error());
     }
-    let registration = Registration {
-        owner,
-        context,
-        non_ifs: true,
-    };
     if !HANDLES.set(s, registration) {
         // SAFETY: made above.
         unsafe { builtin::closesocket(s) };
@@ -157,7 +161,14 @@ pub fn forget_carrier(s: SOCKET) -> bool {
 }
 
 unsafe extern "system" fn close_socket_handle(s: SOCKET, errno: *mut i32) -> i32 {
-    let ours = HANDLES.get(s).is_some_and(|slot| slot.is_non_ifs());
+    let slot = HANDLES.get(s).filter(|slot| slot.is_non_ifs());
+    let ours = slot.is_some_and(|slot| slot.context() != pool::CLOSED);
+    if let Some(owner) = slot.and_then(|slot| slot.owner())
+        && ours
+        && pool::keep(s, owner)
+    {
+        return 0;
+    }
     // Cleared before the number can come back.
     if !ours || !forget_carrier(s) {
         put(errno, WSAENOTSOCK);
@@ -180,7 +191,8 @@ unsafe extern "system" fn query_socket_handle_context(
 ) -> i32 {
     // SAFETY: the provider's variable.
     let context = unsafe { context.as_mut() };
-    let result = match (HANDLES.get(s).filter(|slot| slot.is_non_ifs()), context) {
+    let slot = HANDLES.get(s).filter(|slot| slot.is_non_ifs());
+    let result = match (slot.filter(|slot| slot.context() != pool::CLOSED), context) {
         (Some(slot), Some(context)) => {
             *context = slot.context();
             Ok(0)
@@ -328,6 +340,7 @@ unsafe extern "system" fn WPUCompleteOverlappedRequest(
 ) -> i32 {
     let result = match HANDLES.get(s).filter(|slot| slot.is_non_ifs()) {
         None => Err(WSAEINVAL),
+        Some(slot) if slot.context() == pool::CLOSED => Err(WSAEINVAL),
         Some(_) if ov.is_null() => Err(WSAEFAULT),
         Some(slot) => {
             // SAFETY: the OVERLAPPED of a request that the provider has not completed yet.

@@ -9,7 +9,8 @@ use windows_sys::Wdk::Storage::FileSystem::{
     FileIoCompletionNotificationInformation, FileReplaceCompletionInformation,
 };
 use windows_sys::Win32::Foundation::{
-    HANDLE, NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_NOT_FOUND, STATUS_PENDING, STATUS_SUCCESS,
+    HANDLE, NTSTATUS, STATUS_INVALID_HANDLE, STATUS_INVALID_PARAMETER, STATUS_NOT_FOUND,
+    STATUS_PENDING, STATUS_SUCCESS,
 };
 use windows_sys::Win32::Networking::WinSock::{SOCKET, SOCKET_ERROR, WSA_IO_PENDING, WSABUF};
 use windows_sys::Win32::System::IO::{IO_STATUS_BLOCK, OVERLAPPED, PIO_APC_ROUTINE};
@@ -22,7 +23,7 @@ use super::hook::Hook;
 use crate::carrier::{Carrier, Port};
 use crate::complete;
 use crate::provider::{HANDLES, Provider};
-use crate::{thread, upcalls};
+use crate::{pool, thread, upcalls};
 
 type Transfer = unsafe extern "system" fn(
     HANDLE,
@@ -296,6 +297,9 @@ unsafe extern "system" fn set_information(
 /// CloseHandle on a socket. The provider gives the carrier back (WPUCloseSocketHandle), whose own close comes here again and
 /// passes; a provider that doesn't know the socket any more loses it all the same.
 unsafe extern "system" fn close(file: HANDLE) -> NTSTATUS {
+    if pool::has(file.addr()) {
+        return STATUS_INVALID_HANDLE;
+    }
     if let Some((_, provider)) = non_ifs(file) {
         let mut error = 0;
         let result =
