@@ -147,22 +147,29 @@ static void announced_client(int fd)
 }
 
 /* Messages one way, each to a sleeper: none may wait for TCP's delayed acknowledgement of the one before (40 ms). */
+enum { PACED_ROUNDS = 5, PACED_MESSAGES = 400 };
 static void paced_server(int fd)
 {
-    int set = new_set(), late = 0;
+    int set = new_set(), fewest_late = PACED_MESSAGES;
     struct epoll_event event;
     uint64_t sent;
     add(set, fd, EPOLLIN, 1);
-    for (int i = 0; i < 400; i++) {
-        CHECK(epoll_wait(set, &event, 1, -1) == 1);
-        CHECK(read_full(fd, &sent, sizeof sent) == sizeof sent);
-        late += now_ms() - sent > 8;
+    /* The best round counts: on a busy machine any message may be late, but not in every round a quarter of them. */
+    for (int round = 0; round < PACED_ROUNDS; round++) {
+        int late = 0;
+        for (int i = 0; i < PACED_MESSAGES; i++) {
+            CHECK(epoll_wait(set, &event, 1, -1) == 1);
+            CHECK(read_full(fd, &sent, sizeof sent) == sizeof sent);
+            late += now_ms() - sent > 8;
+        }
+        if (late < fewest_late)
+            fewest_late = late;
     }
-    say("%s", late < 100 ? "prompt" : "late again and again");
+    say("%s", fewest_late < PACED_MESSAGES / 4 ? "prompt" : "late again and again");
 }
 static void paced_client(int fd)
 {
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < PACED_ROUNDS * PACED_MESSAGES; i++) {
         usleep(300); /* the pace is the case */
         uint64_t now = now_ms();
         write_all(fd, &now, sizeof now);
