@@ -30,7 +30,7 @@ pub mod sync;
 
 pub use handover::Decision;
 pub use layout::{Direction, Key, SegmentHeader, VERSION};
-pub use stream::{PARTS, Part, ReadCache, Rx, Tx, WriteCache};
+pub use stream::{Part, ReadCache, Rx, Tx, WriteCache, part_bytes};
 
 /// The shared words contradict each other: the peer (or a stray pointer) wrote nonsense. Reset this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

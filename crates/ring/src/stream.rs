@@ -43,8 +43,10 @@ pub struct Tx<'a> {
     pub bytes: Bytes<'a>,
 }
 
-/// A read or write of more than a ring's `PARTS`th part is done in parts.
-pub const PARTS: usize = 4;
+/// A read or write of more than so much of a ring is done in parts: a quarter, and not less than a page.
+pub fn part_bytes(ring_bytes: u64) -> usize {
+    (ring_bytes as usize / 4).max(4096)
+}
 
 /// What [`Rx::read_part`] took, and where the ring goes on.
 #[derive(Clone, Copy)]
@@ -113,7 +115,7 @@ impl Tx<'_> {
         let start = self.position();
         let mut tail = start;
         // A long write is published in parts, so that the reader copies one while the next is written.
-        let part = self.bytes.capacity() as usize / PARTS;
+        let part = part_bytes(self.bytes.capacity());
         let mut published = start;
         'bufs: for buf in bufs {
             if skip >= buf.len() {

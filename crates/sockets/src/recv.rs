@@ -156,7 +156,7 @@ impl Conn {
         let cache = &self.read_cache;
         let most = match o.peek {
             true => u64::MAX,
-            false => rx.bytes.capacity() / ring::PARTS as u64,
+            false => ring::part_bytes(rx.bytes.capacity()) as u64,
         };
         let mut part = rx
             .read_part(cache, bufs, skip, o.peek, None, most)
