@@ -225,3 +225,35 @@ fn full_and_empty_at_every_offset() {
         });
     }
 }
+
+/// A long message comes out in parts, in order; a part that another reader would have to follow on gives nothing.
+#[test]
+fn parts_follow_each_other() {
+    const RING: usize = 16 * PAGE;
+    let part = sgm_ring::part_bytes(RING as u64);
+    let heap = Heap::new(RING);
+    let (tx, rx) = (heap.tx(), heap.rx());
+    let (writes, reads) = (WriteCache::default(), ReadCache::default());
+    let sent: Vec<u8> = (0..RING - 100).map(|i| (i * 7) as u8).collect();
+    assert_eq!(tx.write(&writes, &[IoSlice::new(&sent)], 0), Ok(sent.len()));
+    let mut got = vec![UNTOUCHED; RING];
+    let (mut done, mut at) = (0, None);
+    while done < sent.len() {
+        let mut bufs = [IoSliceMut::new(&mut got)];
+        let read = rx
+            .read_part(&reads, &mut bufs, done, false, at, part as u64)
+            .unwrap();
+        assert_eq!(read.bytes, part.min(sent.len() - done));
+        done += read.bytes;
+        at = Some(read.next);
+    }
+    assert_eq!(got[..done], sent);
+    assert!(got[done..].iter().all(|b| *b == UNTOUCHED));
+    // Somebody else took what comes next.
+    assert_eq!(tx.write(&writes, &[IoSlice::new(b"next")], 0), Ok(4));
+    assert_eq!(rx.discard(2), Ok(2));
+    let mut bufs = [IoSliceMut::new(&mut got)];
+    let late = rx.read_part(&reads, &mut bufs, 0, false, at, part as u64);
+    assert_eq!(late.unwrap().bytes, 0);
+    assert_eq!(rx.readable(), Ok(2));
+}
