@@ -7,6 +7,7 @@
  *     luck fill PORT BYTES AT FILE          as bulk, one connection; after AT bytes FILE takes all space there is, until the end
  *     luck talk PORT                        ten exchanges for each line of input, then a line
  *     luck hold PORT CONNECTIONS            makes connections busy, says so, and holds them idle until its input ends
+ *     luck leave PORT                       connections that are killed at every step of their promotion
  *     luck exit CODE | luck die SIGNAL      makes a TCP socket and ends so
  */
 #define main common_main
@@ -247,6 +248,32 @@ static void hold(int port, int count)
     MUST(read(STDIN_FILENO, &byte, 1));
 }
 
+/* Whatever the one who started us has set. */
+static void die_of(int number)
+{
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void leave(int port)
+{
+    enum { ROUNDS = 14, LOOKS = 3 };
+    for (int i = 0; i < ROUNDS * LOOKS; i++) {
+        pid_t child = MUST(fork());
+        if (child == 0) {
+            char byte;
+            struct link *link = links_to(port, 1);
+            for (int round = 0; round < i / LOOKS; round++)
+                exchange(link, 100);
+            for (int look = 0; look < i % LOOKS; look++)
+                CHECK(recv(link->fd, &byte, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+            die_of(SIGKILL);
+        }
+        MUST(waitpid(child, NULL, 0));
+    }
+    say("all left");
+}
+
 int main(int argc, char **argv)
 {
     struct rlimit files;
@@ -269,13 +296,15 @@ int main(int argc, char **argv)
         bulk(port, 1, atoi(argv[3]), atoi(argv[4]), argv[5]);
     else if (!strcmp(what, "talk"))
         talk(port);
+    else if (!strcmp(what, "leave"))
+        leave(port);
     else if (!strcmp(what, "hold") && argc == 4)
         hold(port, atoi(argv[3]));
     else {
         int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
         say("a socket");
         if (!strcmp(what, "die"))
-            raise(atoi(argv[2]));
+            die_of(atoi(argv[2]));
         MUST(close(fd));
         return atoi(argv[2]);
     }

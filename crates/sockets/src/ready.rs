@@ -52,10 +52,13 @@ impl Conn {
             return kernel.unwrap_or_else(|| k.poll());
         };
         self.mind_asks(k);
+        let rx = segment.rx();
+        if end.rx_path() == Path::Tcp && rx.up_at() == Some(end.tcp_rx.load(Relaxed)) {
+            self.pass_switch(k, rx);
+        }
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);
         }
-        let rx = segment.rx();
         let tx = segment.tx();
         let at_switch = rx.down_at().is_some_and(|(down, _)| down == rx.position());
         if at_switch && end.rx_path() == Path::Ring {
@@ -79,14 +82,7 @@ impl Conn {
                 }
             }
             Path::Tcp => {
-                let position = end.tcp_rx.load(Relaxed);
-                let switched = rx.up_at() == Some(position);
-                // Past the switch, what the kernel has are bells; the ring counts.
-                if switched && rx.readable() != Ok(0) || !switched && kernel.intersects(Ready::IN) {
-                    ready |= Ready::IN;
-                }
-                read_over |= switched && rx.finished();
-                ready |= Ready(kernel.0 & (Ready::RDHUP | ENDED).0);
+                ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
             }
             Path::Back => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);

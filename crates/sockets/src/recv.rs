@@ -350,7 +350,7 @@ impl Conn {
         let before = rx.up_at();
         let left = match before {
             Some(up) if up == position => {
-                end.rx_path.store(Path::Ring as u32, Release);
+                self.receive_from_ring(k);
                 return Ok(None);
             }
             Some(up) if up < position => return Err(self.corrupt()),
@@ -389,6 +389,25 @@ impl Conn {
             return Ok(Some(Look::Stream(taken)));
         }
         Ok(Some(Look::Stream(payload)))
+    }
+
+    /// The last byte before the switch is read: receiving goes on in the ring.
+    #[cold]
+    pub(crate) fn pass_switch(&self, k: &impl Kernel, rx: Rx<'_>) {
+        let end = self.end;
+        let guard = lock(&end.rx_lock, k);
+        if !guard.is_nested()
+            && end.rx_path() == Path::Tcp
+            && rx.up_at() == Some(end.tcp_rx.load(Relaxed))
+        {
+            self.receive_from_ring(k);
+        }
+    }
+
+    /// The kernel may have told of the stream's end while that was read, and tells it once: it holds for the ring too.
+    fn receive_from_ring(&self, k: &impl Kernel) {
+        self.end.rx_path.store(Path::Ring as u32, Release);
+        self.note_kernel(k.poll());
     }
 
     /// This direction is back on TCP.

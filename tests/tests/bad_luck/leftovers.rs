@@ -24,12 +24,44 @@ fn bare(front: &Front, world: &World, arguments: &[&str]) -> Started {
 }
 
 fn await_output(process: &Started, text: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !process.output_so_far().contains(text) {
         assert!(
             process.runs_after(Duration::from_millis(2)) && Instant::now() < deadline,
             "{}",
             process.errors_so_far()
+        );
+    }
+}
+
+/// A peer that dies while the connection is promoted has ended all the same, for each way of waiting for it.
+#[test]
+fn death_at_every_step_of_promotion() {
+    for kind in ["epoll", "threads"] {
+        let world = World::new(Some(Front::new()));
+        let port = free_port();
+        let text = port.to_string();
+        let server = world.serve(luck(&world, &[kind, &text]), port);
+        let process = server.process.program_id().unwrap();
+        let open = || fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+        let before = open();
+        assert_eq!(
+            world.run(luck(&world, &["leave", &text])).output,
+            "all left\n"
+        );
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while open() > before {
+            assert!(
+                server.process.runs_after(Duration::from_millis(5)) && Instant::now() < deadline,
+                "{kind}: {} connections of the dead are never closed",
+                open() - before
+            );
+        }
+        server.stop();
+        let connections = world.report().connections;
+        assert!(
+            connections.carried > 10 && connections.tcp > 10,
+            "{connections:?}"
         );
     }
 }
@@ -51,7 +83,7 @@ fn two_deaths(world: &World) -> u16 {
         process.signal(Signal::KILL);
         assert_eq!(
             process
-                .end_by(Instant::now() + Duration::from_secs(5))
+                .end_by(Instant::now() + Duration::from_secs(30))
                 .unwrap()
                 .code,
             137
@@ -172,7 +204,7 @@ fn a_report_of_a_killed_program() {
     let program = rustix::process::Pid::from_raw(client.program_id().unwrap() as i32).unwrap();
     rustix::process::kill_process(program, Signal::KILL).unwrap();
     let ended = client
-        .end_by(Instant::now() + Duration::from_secs(5))
+        .end_by(Instant::now() + Duration::from_secs(30))
         .expect("sgm ends with its program");
     assert_eq!(ended.code, 137);
     let report = read_report(&report);
