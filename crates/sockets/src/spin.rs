@@ -3,6 +3,9 @@
 //! A success sets the budget to a multiple of the wait it took, a failure halves it, and a sleep that turns out short
 //! brings it back. The first part of a wait only watches the word; then every look gives the CPU away, so that a peer
 //! on the same CPU gets to run. Where yielding is what brought the news, the next wait yields from the start.
+//!
+//! On a busy CPU a yield hands a whole time slice, milliseconds, to whoever else wants it, where a sleeper would be woken
+//! at once. Such a yield bars further ones for a time in proportion to what it cost: waits then go to sleep early.
 
 use gm::clock::{TICKS_PER_US, ticks};
 use ring::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,6 +15,12 @@ const LONGEST_US: u64 = 50;
 /// Watch without yielding this long, in µs.
 const WATCH_US: u64 = 8;
 const SHORTEST_US: u64 = 1;
+/// A yield that takes longer costs more than sleeping.
+const DEAR_YIELD_US: u64 = LONGEST_US;
+/// Longer ones count as this long.
+const DEAREST_YIELD_US: u64 = 20_000;
+/// No yield for so many times as long as a dear one took: they cost less than 1 % of the time.
+const DEAR_YIELD_BARS: u64 = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spun {
@@ -23,6 +32,8 @@ pub enum Spun {
 pub struct Spin {
     budget: AtomicU64,
     yields_first: AtomicU32,
+    /// No yield before this tick; 0: none is barred.
+    barred_until: AtomicU64,
 }
 
 impl Default for Spin {
@@ -30,6 +41,7 @@ impl Default for Spin {
         Self {
             budget: AtomicU64::new(20 * TICKS_PER_US),
             yields_first: AtomicU32::new(0),
+            barred_until: AtomicU64::new(0),
         }
     }
 }
@@ -39,7 +51,15 @@ impl Spin {
     #[inline]
     pub fn wait(&self, cpus: u32, give_way: impl Fn(), mut found: impl FnMut() -> bool) -> Spun {
         let start = ticks();
-        let budget = self.budget.load(Relaxed);
+        let may_yield = self.may_yield(start);
+        let mut budget = self.budget.load(Relaxed);
+        if !may_yield {
+            budget = if cpus <= 1 {
+                0
+            } else {
+                budget.min(WATCH_US * TICKS_PER_US)
+            };
+        }
         let one_cpu = cpus <= 1;
         let yields_first = one_cpu || self.yields_first.load(Relaxed) != 0;
         let watch = if yields_first {
@@ -66,10 +86,13 @@ impl Spin {
                 self.failed();
                 return Spun::Nothing;
             }
-            if spent >= watch {
+            if spent >= watch && may_yield {
                 let before = ticks();
                 give_way();
                 let away = ticks().wrapping_sub(before);
+                if away > DEAR_YIELD_US * TICKS_PER_US {
+                    self.bar_yields(away);
+                }
                 if found() {
                     // Somebody else ran meanwhile, and it was the one we wait for.
                     let handed = away > 2 * TICKS_PER_US;
@@ -79,6 +102,27 @@ impl Spin {
                 }
             }
         }
+    }
+
+    fn may_yield(&self, now: u64) -> bool {
+        let until = self.barred_until.load(Relaxed);
+        if until == 0 {
+            return true;
+        }
+        // A clock that jumped back must not bar them for ever.
+        let left = until.wrapping_sub(now);
+        let over = left == 0 || left > DEAR_YIELD_BARS * DEAREST_YIELD_US * TICKS_PER_US;
+        if over {
+            self.barred_until.store(0, Relaxed);
+        }
+        over
+    }
+
+    #[cold]
+    fn bar_yields(&self, away: u64) {
+        let away = away.min(DEAREST_YIELD_US * TICKS_PER_US);
+        let until = ticks().wrapping_add(away * DEAR_YIELD_BARS);
+        self.barred_until.store(until, Relaxed);
     }
 
     fn paid(&self, took: u64) {
@@ -106,5 +150,58 @@ impl Spin {
     /// The present budget in ticks.
     pub fn budget(&self) -> u64 {
         self.budget.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn pass(us: u64) {
+        let start = ticks();
+        while ticks().wrapping_sub(start) < us * TICKS_PER_US {}
+    }
+
+    /// Waits in vain with yields that take `us`; how many were made.
+    fn yields(spin: &Spin, cpus: u32, us: u64) -> u32 {
+        let made = Cell::new(0);
+        let give_way = || {
+            made.set(made.get() + 1);
+            pass(us);
+        };
+        assert_eq!(spin.wait(cpus, give_way, || false), Spun::Nothing);
+        made.get()
+    }
+
+    /// As [`yields`], until one is made: the budget may pass while others have the CPU.
+    fn yields_at_last(spin: &Spin, cpus: u32, us: u64) -> bool {
+        (0..1000).any(|_| {
+            spin.slept(LONGEST_US * TICKS_PER_US / 2);
+            yields(spin, cpus, us) > 0
+        })
+    }
+
+    #[test]
+    fn a_dear_yield_is_not_made_again_soon() {
+        for cpus in [1, 2] {
+            let spin = Spin::default();
+            let dear = 10 * DEAR_YIELD_US;
+            assert!(yields_at_last(&spin, cpus, dear));
+            let until = spin.barred_until.load(Relaxed);
+            while ticks() < until {
+                let made = yields(&spin, cpus, 0);
+                assert!(made == 0 || ticks() >= until);
+            }
+            assert!(yields_at_last(&spin, cpus, 0));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumped_back_bars_nothing() {
+        let spin = Spin::default();
+        spin.barred_until.store(u64::MAX / 2, Relaxed);
+        assert!(yields_at_last(&spin, 2, 0));
     }
 }
