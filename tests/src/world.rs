@@ -18,9 +18,9 @@ use crate::paths::{self, Scratch};
 use crate::process::{Ended, Started};
 use crate::programs::{Build, compiled};
 
-const CLIENT_LIMIT: Duration = Duration::from_secs(30);
-const START_LIMIT: Duration = Duration::from_secs(10);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const CLIENT_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A directory, perhaps a front, and the reports of what ran under it.
 pub struct World {

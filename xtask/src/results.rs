@@ -1,4 +1,4 @@
-//! Reads `cargo test` output: the sums of its `test result:` lines.
+//! Reads `cargo test` output: the sums of its `test result:` lines, and what its failed tests said.
 
 /// Sums over the result lines seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,43 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.programs += other.programs;
+    }
+}
+
+/// What the failed tests printed, without backtraces: a long run shows it again at its end.
+#[derive(Debug, Default)]
+pub struct Failures {
+    pub text: String,
+    inside: bool,
+    backtrace: bool,
+    lines: usize,
+}
+
+/// Lines kept of one test.
+const LINES_MOST: usize = 60;
+
+impl Failures {
+    /// Takes one line of output.
+    pub fn take(&mut self, line: &str) {
+        if line.starts_with("---- ") {
+            (self.inside, self.backtrace, self.lines) = (true, false, 0);
+        } else if line == "failures:" || parse(line).is_some() {
+            self.inside = false;
+        } else if line == "stack backtrace:" {
+            self.backtrace = true;
+        } else if !line.starts_with(' ') {
+            self.backtrace = false;
+        }
+        if !self.inside || self.backtrace || line.starts_with("note: Some details are omitted") {
+            return;
+        }
+        self.lines += 1;
+        if self.lines <= LINES_MOST {
+            self.text.push_str(line);
+            self.text.push('\n');
+        } else if self.lines == LINES_MOST + 1 {
+            self.text.push_str("[and more]\n");
+        }
     }
 }
 
@@ -80,6 +117,25 @@ mod tests {
                 programs: 2
             }
         );
+    }
+
+    #[test]
+    fn failures_are_kept_without_their_backtraces() {
+        let mut failures = Failures::default();
+        let long = "a line\n".repeat(LINES_MOST + 5);
+        let output = format!(
+            "test one ... FAILED\n\nfailures:\n\n---- one stdout ----\nwhy\nstack backtrace:\n   0: deep\n             at a.rs:1\n\
+             note: Some details are omitted, run with `RUST_BACKTRACE=full`\nmore\n---- two stdout ----\n{long}\
+             failures:\n    one\n    two\n\ntest result: FAILED. 1 passed; 2 failed; 0 ignored\nnoise"
+        );
+        output.lines().for_each(|line| failures.take(line));
+        let text = failures.text;
+        assert!(
+            text.starts_with("---- one stdout ----\nwhy\nmore\n---- two stdout ----\na line\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("a line\n[and more]\n"), "{text}");
+        assert_eq!(text.lines().count(), 3 + LINES_MOST + 1);
     }
 
     #[test]

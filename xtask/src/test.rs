@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::proc::{Group, cargo, check_interrupted, root, run, stop_on_signals, target_dir};
-use crate::results::Tally;
+use crate::results::{Failures, Tally};
 use crate::setup::{self, Purpose, Systems};
 use crate::{build, tidy, windows};
 
@@ -210,19 +210,27 @@ fn count_results(command: &mut Command, limit: Duration, tally: &mut Tally) -> R
             .context("no pipe to the child")?,
     );
     let reader = std::thread::spawn(move || {
-        let mut tally = Tally::default();
+        let (mut tally, mut failures) = (Tally::default(), Failures::default());
         // Bytes, not text: a test may print anything.
         for line in output.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
             tally.take(&line);
+            failures.take(&line);
         }
-        tally
+        (tally, failures)
     });
     let waited = group.wait(limit);
     // A process that escaped from the group could hold the pipe open: kill the group before joining.
     drop(group);
-    *tally = reader.join().unwrap_or_default();
+    let failures;
+    (*tally, failures) = reader.join().unwrap_or_default();
+    if !failures.text.is_empty() {
+        println!(
+            "\nWhat the failed tests said, once more:\n{}",
+            failures.text
+        );
+    }
     let status = waited?;
     if !status.success() {
         bail!(

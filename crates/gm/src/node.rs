@@ -102,6 +102,11 @@ fn words(address: &[u8; 16]) -> [u64; 2] {
     [v as u64, (v >> 64) as u64]
 }
 
+/// How many calls a connection stays plain, if the environment says it (`SGM_PROMOTE_CALLS`).
+pub fn promote_calls_from_env() -> Option<u32> {
+    std::env::var("SGM_PROMOTE_CALLS").ok()?.parse().ok()
+}
+
 impl Node {
     /// The directory that `SGM_DIR` names, or the default one.
     pub fn dir_from_env() -> PathBuf {

@@ -44,6 +44,9 @@ fn open() -> Option<Ctx> {
     if std::env::var_os("SGM_DISABLE").is_some_and(|v| v != "0" && !v.is_empty()) {
         return None;
     }
+    if let Some(calls) = gm::node::promote_calls_from_env() {
+        sockets::promote_after(calls);
+    }
     let run = std::env::var("SGM_RUN")
         .ok()
         .and_then(|v| u64::from_str_radix(&v, 16).ok());

@@ -34,6 +34,9 @@ fn open() -> Option<&'static Ctx> {
             return None;
         }
         let dir = Node::dir_from_env();
+        if let Some(calls) = gm::node::promote_calls_from_env() {
+            sockets::promote_after(calls);
+        }
         let run = std::env::var("SGM_RUN")
             .ok()
             .and_then(|v| u64::from_str_radix(&v, 16).ok());

@@ -29,9 +29,17 @@ pub struct Conn {
     pub(crate) idle_wakes: AtomicU32,
     /// How often a non-blocking send found no room: edges for edge-triggered waiters.
     pub(crate) fulls: AtomicU32,
-    pub(crate) offer: OnceLock<(gm::node::Entry, u64)>,
+    pub(crate) offer: OnceLock<Offer>,
     pub(crate) read_spin: Spin,
     pub(crate) write_spin: Spin,
+}
+
+/// What this end has offered.
+pub(crate) struct Offer {
+    pub entry: gm::node::Entry,
+    /// Names the segment.
+    pub id: u64,
+    pub posted_us: u64,
 }
 
 impl Conn {

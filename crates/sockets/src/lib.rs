@@ -35,12 +35,25 @@ pub use recv::RecvOptions;
 pub use send::SendOptions;
 pub use spin::{Spin, Spun};
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 /// Bytes of one ring. Large enough that a bulk sender and receiver seldom meet at its ends, small enough for both
 /// directions to stay in a core's second-level cache.
 pub const RING_BYTES: usize = 256 * 1024;
-/// A connection is offered for promotion when its client has made this many calls that moved bytes ...
+/// A connection is offered for promotion when its client has made this many calls that moved bytes (unless
+/// [`promote_after`] says otherwise) ...
 pub const PROMOTE_CALLS: u32 = 6;
 /// ... or moved this many bytes.
 pub const PROMOTE_BYTES: u64 = 64 * 1024;
-/// Calls after which an offer that nobody claimed is withdrawn.
-pub const OFFER_PATIENCE: u32 = 4096;
+/// An offer that nobody claimed is withdrawn after this many calls ...
+pub const OFFER_PATIENCE_CALLS: u32 = 4096;
+/// ... but not before it has stood this long: a busy server on a busy CPU may be kept from its next call for a while,
+/// and a standing offer costs its client one load per call.
+pub const OFFER_PATIENCE_US: u64 = 5_000_000;
+
+static PROMOTE_AFTER: AtomicU32 = AtomicU32::new(PROMOTE_CALLS);
+
+/// This process's connections are offered after `calls` calls. With 0 a suite of short tests gets to the rings.
+pub fn promote_after(calls: u32) {
+    PROMOTE_AFTER.store(calls, Relaxed);
+}

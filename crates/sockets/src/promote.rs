@@ -6,8 +6,11 @@ use gm::{End, Node, Reason, Role, Segment, State};
 use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Key};
 
+use crate::conn::Offer;
 use crate::lock::lock;
-use crate::{Conn, Kernel, OFFER_PATIENCE, PROMOTE_BYTES, PROMOTE_CALLS, RING_BYTES};
+use crate::{
+    Conn, Kernel, OFFER_PATIENCE_CALLS, OFFER_PATIENCE_US, PROMOTE_AFTER, PROMOTE_BYTES, RING_BYTES,
+};
 
 impl Conn {
     /// Is a step due? Called at the start of every call while the connection is plain, so a few loads at most.
@@ -17,23 +20,24 @@ impl Conn {
         if end.has(flag::KEEP_TCP) {
             return false;
         }
+        let promote_after = PROMOTE_AFTER.load(Relaxed);
         match end.state() {
             State::Plain => match end.role() {
                 Role::Client => {
-                    end.plain_calls.load(Relaxed) >= PROMOTE_CALLS
+                    end.plain_calls.load(Relaxed) >= promote_after
                         || end.tcp_tx.load(Relaxed) + end.tcp_rx.load(Relaxed) >= PROMOTE_BYTES
                 }
                 // An offer may be older than our accept: look once more when the connection has proved busy.
                 Role::Server => {
                     node.offers_generation() != end.seen_generation.load(Relaxed)
-                        || end.plain_calls.load(Relaxed) == PROMOTE_CALLS
+                        || end.plain_calls.load(Relaxed) == promote_after
                 }
                 _ => false,
             },
             State::Offered => {
                 let decided = |s: &Segment| s.header().decision() != Ok(Decision::Offered);
                 self.segment().is_none_or(decided)
-                    || end.plain_calls.load(Relaxed) >= PROMOTE_CALLS + OFFER_PATIENCE
+                    || end.plain_calls.load(Relaxed) >= promote_after + OFFER_PATIENCE_CALLS
             }
             _ => false,
         }
@@ -86,7 +90,7 @@ impl Conn {
         Some(sent == tx && read == rx)
     }
 
-    /// Not now; the client tries again after some more calls.
+    /// Not now; the client looks again after some more calls.
     fn try_later(&self) {
         self.end.plain_calls.store(0, Relaxed);
     }
@@ -118,7 +122,11 @@ impl Conn {
         match node.offer(&key, id) {
             Ok(entry) => {
                 let _ = self.segment.set(segment);
-                let _ = self.offer.set((entry, id));
+                let _ = self.offer.set(Offer {
+                    entry,
+                    id,
+                    posted_us: k.now_us(),
+                });
                 end.reason.store(Reason::NotClaimed as u32, Relaxed);
                 end.set_state(State::Offered);
             }
@@ -175,7 +183,8 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return end.keep_tcp(Reason::NotClaimed);
         };
-        if segment.header().decision() == Ok(Decision::Claimed) {
+        let decision = segment.header().decision();
+        if decision == Ok(Decision::Claimed) {
             let _tx = lock(&end.tx_lock, k);
             let agree = self.positions_agree(k);
             if agree.is_none() {
@@ -191,6 +200,9 @@ impl Conn {
                 return;
             }
         }
+        if decision == Ok(Decision::Offered) && self.offer.get().is_some_and(|o| is_young(o, k)) {
+            return self.try_later();
+        }
         self.withdraw(node);
         end.keep_tcp(Reason::NotClaimed);
         end.set_state(State::Plain);
@@ -198,10 +210,10 @@ impl Conn {
 
     /// Takes an offer back; no harm if it was decided already.
     pub fn withdraw(&self, node: &Node) {
-        if let (Some(segment), Some(&(entry, id))) = (self.segment(), self.offer.get()) {
+        if let (Some(segment), Some(offer)) = (self.segment(), self.offer.get()) {
             segment.header().withdraw();
-            Segment::unlink(node.dir(), id);
-            node.remove_offer(entry, id);
+            Segment::unlink(node.dir(), offer.id);
+            node.remove_offer(offer.entry, offer.id);
         }
     }
 
@@ -241,6 +253,10 @@ impl Conn {
         End::count(&self.end.tcp_tx, tx);
         End::count(&self.end.tcp_rx, rx);
     }
+}
+
+fn is_young(offer: &Offer, k: &impl Kernel) -> bool {
+    k.now_us().saturating_sub(offer.posted_us) < OFFER_PATIENCE_US
 }
 
 /// Loopback, or from an address to itself: nothing else is this host for certain.

@@ -173,7 +173,7 @@ fn status_names_both_ends_of_an_idle_connection() {
     let server = world.serve(luck(&world, &["epoll", &port.to_string()]), port);
     let idle = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let ends = [idle.peer_addr().unwrap(), idle.local_addr().unwrap()];
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     // Until the server has accepted it.
     loop {
         let (text, _) = crate::told(world.front().sgm(&["status"]));

@@ -88,7 +88,7 @@ impl<'a> Victim<'a> {
             "{how}: the attacker itself failed\n{}",
             ended.errors
         );
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.open_descriptors() > self.descriptors {
             self.check_lives(&how);
             assert!(

@@ -203,10 +203,10 @@ mod tests {
         let me = std::process::id();
         let before = cpu_ns(me).unwrap();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(20) {
-            std::hint::spin_loop();
+        // The kernel may count by ticks, and others may have the CPU meanwhile.
+        while cpu_ns(me).unwrap() <= before {
+            assert!(start.elapsed() < Duration::from_secs(30));
         }
-        assert!(cpu_ns(me).unwrap() > before);
         assert!(cpu_ns(u32::MAX).is_err());
     }
 }
