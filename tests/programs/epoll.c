@@ -131,6 +131,46 @@ static void edge_out_client(int fd)
     }
 }
 
+/* As nginx does it: asks for room only when there is none; input is reported in between. */
+static void room_asked_late_server(int fd)
+{
+    struct stream in = {82, 0};
+    size_t much = hear();
+    send_text(fd, "input");
+    tell(1);
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, much, 64 * KIB);
+    meet();
+}
+static void room_asked_late_client(int fd)
+{
+    static uint8_t buffer[30000];
+    char text[8];
+    struct stream out = {82, 0};
+    int set = new_set();
+    set_nonblocking(fd, true);
+    add(set, fd, EPOLLIN | EPOLLET, 1);
+    for (;;) {
+        struct stream ahead = out;
+        stream_fill(&ahead, buffer, sizeof buffer);
+        ssize_t n = write(fd, buffer, sizeof buffer);
+        if (n < 0 && poll(&(struct pollfd){.fd = fd, .events = POLLOUT}, 1, 100) == 0)
+            break;
+        out.offset += n < 0 ? 0 : n;
+    }
+    modify(set, fd, EPOLLIN | EPOLLOUT | EPOLLET, 2);
+    wait_show("full", set, 0);
+    tell(out.offset);
+    CHECK(hear() == 1);
+    await_unread(fd, 5);
+    wait_show("input", set, -1);
+    wait_show("once only", set, 0);
+    CALL("read", read(fd, text, 8));
+    tell(1);
+    wait_show("room", set, 20000);
+    meet();
+}
+
 static void one_shot_server(int fd)
 {
     int set = new_set();
@@ -308,6 +348,6 @@ static void fair_client(int port)
 }
 
 const struct test_case cases[] = {
-    CASE(level), CASE(edge),     CASE(edge_out),  CASE(one_shot), CASE(ends),
+    CASE(level), CASE(edge),     CASE(edge_out),  CASE(room_asked_late), CASE(one_shot), CASE(ends),
     CASE(reset), CASE(two_sets), CASE(duplicate), RAW_CASE(fair), END_OF_CASES,
 };

@@ -131,6 +131,7 @@ twins! {
         pair level: PROMOTED;
         pair edge: PROMOTED;
         pair edge_out: Carried(128 * KIB);
+        pair room_asked_late: Carried(128 * KIB);
         pair one_shot: PROMOTED;
         pair ends: PROMOTED;
         pair reset: PROMOTED;

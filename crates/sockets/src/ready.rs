@@ -52,10 +52,8 @@ impl Conn {
             return kernel.unwrap_or_else(|| k.poll());
         };
         self.mind_asks(k);
+        self.pass_switch(k);
         let rx = segment.rx();
-        if end.rx_path() == Path::Tcp && rx.up_at() == Some(end.tcp_rx.load(Relaxed)) {
-            self.pass_switch(k, rx);
-        }
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);
         }

@@ -391,16 +391,26 @@ impl Conn {
         Ok(Some(Look::Stream(payload)))
     }
 
-    /// The last byte before the switch is read: receiving goes on in the ring.
+    /// If the last byte before the switch is read, receiving goes on in the ring.
+    #[inline]
+    pub fn pass_switch(&self, k: &impl Kernel) {
+        if self.end.rx_path() == Path::Tcp {
+            self.pass_switch_if_due(k);
+        }
+    }
+
     #[cold]
-    pub(crate) fn pass_switch(&self, k: &impl Kernel, rx: Rx<'_>) {
+    fn pass_switch_if_due(&self, k: &impl Kernel) {
         let end = self.end;
-        let guard = lock(&end.rx_lock, k);
-        if !guard.is_nested()
-            && end.rx_path() == Path::Tcp
-            && rx.up_at() == Some(end.tcp_rx.load(Relaxed))
-        {
-            self.receive_from_ring(k);
+        let due = || {
+            let at = self.segment().and_then(|s| s.rx().up_at());
+            end.rx_path() == Path::Tcp && at == Some(end.tcp_rx.load(Relaxed))
+        };
+        if due() {
+            let guard = lock(&end.rx_lock, k);
+            if !guard.is_nested() && due() {
+                self.receive_from_ring(k);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ const TAG: u64 = 0x5347_4d21 << 32;
 /// Looks without news after which a hot member goes cold, if there are more than `MANY_HOT`.
 const QUIET_LOOKS: u32 = 256;
 pub const MANY_HOT: usize = 32;
+const OUT: u32 = libc::EPOLLOUT as u32;
 
 #[derive(Default)]
 pub struct Members {
@@ -41,11 +42,36 @@ pub struct Watch {
     pub hot: bool,
     /// One-shot, and it was shot.
     pub spent: bool,
-    /// Edges already reported; `None`: report whatever is ready (just added or modified).
-    pub seen: Option<(u64, u32)>,
+    pub seen: Seen,
     /// The kernel said something since the last report.
     pub kernel_edge: bool,
     pub quiet: u32,
+}
+
+/// Edges already reported, of each kind; `None`: report what is ready, for it was just added or modified.
+#[derive(Clone, Copy)]
+pub struct Seen {
+    pub arrivals: Option<u64>,
+    pub fulls: Option<u32>,
+}
+
+impl Seen {
+    /// Of a member that was just added or modified: nothing, so that all that is ready is reported. But a direction that
+    /// is on the stream the kernel reports of itself, and once is enough.
+    pub fn at_first(conn: &Conn, fd: &Fd) -> Seen {
+        conn.pass_switch(fd);
+        let (arrivals, fulls) = conn.edges();
+        let end = conn.end();
+        Seen {
+            arrivals: (end.rx_path() != gm::Path::Ring).then_some(arrivals),
+            fulls: (end.tx_path() != gm::Path::Ring).then_some(fulls),
+        }
+    }
+
+    /// Is something left that the kernel reports?
+    pub fn leaves_to_kernel(&self) -> bool {
+        self.arrivals.is_some() || self.fulls.is_some()
+    }
 }
 
 // SAFETY: `conn` points into `slot`, and is used only under the set's lock (rule 1 of the parent module).
@@ -81,10 +107,9 @@ impl Watch {
             due |= self.events & libc::EPOLLWRNORM as u32;
         }
         if due != 0 && self.events & libc::EPOLLET as u32 != 0 && !self.kernel_edge {
-            let Some(seen) = self.seen else { return due };
-            let now = conn.edges();
-            let arrived = now.0 != seen.0 && due & !(libc::EPOLLOUT as u32) != 0;
-            let room = now.1 != seen.1 && due & libc::EPOLLOUT as u32 != 0;
+            let (arrivals, fulls) = conn.edges();
+            let arrived = self.seen.arrivals != Some(arrivals) && due & !OUT != 0;
+            let room = self.seen.fulls != Some(fulls) && due & OUT != 0;
             if !arrived && !room {
                 return 0;
             }
@@ -95,17 +120,16 @@ impl Watch {
     /// As `due`, and takes note that it is reported.
     pub fn report(&mut self, kernel: Option<Ready>) -> u32 {
         // Edges are read first: what comes after them will be a new one.
-        let edges = self.conn().edges();
+        let (arrivals, fulls) = self.conn().edges();
         let due = self.due(kernel);
         if due != 0 {
             // What was not reported keeps its edge.
-            let (arrivals, fulls) = self.seen.unwrap_or(edges);
-            let told_in = due & !(libc::EPOLLOUT as u32) != 0;
-            let told_out = due & libc::EPOLLOUT as u32 != 0;
-            self.seen = Some((
-                if told_in { edges.0 } else { arrivals },
-                if told_out { edges.1 } else { fulls },
-            ));
+            if due & !OUT != 0 {
+                self.seen.arrivals = Some(arrivals);
+            }
+            if due & OUT != 0 {
+                self.seen.fulls = Some(fulls);
+            }
             self.kernel_edge = false;
             self.quiet = 0;
             if self.events & libc::EPOLLONESHOT as u32 != 0 {
@@ -116,7 +140,7 @@ impl Watch {
     }
 
     pub fn wants_out(&self) -> bool {
-        self.events & libc::EPOLLOUT as u32 != 0
+        self.events & OUT != 0
     }
 
     pub fn event(&self, events: u32) -> epoll_event {

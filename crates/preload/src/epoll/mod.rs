@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use libc::{epoll_event, sigset_t, timespec};
 
-use self::members::{Members, Watch, register};
+use self::members::{Members, Seen, Watch, register};
 use self::sets::{Set, find_or_make};
 pub use self::sets::{
     after_fork, alias_set, be_watched, before_fork, close_set, close_sets, in_child, is_set,
@@ -115,7 +115,7 @@ fn add(
         kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
         hot: false,
         spent: false,
-        seen: first_look(inside.conn()),
+        seen: Seen::at_first(inside.conn(), &inside.fd),
         kernel_edge: false,
         quiet: 0,
     };
@@ -154,12 +154,6 @@ fn warm_up(set: &Set, m: &mut Members, epfd: c_int, i: usize) {
     }
 }
 
-/// What counts as seen of a member that was just added or modified: nothing, so that all that is ready is reported.
-/// But while it is read from the stream, the kernel reports that of itself, and once is enough.
-fn first_look(conn: &sockets::Conn) -> Option<(u64, u32)> {
-    (conn.end().rx_path() != gm::Path::Ring).then(|| conn.edges())
-}
-
 fn modify(
     set: &'static Set,
     epfd: c_int,
@@ -190,8 +184,8 @@ fn modify(
     w.events = e.events;
     w.data = e.u64;
     w.spent = false;
-    w.seen = first_look(inside.conn());
-    if w.seen.is_some() {
+    w.seen = Seen::at_first(inside.conn(), &inside.fd);
+    if w.seen.leaves_to_kernel() {
         register(epfd, libc::EPOLL_CTL_MOD, w, i);
     }
     warm_up(set, &mut m, epfd, i);

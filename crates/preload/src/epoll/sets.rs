@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
 use sockets::Spin;
 
-use super::members::{Members, Watch, register};
+use super::members::{Members, Seen, Watch, register};
 use crate::fds::{Inside, Slot};
 use crate::lock::Lock;
 use crate::real;
@@ -170,8 +170,12 @@ pub fn on_engaged(inside: &Inside) {
                 continue;
             };
             w.carried = true;
-            // The kernel reports what is ready as it is registered anew; that is the first report.
-            w.seen = Some(conn.edges());
+            // The kernel reports what is ready as it is registered anew; that is the first report. But the peer may have
+            // put bytes into the ring already.
+            w.seen = Seen {
+                fulls: Some(conn.edges().1),
+                ..Seen::at_first(conn, &inside.fd)
+            };
             w.conn = conn;
             w.kernel_out = conn.end().tx_path() != gm::Path::Ring;
             set.carried.fetch_add(1, AcqRel);
