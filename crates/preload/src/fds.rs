@@ -331,6 +331,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         {
             ctx.node.unlisten(entry);
         }
+        inside.slot.listener_pid.store(NO_LISTENER, Relaxed);
         if still_open {
             inside.conn().close(&ctx.node, &inside.fd, last);
         }

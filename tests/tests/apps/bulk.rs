@@ -147,7 +147,7 @@ fn socat_one_way() {
         server.ended();
         same_content(&file, &world.path("copy")).to_string()
     });
-    assert_carried(&report, 14 << 20);
+    assert_carried(&report, 4 << 20);
 }
 
 /// The listening socat forks for each connection and its child runs cat behind a socket pair.
@@ -196,5 +196,5 @@ fn netcat() {
         server.ended();
         same_content(&file, &world.path("copy")).to_string()
     });
-    assert_carried(&report, 8 << 20);
+    assert_carried(&report, 4 << 20);
 }

@@ -73,3 +73,27 @@ fn http_server() {
     });
     assert_carried(&report, 1 << 20);
 }
+
+/// A process that stops listening and listens elsewhere is found there, however often.
+#[test]
+fn listens_again() {
+    const SCRIPT: &str = "
+import socket
+for turn in range(10):
+    listener = socket.create_server(('127.0.0.1', 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    for i in range(20):
+        client.send(b'%d' % i)
+        server.send(server.recv(9))
+        print(turn, client.recv(9))
+    for s in client, server, listener:
+        s.close()
+";
+    let report = twice(|world| {
+        world
+            .run(world.command("python3", "python3", &["-c", SCRIPT]))
+            .output
+    });
+    assert_eq!(report.connections.carried, 20, "{report:?}");
+}

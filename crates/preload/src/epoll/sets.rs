@@ -170,12 +170,9 @@ pub fn on_engaged(inside: &Inside) {
                 continue;
             };
             w.carried = true;
-            // The kernel reports what is ready as it is registered anew; that is the first report. But the peer may have
-            // put bytes into the ring already.
-            w.seen = Seen {
-                fulls: Some(conn.edges().1),
-                ..Seen::at_first(conn, &inside.fd)
-            };
+            // What is on the stream the kernel reports as it is registered anew. But the peer may have put bytes into the
+            // ring already, and who waits for a full stream to take bytes has room in the ring now.
+            w.seen = Seen::at_first(conn, &inside.fd);
             w.conn = conn;
             w.kernel_out = conn.end().tx_path() != gm::Path::Ring;
             set.carried.fetch_add(1, AcqRel);
