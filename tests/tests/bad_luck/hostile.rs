@@ -73,9 +73,10 @@ impl<'a> Victim<'a> {
         self.check_lives(&how);
         assert_eq!(self.healthy.ask("while it is there"), "right", "{how}");
         self.check_lives(&how);
-        // A busy loop shows in any window; a busy machine's noise not in two, of which one is long.
+        // It may look at the nonsense some hundred times before it gives up, which takes seconds where others want the CPU
+        // as well; a busy loop shows in every window.
         let idle = self.load(Duration::from_millis(100)) < 40
-            || self.load(Duration::from_millis(1000)) < 20;
+            || (0..20).any(|_| self.load(Duration::from_millis(1000)) < 20);
         assert!(
             idle,
             "{how}: the server burns CPU\n{}",

@@ -158,6 +158,10 @@ fn watch(set: &Set, fd: c_int) {
     crate::set_errno(saved);
 }
 
+/// A stream that took no more than this was not full yet (the smallest SO_SNDBUF is larger). Who has sent more may be waiting
+/// for room, and there is some now: in the ring.
+const NEVER_FULL: u64 = 2048;
+
 /// A connection was promoted while it is a member of sets: its registrations change to ours.
 pub fn on_engaged(inside: &Inside) {
     let saved = crate::errno();
@@ -170,9 +174,12 @@ pub fn on_engaged(inside: &Inside) {
                 continue;
             };
             w.carried = true;
-            // What is on the stream the kernel reports as it is registered anew. But the peer may have put bytes into the
-            // ring already, and who waits for a full stream to take bytes has room in the ring now.
+            // What is on the stream the kernel reports as it is registered anew; but the peer may have put bytes into the
+            // ring already.
             w.seen = Seen::at_first(conn, &inside.fd);
+            if conn.end().tcp_tx.load(Relaxed) < NEVER_FULL {
+                w.seen.fulls = Some(conn.edges().1);
+            }
             w.conn = conn;
             w.kernel_out = conn.end().tx_path() != gm::Path::Ring;
             set.carried.fetch_add(1, AcqRel);
