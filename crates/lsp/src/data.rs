@@ -14,7 +14,7 @@ use windows_sys::Win32::System::IO::OVERLAPPED;
 use crate::answer::{Code, closed_code, code_of, done, lower, reset_answer};
 use crate::events;
 use crate::overlapped::{self, Request};
-use crate::slot::{Inside, enter};
+use crate::slot::{Body, Inside, enter};
 
 const MSG_OOB: u32 = ws::MSG_OOB as u32;
 const MSG_PEEK: u32 = ws::MSG_PEEK as u32;
@@ -205,7 +205,10 @@ pub unsafe extern "system" fn recv(
             if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::recv(inside, r, bufs, count, got, flags);
             }
-            sync_recv(&inside, bufs, count, got, flags)
+            sync_recv(&inside, bufs, count, got, flags, |b, n, code| {
+                let (none, t) = (std::ptr::null_mut(), std::ptr::null());
+                (b.lower.recv)(b.base, bufs, count, n, flags, none, None, t, code)
+            })
         }
     };
     // SAFETY: the caller's place for the code; windows-sys says const, the documentation out.
@@ -220,6 +223,7 @@ unsafe fn sync_recv(
     count: u32,
     got: *mut u32,
     flags: *mut u32,
+    below: impl FnOnce(&Body, *mut u32, *mut i32) -> i32,
 ) -> Result<(), Code> {
     // SAFETY: the caller's arguments; null flags are refused below, by the base provider.
     unsafe {
@@ -228,22 +232,8 @@ unsafe fn sync_recv(
             put(got, r? as u32);
             return Ok(());
         }
-        let b = inside.body();
         let mut n = 0;
-        let none = std::ptr::null_mut();
-        lower(|code| {
-            (b.lower.recv)(
-                b.base,
-                bufs,
-                count,
-                &mut n,
-                flags,
-                none,
-                None,
-                std::ptr::null(),
-                code,
-            )
-        })?;
+        lower(|code| below(inside.body(), &mut n, code))?;
         put(got, n);
         if asked & (MSG_PEEK | MSG_OOB) == 0 {
             plain(inside, 0, n);
@@ -273,36 +263,12 @@ pub unsafe extern "system" fn recv_from(
                 let from = (from, from_len);
                 return overlapped::recv_from(inside, r, bufs, count, got, flags, from);
             }
-            if inside.body().is_stream() {
-                let asked = if flags.is_null() { 0 } else { *flags };
-                if let Some(r) = carried_recv(&inside, bufs, count, asked) {
-                    put(got, r? as u32);
-                    return Ok(());
-                }
-            }
-            let b = inside.body();
-            let asked = if flags.is_null() { 0 } else { *flags };
-            let mut n = 0;
-            lower(|code| {
+            sync_recv(&inside, bufs, count, got, flags, |b, n, code| {
+                let (none, t) = (std::ptr::null_mut(), std::ptr::null());
                 (b.lower.recv_from)(
-                    b.base,
-                    bufs,
-                    count,
-                    &mut n,
-                    flags,
-                    from,
-                    from_len,
-                    std::ptr::null_mut(),
-                    None,
-                    std::ptr::null(),
-                    code,
+                    b.base, bufs, count, n, flags, from, from_len, none, None, t, code,
                 )
-            })?;
-            put(got, n);
-            if asked & (MSG_PEEK | MSG_OOB) == 0 {
-                plain(&inside, 0, n);
-            }
-            Ok(())
+            })
         }
     };
     // SAFETY: the caller's place for the code.
@@ -422,17 +388,12 @@ pub unsafe extern "system" fn recv_disconnect(
     data: *const WSABUF,
     errno: *mut i32,
 ) -> i32 {
-    let call = || {
-        let inside = enter(s)?;
-        if inside.engaged().is_some() {
-            return crate::life::shut(&inside, ws::SD_RECEIVE);
-        }
-        let b = inside.body();
-        // SAFETY: the caller's arguments, unchanged.
-        lower(|code| unsafe { (b.lower.recv_disconnect)(b.base, data, code) })
-    };
-    // SAFETY: the caller's place for the code.
-    unsafe { done(call(), errno) }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe {
+        disconnected(s, ws::SD_RECEIVE, errno, |b, code| {
+            (b.lower.recv_disconnect)(b.base, data, code)
+        })
+    }
 }
 
 pub unsafe extern "system" fn send_disconnect(
@@ -440,15 +401,29 @@ pub unsafe extern "system" fn send_disconnect(
     data: *const WSABUF,
     errno: *mut i32,
 ) -> i32 {
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe {
+        disconnected(s, ws::SD_SEND, errno, |b, code| {
+            (b.lower.send_disconnect)(b.base, data, code)
+        })
+    }
+}
+
+/// # Safety
+/// `errno` is the caller's place for the code, or null.
+unsafe fn disconnected(
+    s: SOCKET,
+    how: i32,
+    errno: *mut i32,
+    below: impl FnOnce(&Body, *mut i32) -> i32,
+) -> i32 {
     let call = || {
         let inside = enter(s)?;
         if inside.engaged().is_some() {
-            return crate::life::shut(&inside, ws::SD_SEND);
+            return crate::life::shut(&inside, how);
         }
-        let b = inside.body();
-        // SAFETY: the caller's arguments, unchanged.
-        lower(|code| unsafe { (b.lower.send_disconnect)(b.base, data, code) })
+        lower(|code| below(inside.body(), code))
     };
-    // SAFETY: the caller's place for the code.
+    // SAFETY: by the caller.
     unsafe { done(call(), errno) }
 }

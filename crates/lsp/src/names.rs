@@ -4,7 +4,7 @@ use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKADDR_STO
 use windows_sys::core::{BOOL, PCWSTR, PWSTR};
 
 use crate::answer::{Code, done, lower, tell};
-use crate::provider;
+use crate::provider::{self, Lower};
 use crate::slot::{Body, enter};
 
 /// The address of a base socket's own end, or its peer's.
@@ -69,14 +69,12 @@ pub unsafe extern "system" fn get_sock_name(
     len: *mut i32,
     errno: *mut i32,
 ) -> i32 {
-    let call = || {
-        let inside = enter(s)?;
-        let b = inside.body();
-        // SAFETY: the caller's arguments, unchanged.
-        lower(|code| unsafe { (b.lower.get_sock_name)(b.base, name, len, code) })
-    };
-    // SAFETY: the caller's place for the code.
-    unsafe { done(call(), errno) }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe {
+        on_base(s, errno, |b, code| {
+            (b.lower.get_sock_name)(b.base, name, len, code)
+        })
+    }
 }
 
 pub unsafe extern "system" fn get_peer_name(
@@ -85,21 +83,46 @@ pub unsafe extern "system" fn get_peer_name(
     len: *mut i32,
     errno: *mut i32,
 ) -> i32 {
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe {
+        on_base(s, errno, |b, code| {
+            (b.lower.get_peer_name)(b.base, name, len, code)
+        })
+    }
+}
+
+/// A call that is the base socket's.
+///
+/// # Safety
+/// `errno` is the caller's place for the code, or null.
+unsafe fn on_base(s: SOCKET, errno: *mut i32, call: impl FnOnce(&Body, *mut i32) -> i32) -> i32 {
     let call = || {
         let inside = enter(s)?;
-        let b = inside.body();
-        // SAFETY: the caller's arguments, unchanged.
-        lower(|code| unsafe { (b.lower.get_peer_name)(b.base, name, len, code) })
+        lower(|code| call(inside.body(), code))
     };
-    // SAFETY: the caller's place for the code.
+    // SAFETY: by the caller.
     unsafe { done(call(), errno) }
 }
 
-/// What the lower provider is to be shown instead of our entry.
-fn lower_info(info: *const ws::WSAPROTOCOL_INFOW) -> Option<&'static provider::Layer> {
-    // SAFETY: null or the caller's entry.
+/// A translation between addresses and text, by the provider below the caller's entry, which sees its own entry.
+///
+/// # Safety
+/// `info` is null or the caller's entry, `errno` the caller's place for the code, or null.
+unsafe fn translated(
+    info: *const ws::WSAPROTOCOL_INFOW,
+    errno: *mut i32,
+    call: impl FnOnce(&Lower, *const ws::WSAPROTOCOL_INFOW, *mut i32) -> i32,
+) -> i32 {
+    // SAFETY: by the caller.
     let id = unsafe { info.as_ref() }.map_or(0, |i| i.dwCatalogEntryId);
-    provider::layer(id, 0, 0, 0)
+    let layer = provider::layer(id, 0, 0, 0);
+    let below = layer.map_or(info, |l| &raw const l.lower_info);
+    let call = || {
+        let p = provider::any_lower(layer.map_or(0, |l| l.info.dwCatalogEntryId))?;
+        lower(|code| call(p, below, code))
+    };
+    // SAFETY: by the caller.
+    unsafe { done(call(), errno) }
 }
 
 pub unsafe extern "system" fn address_to_string(
@@ -110,15 +133,12 @@ pub unsafe extern "system" fn address_to_string(
     text_len: *mut u32,
     errno: *mut i32,
 ) -> i32 {
-    let layer = lower_info(info);
-    let below = layer.map_or(info, |l| &raw const l.lower_info);
-    let call = || {
-        let p = provider::any_lower(layer.map_or(0, |l| l.info.dwCatalogEntryId))?;
-        // SAFETY: the caller's arguments; the entry is ours or the caller's.
-        lower(|code| unsafe { (p.address_to_string)(address, len, below, text, text_len, code) })
-    };
-    // SAFETY: the caller's place for the code.
-    unsafe { done(call(), errno) }
+    // SAFETY: the caller's arguments; the entry is ours or the caller's.
+    unsafe {
+        translated(info, errno, |p, info, code| {
+            (p.address_to_string)(address, len, info, text, text_len, code)
+        })
+    }
 }
 
 pub unsafe extern "system" fn string_to_address(
@@ -129,15 +149,12 @@ pub unsafe extern "system" fn string_to_address(
     len: *mut i32,
     errno: *mut i32,
 ) -> i32 {
-    let layer = lower_info(info);
-    let below = layer.map_or(info, |l| &raw const l.lower_info);
-    let call = || {
-        let p = provider::any_lower(layer.map_or(0, |l| l.info.dwCatalogEntryId))?;
-        // SAFETY: the caller's arguments; the entry is ours or the caller's.
-        lower(|code| unsafe { (p.string_to_address)(text, family, below, address, len, code) })
-    };
-    // SAFETY: the caller's place for the code.
-    unsafe { done(call(), errno) }
+    // SAFETY: the caller's arguments; the entry is ours or the caller's.
+    unsafe {
+        translated(info, errno, |p, info, code| {
+            (p.string_to_address)(text, family, info, address, len, code)
+        })
+    }
 }
 
 pub unsafe extern "system" fn get_qos_by_name(

@@ -96,10 +96,6 @@ impl Body {
             .as_ref()
             .map_or(0, |c| which(c.end()).load(Relaxed))
     }
-
-    pub fn is_stream(&self) -> bool {
-        self.kind == ws::SOCK_STREAM
-    }
 }
 
 pub struct Slot {

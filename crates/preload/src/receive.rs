@@ -171,21 +171,28 @@ pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_
         // SAFETY: the caller's arguments; the kernel refuses them, or has nothing to do.
         return unsafe { real::readv(fd, iov, n) };
     }
-    receive(
-        fd,
-        0,
-        0,
-        // SAFETY: the caller's buffers.
-        |f| f(unsafe { many(iov, n as usize) }),
-        // SAFETY: the caller's arguments, unchanged.
-        || unsafe { real::readv(fd, iov, n) },
-    )
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { receive_many(fd, 0, iov, n as usize, || real::readv(fd, iov, n)) }
 }
 
-macro_rules! preadv2 {
-    ($($name:ident),*) => {$(
+/// # Safety
+/// `iov` must be the caller's `n` buffers.
+unsafe fn receive_many(
+    fd: c_int,
+    flags: c_int,
+    iov: *const iovec,
+    n: usize,
+    plain: impl Fn() -> ssize_t,
+) -> ssize_t {
+    // SAFETY: by the caller.
+    receive(fd, flags, 0, |f| f(unsafe { many(iov, n) }), plain)
+}
+
+/// The calls with an offset and flags: carried is what is at no offset, with `RWF_NOWAIT` or nothing.
+macro_rules! with_flags {
+    ($many:ident: $($name:ident),*) => {$(
         /// # Safety
-        /// As preadv2(2).
+        /// As preadv2(2) and pwritev2(2).
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(
             fd: c_int,
@@ -201,11 +208,12 @@ macro_rules! preadv2 {
                 return plain();
             }
             // SAFETY: the caller's buffers.
-            receive(fd, now, 0, |f| f(unsafe { many(iov, n as usize) }), plain)
+            unsafe { $many(fd, now, iov, n as usize, plain) }
         }
     )*};
 }
-preadv2!(preadv2, preadv64v2);
+pub(crate) use with_flags;
+with_flags!(receive_many: preadv2, preadv64v2);
 
 /// # Safety
 /// As recvmsg(2).

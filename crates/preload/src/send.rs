@@ -10,7 +10,7 @@ use sockets::{Fault, SendOptions};
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
-use crate::receive::IOV_MAX;
+use crate::receive::{IOV_MAX, with_flags};
 
 const CARRIED: c_int = libc::MSG_DONTWAIT
     | libc::MSG_NOSIGNAL
@@ -149,40 +149,24 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize
         // SAFETY: the caller's arguments; the kernel refuses them, or has nothing to do.
         return unsafe { real::writev(fd, iov, n) };
     }
-    transmit(
-        fd,
-        0,
-        // SAFETY: the caller's buffers.
-        |f| f(unsafe { many(iov, usize::try_from(n).unwrap_or(0)) }),
-        // SAFETY: the caller's arguments, unchanged.
-        || unsafe { real::writev(fd, iov, n) },
-    )
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { transmit_many(fd, 0, iov, n as usize, || real::writev(fd, iov, n)) }
 }
 
-macro_rules! pwritev2 {
-    ($($name:ident),*) => {$(
-        /// # Safety
-        /// As pwritev2(2).
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(
-            fd: c_int,
-            iov: *const iovec,
-            n: c_int,
-            offset: i64,
-            flags: c_int,
-        ) -> ssize_t {
-            // SAFETY: the caller's arguments, unchanged.
-            let plain = || unsafe { real::$name(fd, iov, n, offset, flags) };
-            let now = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
-            if offset != -1 || flags & !libc::RWF_NOWAIT != 0 || !(1..=IOV_MAX).contains(&n) {
-                return plain();
-            }
-            // SAFETY: the caller's buffers.
-            transmit(fd, now, |f| f(unsafe { many(iov, n as usize) }), plain)
-        }
-    )*};
+/// # Safety
+/// `iov` must be the caller's `n` buffers.
+unsafe fn transmit_many(
+    fd: c_int,
+    flags: c_int,
+    iov: *const iovec,
+    n: usize,
+    plain: impl Fn() -> ssize_t,
+) -> ssize_t {
+    // SAFETY: by the caller.
+    transmit(fd, flags, |f| f(unsafe { many(iov, n) }), plain)
 }
-pwritev2!(pwritev2, pwritev64v2);
+
+with_flags!(transmit_many: pwritev2, pwritev64v2);
 
 /// # Safety
 /// As sendmsg(2).

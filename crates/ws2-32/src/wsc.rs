@@ -6,6 +6,7 @@
 
 use std::ptr;
 
+use spi::catalog::Catalog;
 use spi::registry::Key;
 use spi::wide;
 use windows_sys::Win32::Foundation::ERROR_CALL_NOT_IMPLEMENTED;
@@ -139,19 +140,8 @@ pub unsafe extern "system" fn WSCInstallProvider(
     count: u32,
     errno: *mut i32,
 ) -> i32 {
-    let install = || {
-        // SAFETY: the installer's GUID, string and list.
-        let (provider, path, infos) = unsafe {
-            (
-                provider.as_ref().ok_or(WSAEFAULT)?,
-                string(path)?,
-                entries(infos, count)?,
-            )
-        };
-        catalog::change(|c| c.install(provider, &path, infos))
-    };
-    // SAFETY: by the caller.
-    unsafe { answer(errno, install().map(|()| 0)) }
+    // SAFETY: the installer's own arguments.
+    unsafe { with_entries(provider, path, infos, count, errno, Catalog::install) }
 }
 
 #[unsafe(no_mangle)]
@@ -162,8 +152,24 @@ pub unsafe extern "system" fn WSCUpdateProvider(
     count: u32,
     errno: *mut i32,
 ) -> i32 {
-    let update = || {
-        // SAFETY: the installer's GUID, string and list.
+    // SAFETY: the installer's own arguments.
+    unsafe { with_entries(provider, path, infos, count, errno, Catalog::update) }
+}
+
+type Change = fn(&mut Catalog, &GUID, &str, &[WSAPROTOCOL_INFOW]) -> Result<(), i32>;
+
+/// # Safety
+/// As for WSCInstallProvider.
+unsafe fn with_entries(
+    provider: *const GUID,
+    path: *const u16,
+    infos: *const WSAPROTOCOL_INFOW,
+    count: u32,
+    errno: *mut i32,
+    change: Change,
+) -> i32 {
+    let changed = || {
+        // SAFETY: by the caller.
         let (provider, path, infos) = unsafe {
             (
                 provider.as_ref().ok_or(WSAEFAULT)?,
@@ -171,10 +177,10 @@ pub unsafe extern "system" fn WSCUpdateProvider(
                 entries(infos, count)?,
             )
         };
-        catalog::change(|c| c.update(provider, &path, infos))
+        catalog::change(|c| change(c, provider, &path, infos))
     };
     // SAFETY: by the caller.
-    unsafe { answer(errno, update().map(|()| 0)) }
+    unsafe { answer(errno, changed().map(|()| 0)) }
 }
 
 #[unsafe(no_mangle)]

@@ -22,50 +22,30 @@ use crate::slot::{Body, Inside, locked};
 pub use message::ext_send_msg;
 
 /// An extension: its identifier and our function.
-struct Extension {
-    id: GUID,
-    own: fn() -> usize,
-}
+type Extension = (GUID, fn() -> *const ());
 
 /// GetAcceptExSockaddrs is missing: it has no socket, and only reads what the lower provider's AcceptEx wrote.
 const EXTENSIONS: [Extension; 7] = [
-    Extension {
-        id: ws::WSAID_ACCEPTEX,
-        own: || connection::accept_ex as *const () as usize,
-    },
-    Extension {
-        id: ws::WSAID_CONNECTEX,
-        own: || connection::connect_ex as *const () as usize,
-    },
-    Extension {
-        id: ws::WSAID_DISCONNECTEX,
-        own: || connection::disconnect_ex as *const () as usize,
-    },
-    Extension {
-        id: ws::WSAID_TRANSMITFILE,
-        own: || file::transmit_file as *const () as usize,
-    },
-    Extension {
-        id: ws::WSAID_TRANSMITPACKETS,
-        own: || file::transmit_packets as *const () as usize,
-    },
-    Extension {
-        id: ws::WSAID_WSARECVMSG,
-        own: || message::recv_msg as *const () as usize,
-    },
-    Extension {
-        id: ws::WSAID_WSASENDMSG,
-        own: || message::send_msg as *const () as usize,
-    },
+    (ws::WSAID_ACCEPTEX, || connection::accept_ex as *const ()),
+    (ws::WSAID_CONNECTEX, || connection::connect_ex as *const ()),
+    (ws::WSAID_DISCONNECTEX, || {
+        connection::disconnect_ex as *const ()
+    }),
+    (ws::WSAID_TRANSMITFILE, || file::transmit_file as *const ()),
+    (ws::WSAID_TRANSMITPACKETS, || {
+        file::transmit_packets as *const ()
+    }),
+    (ws::WSAID_WSARECVMSG, || message::recv_msg as *const ()),
+    (ws::WSAID_WSASENDMSG, || message::send_msg as *const ()),
 ];
 
 /// Our function for an extension's GUID; `None`: the lower provider's is as good, or it has none.
 pub fn pointer(inside: &Inside, which: &GUID) -> Option<*const c_void> {
-    let extension = EXTENSIONS
+    let (_, own) = EXTENSIONS
         .iter()
-        .find(|e| spi::ids::same_guid(&e.id, which))?;
+        .find(|(id, _)| spi::ids::same_guid(id, which))?;
     of_lower(inside.body(), which).ok()?;
-    Some((extension.own)() as *const c_void)
+    Some(own().cast())
 }
 
 /// What lower providers answered.
@@ -145,8 +125,8 @@ fn of_stranger(s: SOCKET, id: &GUID) -> Result<usize, Code> {
     if r != 0 {
         return Err(last_error());
     }
-    let own = |e: &Extension| (e.own)() == function;
-    if function == 0 || EXTENSIONS.iter().any(own) {
+    let is_own = |(_, own): &Extension| own() as usize == function;
+    if function == 0 || EXTENSIONS.iter().any(is_own) {
         return Err(ws::WSAENOTSOCK);
     }
     Ok(function)

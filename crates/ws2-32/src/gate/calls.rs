@@ -73,68 +73,34 @@ enum Direction {
     Write,
 }
 
-unsafe extern "system" fn read_file(
-    file: HANDLE,
-    event: HANDLE,
-    apc: PIO_APC_ROUTINE,
-    context: *const c_void,
-    status: *mut IO_STATUS_BLOCK,
-    buffer: *mut c_void,
-    len: u32,
-    offset: *const i64,
-    key: *const u32,
-) -> NTSTATUS {
-    if non_ifs(file).is_none() {
-        // SAFETY: the caller's own arguments.
-        return unsafe {
-            original!(READ: Transfer)(file, event, apc, context, status, buffer, len, offset, key)
-        };
-    }
-    // SAFETY: as above.
-    unsafe {
-        transfer(
-            Direction::Read,
-            file,
-            event,
-            apc,
-            context,
-            status,
-            buffer,
-            len,
-        )
-    }
+/// NtReadFile and NtWriteFile, which differ in nothing but the direction.
+macro_rules! transfers {
+    ($($name:ident: $hook:ident, $direction:ident;)*) => {$(
+        unsafe extern "system" fn $name(
+            file: HANDLE,
+            event: HANDLE,
+            apc: PIO_APC_ROUTINE,
+            context: *const c_void,
+            status: *mut IO_STATUS_BLOCK,
+            buffer: *mut c_void,
+            len: u32,
+            offset: *const i64,
+            key: *const u32,
+        ) -> NTSTATUS {
+            // SAFETY: the caller's own arguments.
+            unsafe {
+                if non_ifs(file).is_none() {
+                    let original = original!($hook: Transfer);
+                    return original(file, event, apc, context, status, buffer, len, offset, key);
+                }
+                transfer(Direction::$direction, file, event, apc, context, status, buffer, len)
+            }
+        }
+    )*};
 }
-
-unsafe extern "system" fn write_file(
-    file: HANDLE,
-    event: HANDLE,
-    apc: PIO_APC_ROUTINE,
-    context: *const c_void,
-    status: *mut IO_STATUS_BLOCK,
-    buffer: *mut c_void,
-    len: u32,
-    offset: *const i64,
-    key: *const u32,
-) -> NTSTATUS {
-    if non_ifs(file).is_none() {
-        // SAFETY: the caller's own arguments.
-        return unsafe {
-            original!(WRITE: Transfer)(file, event, apc, context, status, buffer, len, offset, key)
-        };
-    }
-    // SAFETY: as above.
-    unsafe {
-        transfer(
-            Direction::Write,
-            file,
-            event,
-            apc,
-            context,
-            status,
-            buffer,
-            len,
-        )
-    }
+transfers! {
+    read_file: READ, Read;
+    write_file: WRITE, Write;
 }
 
 /// A request of ReadFileEx or WriteFileEx: its APC runs when the provider calls our completion routine.
