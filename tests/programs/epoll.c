@@ -171,6 +171,61 @@ static void room_asked_late_client(int fd)
     meet();
 }
 
+/* Taken out and put in again between any two messages, as redis-benchmark does it. */
+static void in_and_out_server(int fd)
+{
+    int set = new_set();
+    char text[64];
+    for (int i = 0; i < 40; i++) {
+        add(set, fd, EPOLLIN, i);
+        wait_show("input", set, -1);
+        drop(set, fd);
+        ssize_t n = MUST(read(fd, text, sizeof text));
+        add(set, fd, EPOLLOUT, 100 + i);
+        wait_show("room", set, -1);
+        drop(set, fd);
+        write_all(fd, text, n);
+    }
+    drop(set, fd);
+    modify(set, fd, EPOLLIN, 1);
+    add(set, fd, EPOLLIN, 2);
+    add(set, fd, EPOLLIN, 3);
+    drop(set, fd);
+    tell(thread_id());
+    wait_show("out: asleep until the time is over", set, 300);
+    add(set, fd, EPOLLIN | EPOLLET, 4);
+    wait_show("input that came meanwhile", set, -1);
+    wait_show("once only", set, 0);
+    drop(set, fd);
+    add(set, fd, EPOLLIN | EPOLLET, 5);
+    wait_show("news again", set, -1);
+    drop(set, fd);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        wait_show("child: out", set, 0);
+        drop(set, fd);
+        _exit(0);
+    }
+    wait_child(child);
+    CALL("read", read(fd, text, sizeof text));
+    tell(1);
+    await_events(fd, POLLRDHUP);
+    add(set, fd, EPOLLIN | EPOLLRDHUP, 7);
+    wait_show("the end", set, -1);
+}
+static void in_and_out_client(int fd)
+{
+    char text[64];
+    for (int i = 0; i < 40; i++) {
+        send_text(fd, "hello");
+        CHECK(MUST(read(fd, text, sizeof text)) == 5);
+    }
+    await_asleep(hear());
+    send_text(fd, "meanwhile");
+    CHECK(hear() == 1);
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+}
+
 static void one_shot_server(int fd)
 {
     int set = new_set();
@@ -348,6 +403,6 @@ static void fair_client(int port)
 }
 
 const struct test_case cases[] = {
-    CASE(level), CASE(edge),     CASE(edge_out),  CASE(room_asked_late), CASE(one_shot), CASE(ends),
+    CASE(level), CASE(edge),     CASE(edge_out),  CASE(room_asked_late), CASE(in_and_out), CASE(one_shot), CASE(ends),
     CASE(reset), CASE(two_sets), CASE(duplicate), RAW_CASE(fair), END_OF_CASES,
 };

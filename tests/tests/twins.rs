@@ -132,6 +132,7 @@ twins! {
         pair edge: PROMOTED;
         pair edge_out: Carried(128 * KIB);
         pair room_asked_late: Carried(128 * KIB);
+        pair in_and_out: PROMOTED;
         pair one_shot: PROMOTED;
         pair ends: PROMOTED;
         pair reset: PROMOTED;

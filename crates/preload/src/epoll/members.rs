@@ -42,6 +42,8 @@ pub struct Watch {
     pub hot: bool,
     /// One-shot, and it was shot.
     pub spent: bool,
+    /// The program took it out; the kernel's set has it still (rule 4 of the parent module).
+    pub dormant: bool,
     pub seen: Seen,
     /// The kernel said something since the last report.
     pub kernel_edge: bool,
@@ -94,7 +96,7 @@ impl Watch {
 
     /// What is to be reported now; 0: nothing. Changes nothing.
     pub fn due(&self, kernel: Option<Ready>) -> u32 {
-        if self.spent {
+        if self.spent || self.dormant {
             return 0;
         }
         let conn = self.conn();
@@ -182,6 +184,20 @@ impl Members {
         Some(w)
     }
 
+    pub fn is_dormant(&self, i: usize) -> bool {
+        matches!(self.list.get(i), Some(Some(w)) if w.dormant)
+    }
+
+    /// The program takes out a carried member: it is no longer looked at.
+    pub fn sleep(&mut self, i: usize) {
+        if let Some(Some(w)) = self.list.get_mut(i) {
+            w.dormant = true;
+            if std::mem::take(&mut w.hot) {
+                self.hot.retain(|h| *h != i);
+            }
+        }
+    }
+
     /// Members that belong to `slot`: the one at `fd` if that is the only one, else all.
     pub fn of_slot(&self, slot: &Slot, fd: c_int) -> Vec<usize> {
         match self.position(fd, slot) {
@@ -200,7 +216,7 @@ impl Members {
     pub fn heat(&mut self, i: usize) {
         if let Some(Some(w)) = self.list.get_mut(i) {
             w.quiet = 0;
-            if !w.hot {
+            if !w.hot && !w.dormant {
                 w.hot = true;
                 self.hot.push(i);
             }
@@ -258,4 +274,10 @@ pub fn register(epfd: c_int, op: c_int, w: &Watch, i: usize) -> c_int {
     };
     // SAFETY: a local event.
     unsafe { real::epoll_ctl(epfd, op, w.fd, &mut e) }
+}
+
+/// Takes a member out of the kernel's set.
+pub fn unregister(epfd: c_int, w: &Watch) -> c_int {
+    // SAFETY: DEL takes no event.
+    unsafe { real::epoll_ctl(epfd, libc::EPOLL_CTL_DEL, w.fd, std::ptr::null_mut()) }
 }

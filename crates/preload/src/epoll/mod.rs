@@ -11,6 +11,8 @@
 //!    it is held: closing takes the member out first.
 //! 2. Before anybody sleeps in the kernel, every member is armed and was looked at after that.
 //! 3. While another thread sleeps on the same set, nothing stays hot when a wait returns.
+//! 4. A carried member that the program takes out goes *dormant*: it stays in the kernel's set until the kernel speaks of it
+//!    or the process forks, so that a program which changes what it waits for by DEL and ADD pays no call for it.
 
 mod members;
 mod sets;
@@ -102,8 +104,18 @@ fn add(
         let why = gm::Reason::Unsupported;
         inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
     }
+    // May promote, which changes sets: not under the lock.
     let carried = inside.engaged();
     let mut m = set.lock.lock();
+    if let Some(i) = m.position(inside.fd.0, inside.slot)
+        && m.is_dormant(i)
+    {
+        if carried {
+            change(set, epfd, &mut m, i, inside, e);
+            return 0;
+        }
+        set.forget(epfd, &mut m, i);
+    }
     let i = m.free.pop().unwrap_or(m.list.len());
     let w = Watch {
         fd: inside.fd.0,
@@ -115,6 +127,7 @@ fn add(
         kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
         hot: false,
         spent: false,
+        dormant: false,
         seen: Seen::at_first(inside.conn(), &inside.fd),
         kernel_edge: false,
         quiet: 0,
@@ -168,6 +181,10 @@ fn modify(
     let Some(w) = m.list[i].as_mut() else {
         return plain();
     };
+    if w.dormant {
+        crate::set_errno(libc::ENOENT);
+        return -1;
+    }
     if !w.carried {
         let r = plain();
         if r == 0 {
@@ -181,22 +198,41 @@ fn modify(
         crate::set_errno(libc::EINVAL);
         return -1;
     }
+    change(set, epfd, &mut m, i, inside, e);
+    0
+}
+
+/// A carried member is asked for (again) with other events.
+fn change(set: &Set, epfd: c_int, m: &mut Members, i: usize, inside: &Inside, e: epoll_event) {
+    let Some(w) = m.list[i].as_mut() else { return };
     w.events = e.events;
     w.data = e.u64;
     w.spent = false;
+    w.dormant = false;
     w.seen = Seen::at_first(inside.conn(), &inside.fd);
     if w.seen.leaves_to_kernel() {
         register(epfd, libc::EPOLL_CTL_MOD, w, i);
     }
-    warm_up(set, &mut m, epfd, i);
-    0
+    warm_up(set, m, epfd, i);
 }
 
 fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
+    // May promote, which changes sets: not under the lock.
+    let carried = inside.engaged();
     let mut m = set.lock.lock();
+    let Some(i) = m.position(inside.fd.0, inside.slot) else {
+        return plain();
+    };
+    if m.is_dormant(i) {
+        crate::set_errno(libc::ENOENT);
+        return -1;
+    }
+    if carried && m.list[i].as_ref().is_some_and(|w| w.carried) {
+        m.sleep(i);
+        return 0;
+    }
     let r = plain();
     if r == 0
-        && let Some(i) = m.position(inside.fd.0, inside.slot)
         && let Some(w) = m.take(i)
     {
         set.drop_watch(w);

@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
 use sockets::Spin;
 
-use super::members::{Members, Seen, Watch, register};
+use super::members::{Members, Seen, Watch, register, unregister};
 use crate::fds::{Inside, Slot};
 use crate::lock::Lock;
-use crate::real;
 
 /// Sets on descriptors beyond this are not followed (their members stay plain).
 const SETS_MAX: usize = 1 << 16;
@@ -39,6 +38,27 @@ impl Set {
             self.carried.fetch_sub(1, AcqRel);
         }
         w.slot.watches.fetch_sub(1, AcqRel);
+    }
+
+    /// Ends a dormant member.
+    pub fn forget(&self, epfd: c_int, m: &mut Members, i: usize) {
+        let saved = crate::errno();
+        if let Some(w) = m.take(i) {
+            unregister(epfd, &w);
+            self.drop_watch(w);
+        }
+        crate::set_errno(saved);
+    }
+
+    /// Ends all dormant members.
+    fn forget_all(&self) {
+        let epfd = self.fd.load(Relaxed);
+        let mut m = self.lock.lock();
+        for i in 0..m.list.len() {
+            if m.is_dormant(i) {
+                self.forget(epfd, &mut m, i);
+            }
+        }
     }
 }
 
@@ -143,6 +163,7 @@ pub fn be_watched(fd: c_int) {
 fn watch(set: &Set, fd: c_int) {
     set.watched.store(true, Release);
     let saved = crate::errno();
+    set.forget_all();
     let members: Vec<c_int> = set
         .lock
         .lock()
@@ -185,8 +206,7 @@ pub fn on_engaged(inside: &Inside) {
             set.carried.fetch_add(1, AcqRel);
             if register(epfd, libc::EPOLL_CTL_MOD, w, i) != 0 {
                 // EPOLLEXCLUSIVE members can't be modified, only made anew.
-                // SAFETY: DEL takes no event.
-                unsafe { real::epoll_ctl(epfd, libc::EPOLL_CTL_DEL, w.fd, std::ptr::null_mut()) };
+                unregister(epfd, w);
                 register(epfd, libc::EPOLL_CTL_ADD, w, i);
             }
             if set.sleepers.load(Acquire) > 0 {
@@ -223,8 +243,11 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
     }
 }
 
-/// Before fork: no set may be half changed.
+/// Before fork: no set may be half changed, and the kernel's, which the child shares, are as the program knows them.
 pub fn before_fork() {
+    for set in live_sets() {
+        set.forget_all();
+    }
     ALL.hold();
     FREE.hold();
     // SAFETY: held just above.

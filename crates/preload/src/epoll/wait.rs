@@ -269,6 +269,11 @@ impl Set {
                 kept += 1;
                 continue;
             };
+            if m.is_dormant(i) {
+                // It would wake waits for nothing.
+                self.forget(epfd, &mut m, i);
+                continue;
+            }
             m.heat(i);
             let Some(Some(w)) = m.list.get_mut(i) else {
                 continue;
@@ -278,6 +283,10 @@ impl Set {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);
+            if kernel.intersects(Ready::RDHUP | Ready::HUP | Ready::ERR) {
+                // The place may have got another member since the kernel spoke: an end must be this one's.
+                kernel = Fd(w.fd).poll();
+            }
             if w.conn().end().rx_path() != gm::Path::Ring
                 || w.conn().end().tx_path() != gm::Path::Ring
             {
@@ -317,6 +326,10 @@ impl Set {
             if !w.carried || w.conn().is_engaged() {
                 continue;
             }
+            if w.dormant {
+                self.forget(epfd, m, i);
+                continue;
+            }
             w.carried = false;
             self.carried.fetch_sub(1, AcqRel);
             w.hot = false;
@@ -343,7 +356,10 @@ fn look_at_cold(m: &mut Members, out: &mut [epoll_event], n: usize) -> usize {
     let mut found = 0;
     for i in 0..m.list.len() {
         let kept = n + found;
-        let Some(w) = m.list[i].as_mut().filter(|w| w.carried && !w.hot) else {
+        let Some(w) = m.list[i]
+            .as_mut()
+            .filter(|w| w.carried && !w.hot && !w.dormant)
+        else {
             continue;
         };
         if kept == out.len() {
