@@ -499,25 +499,31 @@ pub unsafe extern "C" fn setsockopt(
     len: socklen_t,
 ) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
-    let r = unsafe { real::setsockopt(fd, level, name, value, len) };
-    if r == 0
-        && level == libc::IPPROTO_TCP
+    let plain = || unsafe { real::setsockopt(fd, level, name, value, len) };
+    if level == libc::IPPROTO_TCP
         && let Some(push) = push_option(name)
         && let Some(inside) = enter(fd)
         && inside.conn().end().has(flag::OWN_PUSH)
     {
-        let end = inside.conn().end();
-        // SAFETY: the kernel has just read an int there.
-        if unsafe { value.cast::<c_int>().read_unaligned() } != 0 {
-            end.set(push)
+        // Servers cork and uncork around every answer: where the kernel's value is ours, that takes no call.
+        let noted = inside.conn().is_engaged() && len as usize >= size_of::<c_int>();
+        let r = if noted && !value.is_null() {
+            0
         } else {
-            end.clear(push)
-        }
-        if inside.conn().is_engaged() {
-            push_at_once(&inside);
+            plain()
+        };
+        if r == 0 {
+            let end = inside.conn().end();
+            // SAFETY: the caller's value; the length was checked, or the kernel has just read an int there.
+            if unsafe { value.cast::<c_int>().read_unaligned() } != 0 {
+                end.set(push)
+            } else {
+                end.clear(push)
+            }
         }
         return r;
     }
+    let r = plain();
     if r == 0
         && let Some(inside) = enter(fd)
     {
