@@ -15,12 +15,12 @@ const LONGEST_US: u64 = 50;
 /// Watch without yielding this long, in µs.
 const WATCH_US: u64 = 8;
 const SHORTEST_US: u64 = 1;
-/// A yield that takes longer costs more than sleeping.
-const DEAR_YIELD_US: u64 = LONGEST_US;
+/// A yield that takes longer gave a time slice away (those are 3 ms and more); shorter ones are the machine's own noise.
+const DEAR_YIELD_US: u64 = 1_000;
 /// Longer ones count as this long.
 const DEAREST_YIELD_US: u64 = 20_000;
-/// No yield for so many times as long as a dear one took: they cost less than 1 % of the time.
-const DEAR_YIELD_BARS: u64 = 128;
+/// No yield for so many times as long as a dear one took: they cost 3 % of the time.
+const DEAR_YIELD_BARS: u64 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spun {
@@ -187,7 +187,7 @@ mod tests {
     fn a_dear_yield_is_not_made_again_soon() {
         for cpus in [1, 2] {
             let spin = Spin::default();
-            let dear = 10 * DEAR_YIELD_US;
+            let dear = 2 * DEAR_YIELD_US;
             assert!(yields_at_last(&spin, cpus, dear));
             let until = spin.barred_until.load(Relaxed);
             while ticks() < until {
