@@ -200,6 +200,21 @@ static void in_and_out_server(int fd)
     add(set, fd, EPOLLIN | EPOLLET, 5);
     wait_show("news again", set, -1);
     drop(set, fd);
+    int copy = MUST(dup(fd));
+    add(set, copy, EPOLLIN, 6);
+    wait_show("a copy", set, -1);
+    drop(set, copy);
+    MUST(close(copy));
+    int other = MUST(dup(STDIN_FILENO)), pipes[2];
+    CHECK(other == copy);
+    MUST(close(other));
+    MUST(pipe(pipes));
+    CHECK(pipes[0] == copy);
+    MUST(write(pipes[1], "x", 1));
+    add(set, pipes[0], EPOLLIN, 8);
+    wait_show("another of that number", set, -1);
+    wait_show("once more", set, -1);
+    MUST(close(pipes[0]));
     pid_t child = MUST(fork());
     if (child == 0) {
         wait_show("child: out", set, 0);

@@ -227,7 +227,9 @@ fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> 
         crate::set_errno(libc::ENOENT);
         return -1;
     }
-    if carried && m.list[i].as_ref().is_some_and(|w| w.carried) {
+    // With a holder in another process the kernel would keep it in the set beyond our close.
+    let alone = inside.conn().end().refs.load(Acquire) == 1;
+    if carried && alone && m.list[i].as_ref().is_some_and(|w| w.carried) {
         m.sleep(i);
         return 0;
     }

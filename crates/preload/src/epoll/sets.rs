@@ -233,10 +233,13 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
     for set in live_sets() {
         let mut m = set.lock.lock();
         for i in m.of_slot(slot, fd) {
-            let gone = m.list[i]
-                .as_ref()
-                .is_some_and(|w| last || w.fd == fd && !w.carried);
-            if gone && let Some(w) = m.take(i) {
+            let Some(w) = &m.list[i] else { continue };
+            if w.dormant && w.fd == fd && !last {
+                // The kernel would keep it in the set, under a number that is free now.
+                set.forget(set.fd.load(Relaxed), &mut m, i);
+            } else if (last || w.fd == fd && !w.carried)
+                && let Some(w) = m.take(i)
+            {
                 set.drop_watch(w);
             }
         }
