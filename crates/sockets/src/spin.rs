@@ -51,16 +51,15 @@ impl Spin {
     #[inline]
     pub fn wait(&self, cpus: u32, give_way: impl Fn(), mut found: impl FnMut() -> bool) -> Spun {
         let start = ticks();
-        let may_yield = self.may_yield(start);
-        let mut budget = self.budget.load(Relaxed);
-        if !may_yield {
-            budget = if cpus <= 1 {
-                0
-            } else {
-                budget.min(WATCH_US * TICKS_PER_US)
-            };
-        }
         let one_cpu = cpus <= 1;
+        let may_yield = self.may_yield(start);
+        let most = match (may_yield, one_cpu) {
+            (true, _) => u64::MAX,
+            (false, false) => WATCH_US * TICKS_PER_US,
+            // Nobody else runs while we watch.
+            (false, true) => 0,
+        };
+        let budget = self.budget.load(Relaxed).min(most);
         let yields_first = one_cpu || self.yields_first.load(Relaxed) != 0;
         let watch = if yields_first {
             0

@@ -217,8 +217,6 @@ fn change(set: &Set, epfd: c_int, m: &mut Members, i: usize, inside: &Inside, e:
 }
 
 fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
-    // May promote, which changes sets: not under the lock.
-    let carried = inside.engaged();
     let mut m = set.lock.lock();
     let Some(i) = m.position(inside.fd.0, inside.slot) else {
         return plain();
@@ -229,7 +227,9 @@ fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> 
     }
     // With a holder in another process the kernel would keep it in the set beyond our close.
     let alone = inside.conn().end().refs.load(Acquire) == 1;
-    if carried && alone && m.list[i].as_ref().is_some_and(|w| w.carried) {
+    // Not `inside.engaged()`, which may promote, and that takes the lock.
+    let carried = inside.conn().is_engaged() && m.list[i].as_ref().is_some_and(|w| w.carried);
+    if carried && alone {
         m.sleep(i);
         return 0;
     }
