@@ -22,8 +22,10 @@ enum {
     UP = 8,
     DOWN = 16,
     DOWN_TCP = 24,
-    FLAGS = 32,
-    BELLS_SENT = 36,
+    SWITCHES = 32,
+    MOVED = 36,
+    FLAGS = 40,
+    BELLS_SENT = 44,
     HEAD = 128,
     SLEEPERS = 256,
     BELLS_TAKEN = 260,
@@ -31,6 +33,8 @@ enum {
     SPACE_WANTED = 268,
     EDGE = 272,
     SPACE_SEQ = 276,
+    PASSED = 280,
+    AT = 288,
     TO_VICTIM = 0,
     FROM_VICTIM = 1,
 };
@@ -68,19 +72,22 @@ static const char *planned(int number)
     switch (number) {
     case 0: /* bells announced before a switch that were never sent */
         *word(TO_VICTIM, DOWN_TCP) = 1 << 20;
-        *word(TO_VICTIM, DOWN) = *tail + 1;
+        *word(TO_VICTIM, DOWN) = *tail;
+        *half(TO_VICTIM, SWITCHES) += 1;
         return "down, far ahead on the stream";
-    case 1: *word(TO_VICTIM, DOWN_TCP) = 3, *word(TO_VICTIM, DOWN) = *tail + 1; return "down, in the past of the stream";
-    case 2: *word(TO_VICTIM, DOWN) = *tail + 1000; return "down, where no byte is";
-    case 3: *word(TO_VICTIM, DOWN) = 1; return "down at the beginning";
+    case 1:
+        *word(TO_VICTIM, DOWN_TCP) = 3, *word(TO_VICTIM, DOWN) = *tail, *half(TO_VICTIM, SWITCHES) += 1;
+        return "down, in the past of the stream";
+    case 2: *word(TO_VICTIM, DOWN) = *tail + 999, *half(TO_VICTIM, SWITCHES) += 1; return "down, where no byte is";
+    case 3: *word(TO_VICTIM, DOWN) = 0, *half(TO_VICTIM, SWITCHES) += 1; return "down at the beginning";
     case 4: *tail += 1; return "tail one too far";
     case 5: *tail += ring_bytes + 1; return "tail a ring too far";
     case 6: *tail -= 1; return "tail one back";
     case 7: *tail += 1ull << 63; return "tail half the world on";
     case 8: *head += 1; return "head beyond tail";
     case 9: *head -= ring_bytes + 1; return "head a ring behind";
-    case 10: *word(TO_VICTIM, UP) = 1; return "up at the beginning";
-    case 11: *word(TO_VICTIM, UP) = 1 << 30; return "up in the future";
+    case 10: *word(TO_VICTIM, UP) = 1, *half(TO_VICTIM, SWITCHES) += 2; return "up at the beginning";
+    case 11: *word(TO_VICTIM, UP) = 1 << 30, *half(TO_VICTIM, SWITCHES) += 2; return "up in the future";
     case 12: *half(TO_VICTIM, BELLS_SENT) += 1000; return "bells that never come";
     case 13: *half(TO_VICTIM, BELLS_SENT) -= 1000; return "bells unsaid";
     case 14: *half(TO_VICTIM, FLAGS) = 1; return "end of file, without closing";
@@ -90,9 +97,9 @@ static const char *planned(int number)
     case 18: *(volatile uint32_t *)(header + DECISION) = 77; return "a decision that does not exist";
     case 19: *word(TO_VICTIM, HEAD) += ring_bytes; return "the victim's own head";
     case 20: *word(FROM_VICTIM, TAIL) -= 5; return "the victim's own tail";
-    case 21: *head |= 1ull << 63; return "frozen";
-    case 22: *head |= 1ull << 63, *half(FROM_VICTIM, ASKS) = 2; return "frozen, and asks for TCP";
-    case 23: *head = (1ull << 63) | 0x123456789abcdef; return "frozen at nonsense";
+    case 21: *head |= 1ull << 63; return "moved";
+    case 22: *head |= 1ull << 63, *half(FROM_VICTIM, ASKS) = 2; return "moved, and asks for TCP";
+    case 23: *head = (1ull << 63) | 0x123456789abcdef; return "moved at nonsense";
     default: *half(TO_VICTIM, SLEEPERS) = 0, *half(TO_VICTIM, BELLS_TAKEN) += 500; return "sleepers and bells forgotten";
     }
 }
@@ -135,8 +142,8 @@ static const char *at_random(struct rng *rng)
         return "some halves odd";
     default:
         for (int n = between(rng, 1, 6); n > 0; n--) {
-            static const int places[] = {TAIL, UP, DOWN, DOWN_TCP, HEAD, FLAGS, SLEEPERS, ASKS, EDGE};
-            int direction = between(rng, 0, 1), at = places[between(rng, 0, 8)];
+            static const int places[] = {TAIL, UP, DOWN, DOWN_TCP, SWITCHES, MOVED, HEAD, FLAGS, SLEEPERS, ASKS, EDGE, PASSED, AT};
+            int direction = between(rng, 0, 1), at = places[between(rng, 0, sizeof places / sizeof *places - 1)];
             *word(direction, at) = odd_value(rng, *word(direction, at));
         }
         return "a few words odd";

@@ -10,7 +10,8 @@
 //!
 //! Rules:
 //! 1. `state` leaves `Plain`, `Offered` or `Claimed` only by a thread that is alone on this end (the engine's gate).
-//! 2. `tx_path` changes under `tx_lock`, `rx_path` under `rx_lock`; each goes Tcp → Ring → Back and never returns.
+//! 2. `tx_switches` changes under `tx_lock`, `rx_passed` under `rx_lock`. Even: the direction is on the kernel's stream, odd:
+//!    on the ring. They are this side's own copies of what the ring's words say to the peer.
 //! 3. `tcp_tx` and `tcp_rx` count every byte of the kernel's stream, payload and doorbells, from the first on.
 //! 4. Counters are for people: they may lag, they never steer.
 
@@ -28,13 +29,11 @@ pub enum State {
     Back = 5,
 }
 
-/// Value of `End::tx_path` and `End::rx_path`.
+/// Where a direction's next byte goes or comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Path {
-    Tcp = 0,
-    Ring = 1,
-    Back = 2,
+    Tcp,
+    Ring,
 }
 
 /// Value of `End::role`.
@@ -71,6 +70,8 @@ pub mod flag {
     pub const WAS_CARRIED: u32 = 1024;
     /// An internal call took ECONNRESET off the kernel's socket; the next call of the program gets it.
     pub const RESET_DUE: u32 = 2048;
+    /// What a writer that died had not moved to TCP was taken back into the ring.
+    pub const TAKEN_BACK: u32 = 262_144;
     /// Both halves were shut, and the kernel's as well.
     pub const CLOSED_BOTH: u32 = 8192;
     /// Somebody of this node listened at the peer's address when we connected.
@@ -90,8 +91,9 @@ pub mod flag {
 pub struct End {
     pub state: AtomicU32,
     pub role: AtomicU32,
-    pub tx_path: AtomicU32,
-    pub rx_path: AtomicU32,
+    /// Changes of path that this end's sending has made, and that its receiving has passed.
+    pub tx_switches: AtomicU32,
+    pub rx_passed: AtomicU32,
     pub flags: AtomicU32,
     pub reason: AtomicU32,
     /// Descriptors on this socket, over all processes of the port.
@@ -119,11 +121,12 @@ pub struct End {
     pub rx_messages: AtomicU64,
     pub bells_sent: AtomicU64,
     pub sleeps: AtomicU64,
-    /// 1 + position in our sending ring of the next byte that must go over TCP once more, because the peer froze; 0: none.
+    /// 1 + position in our sending ring of the next byte that moves to TCP; 0: none. And where that ends.
     pub resend: AtomicU64,
+    pub resend_to: AtomicU64,
     /// 1 + a descriptor that process `pid` has (or had) on this socket; 0: not known. For `sgm status` alone.
     pub descriptor: AtomicU32,
-    _pad: [u32; 11],
+    _pad: [u32; 9],
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -147,12 +150,12 @@ impl End {
 
     #[inline]
     pub fn tx_path(&self) -> Path {
-        path(&self.tx_path)
+        path(&self.tx_switches)
     }
 
     #[inline]
     pub fn rx_path(&self) -> Path {
-        path(&self.rx_path)
+        path(&self.rx_passed)
     }
 
     pub fn role(&self) -> Role {
@@ -203,8 +206,8 @@ impl End {
     /// Makes a free entry a fresh one. The caller owns it (its state was just swapped from Free).
     pub fn reset(&self, role: Role, pid: u32) {
         for w in [
-            &self.tx_path,
-            &self.rx_path,
+            &self.tx_switches,
+            &self.rx_passed,
             &self.flags,
             &self.reason,
             &self.tx_lock,
@@ -227,6 +230,7 @@ impl End {
             &self.bells_sent,
             &self.sleeps,
             &self.resend,
+            &self.resend_to,
         ]
         .into_iter()
         .chain(&self.address)
@@ -241,9 +245,8 @@ impl End {
 
 #[inline]
 fn path(word: &AtomicU32) -> Path {
-    match word.load(ring::sync::Ordering::Acquire) {
-        1 => Path::Ring,
-        2 => Path::Back,
-        _ => Path::Tcp,
+    match word.load(ring::sync::Ordering::Acquire) % 2 {
+        0 => Path::Tcp,
+        _ => Path::Ring,
     }
 }

@@ -1,7 +1,7 @@
 //! The node directory and its registry: who listens, and which connections are offered.
 //!
 //! ```text
-//! <dir>/node-v1            header, table of listeners, table of offers (this file)
+//! <dir>/node-v2            header, table of listeners, table of offers (this file)
 //! <dir>/port-<pid>-<start> one per process family (see port.rs)
 //! <dir>/seg-<random>       a segment between offer and claim (see segment.rs)
 //! ```

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use gm::end::flag;
 use gm::{End, Path, Role};
-use sockets::{Conn, Gate};
+use sockets::{Conn, Gate, Given};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET};
 
 use crate::answer::Code;
@@ -144,7 +144,7 @@ impl Inside {
     pub fn engaged(&self) -> Option<&Conn> {
         let conn = self.conn()?;
         if conn.is_engaged() {
-            let there = conn.end().tx_path() != Path::Back || conn.settle(&self.socket());
+            let there = conn.end().tx_path() == Path::Ring || conn.settle(&self.socket());
             return there.then_some(conn);
         }
         let ctx = ctx::get()?;
@@ -171,7 +171,8 @@ impl Inside {
     /// Back to TCP for good, because of a call that is not carried.
     pub fn hand_back(&self, why: gm::Reason) {
         if let (Some(conn), Some(ctx)) = (self.conn(), ctx::get()) {
-            conn.hand_back(&ctx.node, &self.socket(), why);
+            // What is left in the ring of a peer that is gone, our own calls still read.
+            let _: Given = conn.hand_back(&ctx.node, &self.socket(), why, &mut || ());
         }
     }
 

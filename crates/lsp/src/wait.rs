@@ -251,11 +251,12 @@ fn sleep(
     let result = if members.iter().any(Member::is_ready) {
         Ok(())
     } else {
-        let left = deadline.left_us();
-        let limit = match blind {
-            true => Some(left.map_or(BLIND_SLICE_US, |l| l.min(BLIND_SLICE_US))),
-            false => left,
-        };
+        let room = members.iter().filter(|m| m.want.intersects(Ready::OUT));
+        let room = room
+            .filter_map(Member::carried)
+            .filter_map(Conn::room_slice_us);
+        let most = room.chain(blind.then_some(BLIND_SLICE_US)).min();
+        let limit = deadline.left_us().into_iter().chain(most).min();
         let start = gm::clock::ticks();
         for conn in members.iter().filter_map(Member::carried) {
             End::count(&conn.end().sleeps, 1);

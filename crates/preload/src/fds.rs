@@ -111,7 +111,7 @@ impl Inside {
     pub fn engaged(&self) -> bool {
         let conn = self.conn();
         if conn.is_engaged() {
-            return conn.end().tx_path() != gm::Path::Back || conn.settle(&self.fd);
+            return conn.end().tx_path() == gm::Path::Ring || conn.settle(&self.fd);
         }
         conn.wants_step(&self.ctx().node) && self.step()
     }
@@ -272,12 +272,8 @@ pub fn alias(inside: &Inside, fd: c_int) {
     if fd < 0 || fd as usize >= FDS_MAX {
         // It would escape us: back to TCP while both are known.
         let why = gm::Reason::TableFull;
-        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+        crate::giving::hand_back(inside, why);
         return;
-    }
-    if fd < STDIO_FDS && inside.conn().end().role() != Role::Listener {
-        let why = gm::Reason::Stdio;
-        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
     }
     leave_behind(fd, false);
     inside.slot.fds.fetch_add(1, AcqRel);
@@ -286,6 +282,9 @@ pub fn alias(inside: &Inside, fd: c_int) {
     HIGHEST.fetch_max(fd as usize + 1, Relaxed);
     if let Some(cell) = table().and_then(|t| t.get(fd as usize)) {
         cell.store(std::ptr::from_ref(inside.slot).cast_mut(), Release);
+    }
+    if fd < STDIO_FDS && inside.conn().end().role() != Role::Listener {
+        crate::giving::hand_back(inside, gm::Reason::Stdio);
     }
 }
 
@@ -338,6 +337,13 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         inside.slot.dead.store(1, Release);
     }
     true
+}
+
+/// The descriptors of one socket.
+pub fn of_slot(slot: &'static Slot) -> impl Iterator<Item = c_int> {
+    let highest = HIGHEST.load(Relaxed) as c_int;
+    let here = move |fd: &c_int| cell(*fd).is_some_and(|c| std::ptr::eq(c.load(Acquire), slot));
+    (0..highest).filter(here)
 }
 
 /// Every tracked descriptor, with its slot once per descriptor.

@@ -110,6 +110,31 @@ fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
     ))
 }
 
+/// SO_BUF_LOCK (Linux 5.16): which buffers have the program's size, not one that TCP adapts.
+const SO_BUF_LOCK: libc::c_int = 72;
+
+fn buffer_locks(fd: RawFd) -> u32 {
+    let (mut locks, mut len) = (0_u32, 4);
+    let saved = crate::errno();
+    // SAFETY: out-pointers to locals of the sizes given.
+    unsafe {
+        let at = (&raw mut locks).cast();
+        crate::real::getsockopt(fd, libc::SOL_SOCKET, SO_BUF_LOCK, at, &mut len)
+    };
+    crate::set_errno(saved);
+    locks
+}
+
+fn set_buffer_locks(fd: RawFd, locks: u32) {
+    let saved = crate::errno();
+    // SAFETY: a local of the size given.
+    unsafe {
+        let at = (&raw const locks).cast();
+        crate::real::setsockopt(fd, libc::SOL_SOCKET, SO_BUF_LOCK, at, 4)
+    };
+    crate::set_errno(saved);
+}
+
 impl Kernel for Fd {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
         let flags = RecvFlags::DONTWAIT
@@ -125,6 +150,32 @@ impl Kernel for Fd {
 
     fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
         rustix::net::send(self.get(), buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(fault)
+    }
+
+    fn widen_send(&self, bytes: usize) -> Option<u64> {
+        use rustix::net::sockopt;
+        // What the kernel counts of a byte besides the byte.
+        const OVERHEAD: usize = 3;
+        let was = sockopt::socket_send_buffer_size(self.get()).ok()?;
+        let locked = buffer_locks(self.0);
+        sockopt::set_socket_send_buffer_size(self.get(), was + OVERHEAD * bytes).ok()?;
+        Some(was as u64 | u64::from(locked) << 48)
+    }
+
+    fn restore_send(&self, was: u64) {
+        // The kernel doubles what it is told.
+        let bytes = (was & 0xffff_ffff_ffff) as usize / 2;
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.get(), bytes);
+        set_buffer_locks(self.0, (was >> 48) as u32);
+    }
+
+    fn unsent(&self) -> usize {
+        let mut n: libc::c_int = 0;
+        let saved = crate::errno();
+        // SAFETY: the request writes an int.
+        unsafe { crate::real::ioctl(self.0, libc::TIOCOUTQ, &raw mut n as usize) };
+        crate::set_errno(saved);
+        usize::try_from(n).unwrap_or(0)
     }
 
     fn is_nonblocking(&self) -> bool {

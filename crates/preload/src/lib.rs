@@ -12,6 +12,7 @@ mod table;
 mod ctx;
 mod epoll;
 mod fds;
+mod giving;
 mod kernel;
 mod lock;
 mod poll;

@@ -43,6 +43,10 @@ impl Deadline {
         }
     }
 
+    pub fn sooner(self, other: Self) -> Self {
+        Self(self.0.into_iter().chain(other.0).min())
+    }
+
     pub fn left_ns(self) -> Option<u64> {
         self.0.map(|at| at.saturating_sub(gm::os::monotonic_ns()))
     }
@@ -294,12 +298,9 @@ fn sleep(
     let result = if news {
         Slept::News
     } else {
-        let left = deadline.left_ns();
-        let slice = if blind {
-            Some(left.unwrap_or(u64::MAX).min(BLIND_SLICE_NS))
-        } else {
-            left
-        };
+        let most = room_slice_ns(fds, members).into_iter();
+        let most = most.chain(blind.then_some(BLIND_SLICE_NS)).min();
+        let slice = deadline.left_ns().into_iter().chain(most).min();
         let left = slice.map(|ns| timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
@@ -322,6 +323,16 @@ fn sleep(
         m.inside.conn().disarm();
     }
     result
+}
+
+/// The longest sleep of those who wait for room, where the peer's doorbell can't be counted on.
+fn room_slice_ns(fds: &[pollfd], members: &Members) -> Option<u64> {
+    members
+        .engaged()
+        .filter(|m| fds[m.at].events & OUT != 0)
+        .filter_map(|m| m.inside.conn().room_slice_us())
+        .min()
+        .map(|us| us * 1000)
 }
 
 /// Is this a time that the kernel takes? Others it refuses, and so must we.

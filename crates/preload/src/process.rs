@@ -109,20 +109,20 @@ pub unsafe extern "C" fn vfork() -> c_int {
 /// The descriptor goes to somebody who may not run our code: back to TCP.
 pub fn give_away(fd: c_int, why: Reason) {
     if let Some(inside) = fds::enter(fd) {
-        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+        crate::giving::hand_back(&inside, why);
     }
 }
 
 /// Another program is about to get what does not close on exec: that goes back to TCP. If exec then fails, it is
 /// slower, not wrong.
 fn hand_over_open_ones() {
-    let Some(ctx) = ctx::opened() else { return };
+    if ctx::opened().is_none() {
+        return;
+    }
     let saved = crate::errno();
     fds::each(|fd, inside| {
         if !closes_on_exec(fd) {
-            inside
-                .conn()
-                .hand_back(&ctx.node, &inside.fd, Reason::Handed);
+            crate::giving::hand_back(inside, Reason::Handed);
         }
     });
     crate::set_errno(saved);

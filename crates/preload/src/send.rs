@@ -62,7 +62,9 @@ fn transmit(
             return bufs(&|b| answer(inside.conn().send(&inside.fd, b, o), flags));
         }
         // MSG_ZEROCOPY ...: this direction goes back to TCP, in order, and then the kernel does it.
-        inside.conn().send_over_tcp(&inside.fd, Reason::Unsupported);
+        inside
+            .conn()
+            .send_over_tcp(&inside.fd, Some(Reason::Unsupported));
     }
     let n = plain();
     if n > 0 {

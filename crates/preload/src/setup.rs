@@ -45,9 +45,7 @@ pub unsafe extern "C" fn connect(fd: c_int, to: *const sockaddr, len: socklen_t)
             len >= 2 && !to.is_null() && unsafe { (*to).sa_family } as c_int == libc::AF_UNSPEC;
         if unspec {
             // Dissolves a connection; what comes after it is another one on the same descriptor.
-            inside
-                .conn()
-                .hand_back(&inside.ctx().node, &inside.fd, Reason::Unsupported);
+            crate::giving::hand_back(&inside, Reason::Unsupported);
         } else if inside.conn().end().role() == Role::Fresh {
             inside.conn().end().role.store(Role::Client as u32, Relaxed);
             // SAFETY: the caller's address of `len` bytes.
@@ -267,9 +265,7 @@ pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     };
     if !inside.engaged() || !(0..=2).contains(&how) {
         if (0..=2).contains(&how) && inside.conn().end().role() != Role::Listener {
-            inside
-                .conn()
-                .hand_back(&inside.ctx().node, &inside.fd, Reason::Shutdown);
+            crate::giving::hand_back(&inside, Reason::Shutdown);
         }
         return plain();
     }
@@ -592,7 +588,5 @@ unsafe fn note_option(
 }
 
 fn give_up(inside: &Inside) {
-    inside
-        .conn()
-        .hand_back(&inside.ctx().node, &inside.fd, Reason::Option);
+    crate::giving::hand_back(inside, Reason::Option);
 }

@@ -5,7 +5,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"SGMSEG01"`, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SGMSEG01");
 /// Layout version: two builds talk to each other only if it is equal. It is part of the node directory's file names.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Header page of a segment; the rings' bytes follow at [`DATA_OFFSET`].
 pub const DATA_OFFSET: usize = 4096;
@@ -93,22 +93,26 @@ pub struct Direction {
 pub struct WriterLine {
     /// Bytes published.
     pub tail: AtomicU64,
-    /// 1 + position on the TCP stream where this ring takes over; 0: not yet.
+    /// Position on the TCP stream where the ring takes over; valid from the odd `switches` on.
     pub up: AtomicU64,
-    /// 1 + position in the ring where the TCP stream takes over again; 0: not yet.
+    /// Position in the ring where the TCP stream takes over again; valid from the even `switches` on.
     pub down: AtomicU64,
     /// Position on the TCP stream of the first payload byte after `down` (everything between is doorbells).
     pub down_tcp: AtomicU64,
+    /// How often this direction has changed its path: even, bytes written now go over TCP; odd, into the ring.
+    pub switches: AtomicU32,
+    /// The last even `switches` whose moved bytes are all with the kernel.
+    pub moved: AtomicU32,
     /// [`FIN`] and [`RESET`].
     pub flags: AtomicU32,
     /// Doorbell bytes sent for this direction's reader.
     pub bells_sent: AtomicU32,
 }
 
-/// Stored to by the reading end only.
+/// Stored to by the reading end only, but for [`MOVED`].
 #[repr(C, align(128))]
 pub struct ReaderLine {
-    /// Bytes taken.
+    /// Bytes taken, and [`MOVED`].
     pub head: AtomicU64,
 }
 
@@ -128,12 +132,16 @@ pub struct WaitLine {
     pub edge: AtomicU32,
     /// Futex word: bumped by the reading end when it made room for somebody.
     pub space_seq: AtomicU32,
+    /// How many of the writer's `switches` the reading end has passed.
+    pub passed: AtomicU32,
+    /// Position on the TCP stream that the reading end had come to when it last went to sleep, or passed a switch.
+    pub at: AtomicU64,
 }
 
 /// The doorbell byte (ASCII BEL). Anything else where only bells can be is payload that came by a call we did not see.
 pub const BELL: u8 = 7;
-/// `ReaderLine::head`: the reading end takes nothing any more; what is left goes over TCP.
-pub const FROZEN: u64 = 1 << 63;
+/// `ReaderLine::head`: the writing end moves what is unread to the TCP stream, so nothing is taken here any more.
+pub const MOVED: u64 = 1 << 63;
 /// `WriterLine::flags`: nothing follows `tail`.
 pub const FIN: u32 = 1;
 /// `WriterLine::flags`: the connection was aborted (SO_LINGER 0, or closed with unread data).
@@ -176,6 +184,8 @@ zeroed!(
         up,
         down,
         down_tcp,
+        switches,
+        moved,
         flags,
         bells_sent
     },
@@ -186,7 +196,9 @@ zeroed!(
         asks,
         space_wanted,
         edge,
-        space_seq
+        space_seq,
+        passed,
+        at
     }
 );
 

@@ -83,7 +83,7 @@ impl Tx<'_> {
             if used <= capacity && capacity - used >= want as u64 {
                 return Ok((capacity - used) as usize);
             }
-            let head = self.direction.reader.head.load(Acquire) & !layout::FROZEN;
+            let head = self.direction.reader.head.load(Acquire) & !layout::MOVED;
             let used = tail.wrapping_sub(head);
             if used <= capacity {
                 cache.0.store(head, Release);
@@ -112,6 +112,10 @@ impl Tx<'_> {
             .sum::<usize>()
             .saturating_sub(skip);
         let mut room = self.room(cache, want)?;
+        if room < want && want as u64 <= self.bytes.capacity() / 4 {
+            // A small message is not torn: between its halves another thread's could go.
+            return Ok(0);
+        }
         let start = self.position();
         let mut tail = start;
         // A long write is published in parts, so that the reader copies one while the next is written.
@@ -151,11 +155,23 @@ impl Tx<'_> {
         barrier_after_rmw();
     }
 
-    /// After `publish` (or `finish`, `switch_down`): must a doorbell be sent?
+    /// After `publish` (or `finish`): must a doorbell be sent?
     #[inline]
     pub fn bell_due(&self) -> bool {
         let wait = &self.direction.wait;
-        let edge = wait.edge.load(Relaxed) != 0 && wait.edge.swap(0, AcqRel) != 0;
+        if wait.edge.load(Relaxed) == 0 && wait.sleepers.load(Relaxed) == 0 {
+            return false;
+        }
+        self.sleeper_needs_bell()
+    }
+
+    /// Somebody sleeps. An edge-triggered waiter that has not come to the switch gets its edge from the payload before it,
+    /// and needs no bell; behind unread payload one would be in the way of who gives the stream away.
+    #[cold]
+    fn sleeper_needs_bell(&self) -> bool {
+        let wait = &self.direction.wait;
+        let before = wait.at.load(Acquire) < self.direction.writer.up.load(Relaxed);
+        let edge = !before && wait.edge.load(Relaxed) != 0 && wait.edge.swap(0, AcqRel) != 0;
         edge || wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
     }
 
@@ -166,13 +182,15 @@ impl Tx<'_> {
         (sent.wrapping_sub(taken) as i32) > 0
     }
 
-    /// A doorbell byte is about to be sent for this direction's reader. Caller holds the writing end's lock.
+    /// A doorbell byte is about to be sent for this direction's reader. Caller holds the writing end's lock. Look at
+    /// [`Tx::asks`] after this, before it is sent: who asked for no more bells then looks how many were counted.
     pub fn count_bell(&self) {
         let sent = &self.direction.writer.bells_sent;
-        sent.store(sent.load(Relaxed).wrapping_add(1), Release);
+        sent.swap(sent.load(Relaxed).wrapping_add(1), AcqRel);
+        barrier_after_rmw();
     }
 
-    /// It could not be sent.
+    /// It was not sent.
     pub fn uncount_bell(&self) {
         let sent = &self.direction.writer.bells_sent;
         sent.store(sent.load(Relaxed).wrapping_sub(1), Release);
@@ -187,33 +205,73 @@ impl Tx<'_> {
         seq
     }
 
-    /// From position `tcp` of the TCP stream on, this direction's bytes are in the ring.
+    /// Has the reading end passed every switch? Only then may the ring take over (again).
+    pub fn all_passed(&self) -> bool {
+        let switches = self.direction.writer.switches.load(Relaxed);
+        self.direction.wait.passed.load(Acquire) == switches
+    }
+
+    /// From position `tcp` of the TCP stream on, this direction's bytes are in the ring, which is empty. Only after
+    /// [`Tx::all_passed`].
     pub fn switch_up(&self, tcp: u64) {
-        self.direction.writer.up.store(tcp + 1, Release);
-    }
-
-    /// Everything published so far is the last of the ring; the bytes after it start at position `tcp` of the stream.
-    pub fn switch_down(&self, tcp: u64) {
-        self.switch_down_at(self.direction.writer.tail.load(Relaxed), tcp);
-    }
-
-    /// As [`Tx::switch_down`], but the bytes from position `ring` on will come over TCP as well: for a reading end that
-    /// froze there.
-    pub fn switch_down_at(&self, ring: u64, tcp: u64) {
         let w = &self.direction.writer;
-        w.down_tcp.store(tcp, Relaxed);
-        w.down.swap(ring.wrapping_add(1), AcqRel);
+        // Nobody reads the ring now: the reading end is on the stream. Positions begin a lap further on, so that a read which
+        // was held up since the ring was last in use takes nothing.
+        let fresh = w.tail.load(Relaxed).wrapping_add(self.bytes.capacity()) & !layout::MOVED;
+        if w.switches.load(Relaxed) != 0 {
+            w.tail.store(fresh, Release);
+            self.direction.reader.head.store(fresh, Release);
+        }
+        w.up.store(tcp, Relaxed);
+        self.count_switch();
+    }
+
+    fn count_switch(&self) {
+        let switches = &self.direction.writer.switches;
+        switches.swap(switches.load(Relaxed).wrapping_add(1), AcqRel);
         barrier_after_rmw();
+    }
+
+    /// What is unread, and all that follows, goes over TCP: from position `tcp` of the stream on. Nobody takes anything from
+    /// the ring any more. Returns the positions in the ring of the bytes that the caller must send there now, after
+    /// which it says [`Tx::all_moved`].
+    pub fn switch_down(&self, tcp: u64) -> Result<(u64, u64), Corrupt> {
+        let w = &self.direction.writer;
+        let head = self.direction.reader.head.fetch_or(layout::MOVED, AcqRel) & !layout::MOVED;
+        let tail = w.tail.load(Relaxed);
+        if tail.wrapping_sub(head) > self.bytes.capacity() {
+            return Err(Corrupt);
+        }
+        w.down_tcp.store(tcp, Relaxed);
+        w.down.store(head, Relaxed);
+        self.count_switch();
+        Ok((head, tail))
+    }
+
+    /// The bytes of the last switch down are with the kernel.
+    pub fn all_moved(&self) {
+        let w = &self.direction.writer;
+        w.moved.store(w.switches.load(Relaxed), Release);
+    }
+
+    /// Switches made so far.
+    pub fn switches(&self) -> u32 {
+        self.direction.writer.switches.load(Relaxed)
+    }
+
+    /// Where in the ring the last switch down was.
+    pub fn down(&self) -> u64 {
+        self.direction.writer.down.load(Relaxed)
+    }
+
+    /// Are unread bytes being moved to the stream, or were they?
+    pub fn is_moved(&self) -> bool {
+        self.direction.reader.head.load(Relaxed) & layout::MOVED != 0
     }
 
     /// What the reading end has taken.
     pub fn peer_head(&self) -> u64 {
-        self.direction.reader.head.load(Acquire) & !layout::FROZEN
-    }
-
-    /// Has the reading end stopped for good?
-    pub fn peer_froze(&self) -> bool {
-        self.direction.reader.head.load(Acquire) & layout::FROZEN != 0
+        self.direction.reader.head.load(Acquire) & !layout::MOVED
     }
 
     /// Nothing follows. With `reset` the peer gets ECONNRESET after the last byte instead of end-of-file.
@@ -257,16 +315,12 @@ impl Rx<'_> {
     /// Bytes taken so far.
     #[inline]
     pub fn position(&self) -> u64 {
-        self.direction.reader.head.load(Acquire) & !layout::FROZEN
+        self.direction.reader.head.load(Acquire) & !layout::MOVED
     }
 
-    /// Takes nothing any more, for good: a read that is under way takes nothing either.
-    pub fn freeze(&self) {
-        self.direction.reader.head.fetch_or(layout::FROZEN, AcqRel);
-    }
-
-    pub fn is_frozen(&self) -> bool {
-        self.direction.reader.head.load(Relaxed) & layout::FROZEN != 0
+    /// Does the writing end move what is unread to the stream?
+    pub fn is_moved(&self) -> bool {
+        self.direction.reader.head.load(Relaxed) & layout::MOVED != 0
     }
 
     /// Bytes published so far. Not checked: compare with [`Rx::readable`].
@@ -279,7 +333,7 @@ impl Rx<'_> {
     #[inline]
     pub fn readable(&self) -> Result<usize, Corrupt> {
         loop {
-            if self.is_frozen() {
+            if self.is_moved() {
                 return Ok(0);
             }
             let head = self.position();
@@ -328,7 +382,7 @@ impl Rx<'_> {
             .saturating_sub(skip) as u64;
         loop {
             let head = self.direction.reader.head.load(Acquire);
-            if head & layout::FROZEN != 0 || at.is_some_and(|at| at != head) {
+            if head & layout::MOVED != 0 || at.is_some_and(|at| at != head) {
                 return Ok(none);
             }
             // Acquire: the thread that left this tail here has acquired the bytes before it, not we.
@@ -428,15 +482,19 @@ impl Rx<'_> {
         wanted
     }
 
-    /// Before `n` bells, which are known to be on the TCP stream, are taken off it. Caller holds the reading end's lock.
+    /// Before `n` bells, which are known to be on the TCP stream, are taken off it. Caller holds the reading end's lock,
+    /// the direction is on the ring by its `passed` switches.
     ///
     /// True: counted, take them. There is nothing to read, and whoever publishes from now on does not take these bells
     /// for under way any more. False: there is news that may count on these bells. They must stay on the stream, for
     /// everybody else who sleeps there.
-    pub fn claim_bells(&self, n: u32) -> bool {
+    pub fn claim_bells(&self, n: u32, passed: u32) -> bool {
         self.direction.wait.bells_taken.fetch_add(n, AcqRel);
         barrier_after_rmw();
-        if self.published() == self.position() && self.down_at().is_none() && self.flags() == 0 {
+        if self.published() == self.position()
+            && self.down_at(passed).is_none()
+            && self.flags() == 0
+        {
             return true;
         }
         self.unclaim_bells(n);
@@ -448,14 +506,17 @@ impl Rx<'_> {
         self.direction.wait.bells_taken.fetch_sub(n, AcqRel);
     }
 
-    /// About to sleep: look at the ring (and `switched_down`, `finished`) once more after this.
-    pub fn arm(&self) {
+    /// About to sleep, having come to position `at` of the TCP stream: look at the ring (and `down_at`, `finished`) once more
+    /// after this.
+    pub fn arm(&self, at: u64) {
+        self.direction.wait.at.fetch_max(at, Relaxed);
         self.direction.wait.sleepers.fetch_add(1, AcqRel);
         barrier_after_rmw();
     }
 
     /// As [`Rx::arm`] for an edge-triggered waiter; needs no disarming.
-    pub fn arm_edge(&self) {
+    pub fn arm_edge(&self, at: u64) {
+        self.direction.wait.at.fetch_max(at, Relaxed);
         self.direction.wait.edge.swap(1, AcqRel);
         barrier_after_rmw();
     }
@@ -471,18 +532,68 @@ impl Rx<'_> {
         self.direction.wait.sleepers.fetch_sub(1, AcqRel);
     }
 
-    /// Where on the TCP stream the ring takes over, if the writer has said so.
+    /// Switches that the writer has made beyond the `passed` ones. Two at most: it makes the next only when the reading end
+    /// has passed all.
     #[inline]
-    pub fn up_at(&self) -> Option<u64> {
-        self.direction.writer.up.load(Acquire).checked_sub(1)
+    fn ahead(&self, passed: u32) -> u32 {
+        let made = self.direction.writer.switches.load(Acquire);
+        made.wrapping_sub(passed)
     }
 
-    /// Where in the ring TCP takes over again, and from which position of the TCP stream.
+    /// For a reading end on the TCP stream (`passed` is even): where on it the ring takes over, if the writer has said so.
     #[inline]
-    pub fn down_at(&self) -> Option<(u64, u64)> {
+    pub fn up_at(&self, passed: u32) -> Option<u64> {
+        let due = passed.is_multiple_of(2) && self.ahead(passed) != 0;
+        due.then(|| self.direction.writer.up.load(Relaxed))
+    }
+
+    /// Where in the ring TCP takes over again, and from which position of the TCP stream, if the writer has said so and
+    /// the reading end has not passed it.
+    #[inline]
+    pub fn down_at(&self, passed: u32) -> Option<(u64, u64)> {
+        let due = self.ahead(passed) > u32::from(passed.is_multiple_of(2));
         let w = &self.direction.writer;
-        let ring = w.down.load(Acquire).checked_sub(1)?;
-        Some((ring, w.down_tcp.load(Relaxed)))
+        due.then(|| (w.down.load(Relaxed), w.down_tcp.load(Relaxed)))
+    }
+
+    /// Where the last switch down was, in the ring and on the stream, for who has passed it.
+    pub fn last_down(&self) -> (u64, u64) {
+        let w = &self.direction.writer;
+        (w.down.load(Relaxed), w.down_tcp.load(Relaxed))
+    }
+
+    /// Does the writer send into the ring now? What it ends there it ends in the ring, so an end of the stream is its death
+    /// or its close.
+    pub fn writer_is_on_ring(&self) -> bool {
+        !self
+            .direction
+            .writer
+            .switches
+            .load(Acquire)
+            .is_multiple_of(2)
+    }
+
+    /// The reading end is at position `at` of the stream and has passed so many switches now. Look at the ring after this.
+    pub fn pass(&self, passed: u32, at: u64) {
+        self.direction.wait.at.fetch_max(at, Relaxed);
+        self.direction.wait.passed.swap(passed, AcqRel);
+        barrier_after_rmw();
+    }
+
+    /// Are the bytes of the last switch down all with the kernel?
+    pub fn all_moved(&self) -> bool {
+        let w = &self.direction.writer;
+        w.moved.load(Acquire) == w.switches.load(Relaxed)
+    }
+
+    /// The writer died in the middle of a switch down: what it did not move, from position `from` of the ring on, is read
+    /// here after all, as if it had made `switches` switches.
+    pub fn move_back(&self, from: u64, switches: u32) {
+        self.direction.writer.switches.store(switches, Relaxed);
+        self.direction
+            .reader
+            .head
+            .store(from & !layout::MOVED, Release);
     }
 
     /// The writer's flags; look at the ring again after seeing [`layout::FIN`], bytes may have come before it.
@@ -498,8 +609,26 @@ impl Rx<'_> {
     }
 
     /// Tells the writer what we want ([`layout::READ_CLOSED`], [`layout::PLEASE_DOWN`]).
+    ///
+    /// Look at the ring, and at how many bells were counted, after this.
     pub fn ask(&self, what: u32) {
         self.direction.wait.asks.fetch_or(what, AcqRel);
+        barrier_after_rmw();
+    }
+
+    /// What we asked for.
+    pub fn asked(&self) -> u32 {
+        self.direction.wait.asks.load(Relaxed)
+    }
+
+    /// Does the writer wait for room, and for a doorbell that tells of it?
+    pub fn wants_bell(&self) -> bool {
+        self.direction.wait.space_wanted.load(Relaxed) & layout::WANT_BELL != 0
+    }
+
+    /// Bells that were taken off the stream for good.
+    pub fn count_taken(&self, n: u32) {
+        self.direction.wait.bells_taken.fetch_add(n, AcqRel);
     }
 
     /// Wakes a writer that sleeps for room whatever the fill, because the reading end goes away or changes.

@@ -12,7 +12,7 @@ use std::thread;
 
 use heap::{Heap, PAGE};
 use proptest::prelude::*;
-use sgm_ring::layout::{FROZEN, MAGIC, RING_BYTES_MAX, RING_BYTES_MIN, segment_bytes};
+use sgm_ring::layout::{MAGIC, MOVED, RING_BYTES_MAX, RING_BYTES_MIN, segment_bytes};
 use sgm_ring::sync::Ordering::Relaxed;
 use sgm_ring::{Corrupt, Decision, Direction, Key, ReadCache, SegmentHeader, VERSION, WriteCache};
 
@@ -50,7 +50,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Shared words of a direction; the first four are positions.
-const WORDS: usize = 12;
+const WORDS: usize = 16;
 
 fn poke(d: &Direction, word: usize, value: u64) {
     let narrow = value as u32;
@@ -66,6 +66,10 @@ fn poke(d: &Direction, word: usize, value: u64) {
         8 => d.wait.sleepers.store(narrow, Relaxed),
         9 => d.wait.asks.store(narrow, Relaxed),
         10 => d.wait.space_wanted.store(narrow, Relaxed),
+        11 => d.writer.switches.store(narrow, Relaxed),
+        12 => d.writer.moved.store(narrow, Relaxed),
+        13 => d.wait.passed.store(narrow, Relaxed),
+        14 => d.wait.at.store(value, Relaxed),
         _ => d.wait.space_seq.store(narrow, Relaxed),
     }
 }
@@ -132,15 +136,23 @@ impl<'a> Ends<'a> {
             tx.uncount_bell();
         }
         tx.want_space(tx.asks());
-        rx.arm();
-        rx.arm_edge();
+        rx.arm(tx.position());
+        rx.arm_edge(tx.position());
         rx.disarm();
         rx.space_due();
         rx.release_writer();
         rx.ask(rx.flags());
-        let (_, _) = (rx.up_at(), rx.down_at());
+        for passed in 0..3 {
+            let (_, _) = (rx.up_at(passed), rx.down_at(passed));
+        }
         tx.finish(tx.finished());
-        tx.switch_down(tx.position());
+        if tx.all_passed() && !tx.is_moved() {
+            let moved = tx.switch_down(tx.position());
+            bounded(moved.map(|(from, to)| to.wrapping_sub(from) as usize), PAGE);
+            tx.all_moved();
+        } else if tx.all_passed() {
+            tx.switch_up(tx.down());
+        }
     }
 }
 
@@ -163,7 +175,7 @@ proptest! {
 
     /// A distance beyond the ring's size is always noticed.
     #[test]
-    fn impossible_distance_is_corrupt(head in 0..FROZEN, excess in PAGE as u64 + 1..FROZEN) {
+    fn impossible_distance_is_corrupt(head in 0..MOVED, excess in PAGE as u64 + 1..MOVED) {
         let heap = Heap::new(PAGE);
         poke(&heap.direction, 0, head.wrapping_add(excess));
         poke(&heap.direction, 1, head);

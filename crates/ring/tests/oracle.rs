@@ -106,7 +106,13 @@ impl Pair {
                 IoSlice::new(buf)
             })
             .collect();
-        let n = total.saturating_sub(skip).min(self.free());
+        let want = total.saturating_sub(skip);
+        // A small message goes in whole or not at all.
+        let n = match want {
+            _ if want <= self.free() => want,
+            _ if want <= PAGE / 4 => 0,
+            _ => self.free(),
+        };
         assert_eq!(self.heap.tx().write(&self.write_cache, &bufs, skip), Ok(n));
         self.queue.extend(bytes.iter().skip(skip).take(n));
         self.written += n as u64;

@@ -1,62 +1,197 @@
-//! Ending: shutdown, close, and handing a direction back to TCP.
+//! The way back to TCP, of one direction or of both.
+//!
+//! A sender that goes back to TCP *moves* what is unread in its ring there first: in one step it stops the ring's reader
+//! and learns where that had come to, and then puts the rest on the stream, where everything that follows goes as well. So
+//! at any moment a direction's unread bytes are on the stream before a switch, or behind it in the ring, never the other
+//! way round, and whoever can read the stream to its end gets all of them.
+//!
+//! A receiver that needs the stream (because somebody will read it who does not know the ring) asks, and then waits until
+//! it is *pure*: nothing unread in the ring, no doorbell on the stream, and none to come. The sender answers
+//! 1. in any call on the connection, or from the call in which it waits (a doorbell wakes it);
+//! 2. in shutdown, close and exit, before they take effect;
+//! 3. by somebody's hand who may use its descriptor (`help`);
+//! 4. never, if it is gone. Then the rest is in the ring alone: [`Given::Orphaned`].
+//!
+//! Whoever asked sees either that the ring is empty, or bytes that he waits for: the sender publishes first and looks at
+//! what is asked then, as for doorbells (INV-5).
 
 use gm::end::flag;
 use gm::{Node, Path, Reason, Segment, State};
-use ring::sync::Ordering::{Relaxed, Release};
-use ring::{Decision, Tx, layout};
+use ring::sync::Ordering::{AcqRel, Relaxed};
+use ring::{Rx, Tx, layout};
 
 use crate::lock::lock;
 use crate::{Conn, Fault, Kernel};
 
-/// How long a hand-back waits for the peer's answer, in µs, and how often it looks. A peer that does not answer is
-/// stopped, or busy elsewhere; it will answer with its next call.
-const BACK_PATIENCE_US: u64 = 200_000;
-const BACK_SLICE_US: u64 = 500;
+/// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
+const ANSWER_SLICE_US: u64 = 500;
+/// A peer that has not answered for so long, in µs, is busy elsewhere or stopped: time for help.
+const HELP_AFTER_US: u64 = 3_000;
+/// Bytes moved at once.
+const PIECE: usize = 2048;
+
+/// What [`Conn::hand_back`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// Whoever reads the kernel's stream gets what is unread, and what follows.
+    Stream,
+    /// The peer is gone and has left unread bytes in the ring: only [`Conn::recv`] reaches them.
+    Orphaned,
+    /// Doorbells lie behind payload that is unread, and nobody can take them off: the stream may not be read any further.
+    Spoilt,
+}
 
 impl Conn {
-    /// From here on this end sends over TCP. Caller holds the sending lock; the direction is on the ring.
+    /// From here on this end sends over TCP; what is unread goes there first. Caller holds the sending lock; the direction
+    /// is on the ring. `why`: for good; else it may come back.
     #[cold]
     pub(crate) fn switch_down(&self, k: &impl Kernel, tx: Tx<'_>, why: Option<Reason>) {
         let end = self.end;
-        if !end.has(flag::KERNEL_DEAD) && !tx.peer_froze() && tx.bell_due() {
-            // The reader may sleep; once switched, only payload may follow on the stream.
+        if self.rings().is_ok_and(|s| s.rx().wants_bell()) {
+            // The peer's writer waits for room in the other ring. Once switched, nothing can ring for it.
             self.ring_bell(k);
         }
-        let tail = tx.position();
-        let mut from = tail;
-        if tx.peer_froze() {
-            // It left these in the ring; they are sent again. A head beyond the tail is nonsense, and nobody's loss.
-            let head = tx.peer_head();
-            if tail.wrapping_sub(head) <= tx.bytes.capacity() {
-                from = head;
-            }
-        }
-        tx.switch_down_at(from, end.tcp_tx.load(Relaxed));
-        end.resend
-            .store(if from == tail { 0 } else { from + 1 }, Relaxed);
-        end.tx_path.store(Path::Back as u32, Release);
+        let Ok((from, to)) = tx.switch_down(end.tcp_tx.load(Relaxed)) else {
+            self.corrupt();
+            return;
+        };
+        end.resend_to.store(to, Relaxed);
+        end.resend.store(from + 1, Relaxed);
+        end.tx_switches.fetch_add(1, AcqRel);
         if let Some(why) = why {
             end.keep_tcp(why);
         }
         self.send_rest(k, tx);
     }
 
-    /// Both directions back on TCP: the engine is out of it.
-    pub(crate) fn settle_back(&self) {
+    /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.
+    pub(crate) fn send_rest(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
         let end = self.end;
-        let both = end.tx_path() == Path::Back && end.rx_path() == Path::Back;
-        if both && end.resend.load(Relaxed) == 0 {
-            end.set_state(State::Back);
+        let mut widened = None;
+        let mut piece = [0_u8; PIECE];
+        while let Some(at) = end.resend.load(Relaxed).checked_sub(1) {
+            let left = end.resend_to.load(Relaxed).wrapping_sub(at);
+            let n = piece.len().min(left as usize);
+            if n == 0 {
+                end.resend.store(0, Relaxed);
+                tx.all_moved();
+                break;
+            }
+            tx.bytes.get(at, &mut piece[..n]);
+            match k.send(&piece[..n]) {
+                Ok(sent) => {
+                    self.count_tcp(sent as u64, 0);
+                    end.resend.store(at + sent as u64 + 1, Relaxed);
+                }
+                // These bytes were taken from the program: room for them is not its business.
+                Err(Fault::WouldBlock) if widened.is_none() => {
+                    widened = k.widen_send(left as usize);
+                    if widened.is_none() {
+                        return false;
+                    }
+                }
+                Err(Fault::WouldBlock | Fault::Interrupted) => break,
+                Err(f) => {
+                    self.kernel_fault(f);
+                    end.resend.store(0, Relaxed);
+                    tx.all_moved();
+                }
+            }
+        }
+        if let Some(was) = widened {
+            k.restore_send(was);
+        }
+        let done = end.resend.load(Relaxed) == 0;
+        if done && end.has(flag::WRITE_SHUT) {
+            let _ = k.shutdown(false, true);
+        }
+        done
+    }
+
+    /// The last holder of the sending lock died with it: puts right what it left half done. Caller holds the lock now.
+    #[cold]
+    pub(crate) fn after_dead_holder(&self, k: &impl Kernel, tx: Tx<'_>) {
+        let end = self.end;
+        if let Some((sent, _)) = k.positions() {
+            // It may have sent bytes, and not have counted them.
+            let uncounted = sent.wrapping_sub(end.tcp_tx.load(Relaxed));
+            let at = end.resend.load(Relaxed);
+            if at != 0 && end.resend_to.load(Relaxed).wrapping_sub(at - 1) >= uncounted {
+                end.resend.store(at + uncounted, Relaxed);
+            }
+            end.tcp_tx.store(sent, Relaxed);
+        }
+        if tx.switches() != end.tx_switches.load(Relaxed) {
+            // Between saying so and noting it.
+            end.resend_to.store(tx.position(), Relaxed);
+            end.resend.store(tx.down() + 1, Relaxed);
+            end.tx_switches.store(tx.switches(), Relaxed);
+        } else if end.tx_path() == Path::Ring && tx.is_moved() {
+            self.switch_down(k, tx, None);
+        } else if end.tx_path() == Path::Ring {
+            // Between counting a bell and sending it, perhaps. In this order, never more bells are counted than will be sent.
+            tx.uncount_bell();
+            self.ring_bell(k);
         }
     }
 
-    /// Hands the connection back, because of a call that is not carried (`why`): our direction at once, and the peer's
-    /// as soon as it sees that we ask, for which this waits a little. What is unread in the ring then comes over TCP.
-    /// A connection that is not promoted yet never will be.
-    pub fn hand_back(&self, node: &Node, k: &impl Kernel, why: Reason) {
-        if self.begin_back(node, k, why) {
-            self.ask_back(k, why);
+    /// Hands the connection back, because of a call that is not carried (`why`), and returns when whoever reads the kernel's
+    /// stream from now on gets everything. That takes as long as bytes are unread and the peer lives, but makes no call;
+    /// `help` is called now and then meanwhile, to act for it. A connection that is not promoted yet never will be.
+    pub fn hand_back(
+        &self,
+        node: &Node,
+        k: &impl Kernel,
+        why: Reason,
+        help: &mut dyn FnMut(),
+    ) -> Given {
+        if !self.begin_back(node, k, why) {
+            return Given::Stream;
         }
+        let Some(segment) = self.segment() else {
+            return Given::Stream;
+        };
+        self.ask_and_switch(k, segment, why);
+        let rx = segment.rx();
+        let since = k.now_us();
+        let mut help_at = since + HELP_AFTER_US;
+        while self.settle(k) && !self.is_pure(k, segment) {
+            if self.peer_is_gone(k) {
+                return self.without_peer(k);
+            }
+            if self.is_spoilt(rx) {
+                return Given::Spoilt;
+            }
+            let now = k.now_us();
+            if now >= help_at {
+                help();
+                // Not so often that helping in vain costs much.
+                help_at = now + (now - since).min(1_000_000);
+            }
+            let seq = rx.direction.wait.space_seq.load(Relaxed);
+            let _ = k.sleep_word(&rx.direction.wait.space_seq, seq, ANSWER_SLICE_US);
+        }
+        Given::Stream
+    }
+
+    /// The peer rang while payload from before its switch to the ring was unread: for a reader that slept, or for room. That
+    /// takes a reader which is woken by that payload, reads a part of it, and gives the connection away with the rest.
+    fn is_spoilt(&self, rx: Rx<'_>) -> bool {
+        let passed = self.passed();
+        match (rx.up_at(passed), rx.down_at(passed)) {
+            (Some(up), Some((_, tcp))) => up != tcp && self.end.tcp_rx.load(Relaxed) < up,
+            _ => false,
+        }
+    }
+
+    /// The peer's process has ended, or closed: nothing more comes by the stream, whatever is in the ring.
+    fn without_peer(&self, k: &impl Kernel) -> Given {
+        self.note_kernel(k.poll());
+        if self.readable_bytes(k) > k.queued() || self.takes_back(k) {
+            return Given::Orphaned;
+        }
+        let _ = self.take_bells(k);
+        Given::Stream
     }
 
     /// As [`Conn::hand_back`], for a caller that goes on receiving through the engine while the connection is engaged:
@@ -92,6 +227,7 @@ impl Conn {
     fn ask_and_switch(&self, k: &impl Kernel, segment: &Segment, why: Reason) {
         let rx = segment.rx();
         rx.ask(layout::PLEASE_DOWN);
+        rx.direction.wait.edge.store(0, Relaxed);
         self.wake_writer(k, rx.release_writer());
         let guard = lock(&self.end.tx_lock, k);
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
@@ -101,52 +237,25 @@ impl Conn {
         }
     }
 
-    fn ask_back(&self, k: &impl Kernel, why: Reason) {
-        let Some(segment) = self.segment() else {
-            return;
-        };
+    /// After asking: is there nothing unread in the ring, and no doorbell on the stream? The peer rings no more, and what it
+    /// writes from now on goes over TCP.
+    fn is_pure(&self, k: &impl Kernel, segment: &Segment) -> bool {
         let rx = segment.rx();
+        let passed = self.passed();
+        if rx.readable() != Ok(0)
+            || rx.is_moved()
+            || rx.flags() != 0
+            || rx.down_at(passed).is_some()
         {
-            let _rx = lock(&self.end.rx_lock, k);
-            if self.end.rx_path() == Path::Tcp && rx.up_at() == Some(self.end.tcp_rx.load(Relaxed))
-            {
-                self.end.rx_path.store(Path::Ring as u32, Release);
-            }
-            if self.end.rx_path() == Path::Ring {
-                rx.freeze();
-            }
+            return false;
         }
-        rx.direction.wait.edge.store(0, Release);
-        self.ask_and_switch(k, segment, why);
-        let since = k.now_us();
-        while rx.down_at().is_none()
-            && k.now_us().saturating_sub(since) < BACK_PATIENCE_US
-            && !self.peer_is_gone(k)
-        {
-            let seq = rx.direction.wait.space_seq.load(Relaxed);
-            let _ = k.sleep_word(&rx.direction.wait.space_seq, seq, BACK_SLICE_US);
-        }
-        if !self.settle(k) {
-            return;
-        }
-        // No answer yet. From now on the peer rings no more, so what is taken here are the last bells; its bytes come
-        // over TCP when it makes its next call.
-        let mut scratch = [0_u8; 64];
-        let _rx = lock(&self.end.rx_lock, k);
-        let n = scratch.len().min(rx.bells_untaken());
-        if rx.down_at().is_none()
-            && self.end.rx_path() == Path::Ring
-            && n > 0
-            && let Ok(n) = k.recv(&mut scratch[..n], false)
-        {
-            self.count_tcp(0, n as u64);
-            rx.direction.wait.bells_taken.fetch_add(n as u32, Release);
-        }
+        let _ = self.take_bells(k);
+        rx.bells_untaken() == 0 && rx.readable() == Ok(0) && rx.down_at(passed).is_none()
     }
 
     /// Does the peer ask for TCP, or is something still owed to it there? To be called wherever this end waits.
     #[inline]
-    pub(crate) fn mind_asks(&self, k: &impl Kernel) {
+    pub fn mind_asks(&self, k: &impl Kernel) {
         let Some(segment) = self.segment() else {
             return;
         };
@@ -167,43 +276,54 @@ impl Conn {
         } else {
             self.send_rest(k, tx);
         }
+        drop(guard);
+        self.settle_back();
     }
 
-    /// Sends the bytes that the peer left in the ring over TCP. True: all are out. Caller holds the sending lock.
-    pub(crate) fn send_rest(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
+    /// Is the kernel's stream all there is, for good? Then the engine is out of it.
+    pub(crate) fn settle_back(&self) {
         let end = self.end;
-        let mut piece = [0_u8; 8192];
-        while let Some(at) = end.resend.load(Relaxed).checked_sub(1) {
-            let n = piece.len().min(tx.position().wrapping_sub(at) as usize);
-            if n == 0 {
-                end.resend.store(0, Relaxed);
-                break;
-            }
-            tx.bytes.get(at, &mut piece[..n]);
-            match k.send(&piece[..n]) {
-                Ok(sent) => {
-                    self.count_tcp(sent as u64, 0);
-                    end.resend.store(at + sent as u64 + 1, Relaxed);
-                }
-                Err(Fault::WouldBlock | Fault::Interrupted) => return false,
-                Err(f) => {
-                    self.kernel_fault(f);
-                    end.resend.store(0, Relaxed);
-                }
-            }
+        let Some(segment) = self.segment() else {
+            return;
+        };
+        if end.state() != State::Carried
+            || end.tx_path() != Path::Tcp
+            || end.resend.load(Relaxed) != 0
+        {
+            return;
         }
-        if end.has(flag::WRITE_SHUT) {
-            let _ = k.shutdown(false, true);
+        let (rx, passed) = (segment.rx(), self.passed());
+        let we_asked = rx.asked() & layout::PLEASE_DOWN != 0;
+        // A peer that asked sends over TCP from then on. One that never came to the ring might still do so.
+        let asked = segment.tx().asks() & layout::PLEASE_DOWN != 0 && passed != 0;
+        // Payload before the switch may be unread, if no doorbells are behind it.
+        let no_bells = match (rx.up_at(passed), rx.down_at(passed)) {
+            (None, None) => end.rx_path() == Path::Tcp,
+            (Some(up), Some((_, tcp))) => up == tcp && rx.all_moved(),
+            _ => false,
+        };
+        if (we_asked || asked) && no_bells {
+            end.set_state(State::Back);
         }
+    }
+
+    /// If this end's sending went back to TCP, its receiving may be due to follow, and then the kernel does it all.
+    /// True: still engaged.
+    #[cold]
+    pub fn settle(&self, k: &impl Kernel) -> bool {
+        self.mind_asks(k);
+        self.advance(k);
         self.settle_back();
-        true
+        self.is_engaged()
     }
 
     /// Before an urgent byte, which takes a place in the kernel's stream and is not read from it: the two ends count it
     /// differently, so a connection that is not promoted yet never will be, and one that is sends over TCP from here on.
     pub fn before_urgent(&self, node: &Node, k: &impl Kernel, why: Reason) {
         match self.end.state() {
-            State::Plain | State::Offered => self.hand_back(node, k, why),
+            State::Plain | State::Offered => {
+                self.begin_back(node, k, why);
+            }
             State::Claimed => {
                 // Withdrawn, or else confirmed meanwhile.
                 self.segment().map(|s| s.header().withdraw());
@@ -211,11 +331,12 @@ impl Conn {
             }
             _ => {}
         }
-        self.send_over_tcp(k, why);
+        self.send_over_tcp(k, Some(why));
     }
 
-    /// Our direction alone (MSG_OOB, sendfile of what can't be mapped ...).
-    pub fn send_over_tcp(&self, k: &impl Kernel, why: Reason) {
+    /// Our direction alone: for good, because of a call that is not carried (MSG_OOB ...), or (`None`) until the peer has read
+    /// what is on its way.
+    pub fn send_over_tcp(&self, k: &impl Kernel, why: Option<Reason>) {
         let Some(segment) = self.segment() else {
             return;
         };
@@ -225,92 +346,69 @@ impl Conn {
             return;
         }
         if self.end.tx_path() == Path::Ring {
-            self.switch_down(k, segment.tx(), Some(why));
-        }
-    }
-
-    /// shutdown(2). The sending half is shut in the ring only: the kernel's half stays open for doorbells that tell
-    /// the peer of room, and ends with close.
-    pub fn shutdown(&self, k: &impl Kernel, read: bool, write: bool) -> Result<(), Fault> {
-        let end = self.end;
-        self.see_confirmation(k);
-        if read {
-            end.set(flag::READ_SHUT);
-        }
-        let mut write_kernel = false;
-        if write {
-            let _tx = lock(&end.tx_lock, k);
-            end.set(flag::WRITE_SHUT);
-            write_kernel = true;
-            if end.tx_path() == Path::Ring {
-                let segment = self.rings()?;
-                let tx = segment.tx();
-                tx.finish(false);
-                if tx.bell_due() {
-                    self.ring_bell(k);
-                }
-                // If nothing comes in any more, no room has to be told of.
-                let over = segment.rx().flags() & layout::FIN != 0 || end.has(flag::KERNEL_ENDS);
-                write_kernel = over;
-                end.set(if over { flag::CLOSED_BOTH } else { 0 });
+            self.switch_down(k, segment.tx(), why);
+            if why.is_none() {
+                self.end.reason.store(Reason::Stalled as u32, Relaxed);
             }
-        }
-        match k.shutdown(read, write_kernel) {
-            // The peer closed, and a doorbell made its kernel reset the stream: not the program's business, unless it
-            // was reset in earnest.
-            Err(_) if write && end.tx_path() == Path::Ring && !end.has(flag::RESET_TOLD) => Ok(()),
-            other => other,
+        } else if let Some(why) = why {
+            self.end.keep_tcp(why);
         }
     }
 
-    /// Before the kernel's close of this process's last descriptor. `last`: no other process holds the socket.
-    pub fn close(&self, node: &Node, k: &impl Kernel, last: bool) {
+    /// The direction is on TCP because the ring was full and nobody read: back to the ring, if the peer has followed there
+    /// and the kernel has got rid of what it was given. Caller holds the sending lock.
+    #[cold]
+    pub(crate) fn come_back(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
         let end = self.end;
-        if !last {
-            return;
+        let stays = end.has(flag::KEEP_TCP | flag::KERNEL_DEAD | flag::WRITE_SHUT);
+        if stays || tx.asks() != 0 || end.resend.load(Relaxed) != 0 || !tx.all_passed() {
+            return false;
         }
-        let Some(segment) = self.segment() else {
-            return;
+        if end.tcp_tx.load(Relaxed) == 0 || k.unsent() != 0 {
+            return false;
+        }
+        tx.switch_up(end.tcp_tx.load(Relaxed));
+        end.tx_switches.fetch_add(1, AcqRel);
+        end.reason.store(Reason::None as u32, Relaxed);
+        true
+    }
+
+    /// The peer died in the middle of moving its unread bytes to TCP, and the stream is at its end: the rest is read from
+    /// the ring. True: the path has changed.
+    #[cold]
+    pub(crate) fn takes_back(&self, k: &impl Kernel) -> bool {
+        let Ok(segment) = self.rings() else {
+            return false;
         };
-        match end.state() {
-            State::Offered => return self.withdraw(node),
-            State::Claimed if segment.header().decision() != Ok(Decision::Confirmed) => {
-                segment.header().withdraw();
-                return;
+        let (end, rx) = (self.end, segment.rx());
+        let _rx = lock(&end.rx_lock, k);
+        if !rx.is_moved() || end.has(flag::TAKEN_BACK) {
+            return false;
+        }
+        let passed = self.passed();
+        let from = match (end.rx_path(), rx.down_at(passed)) {
+            // It had not said yet where the stream goes on, or its last bells never came.
+            (Path::Ring, _) => rx.position(),
+            (Path::Tcp, None) if passed > 0 => {
+                let (ring, tcp) = rx.last_down();
+                let came = end.tcp_rx.load(Relaxed).wrapping_sub(tcp);
+                match rx.published().wrapping_sub(ring).checked_sub(came) {
+                    Some(1..) => ring.wrapping_add(came),
+                    _ => return false,
+                }
             }
-            State::Claimed | State::Carried => {}
-            _ => return,
+            _ => return false,
+        };
+        if rx.published().wrapping_sub(from) > rx.bytes.capacity() {
+            return false;
         }
-        self.see_confirmation(k);
-        while end.resend.load(Relaxed) != 0 && !self.peer_is_gone(k) {
-            let rest = {
-                let _tx = lock(&end.tx_lock, k);
-                !self.send_rest(k, segment.tx())
-            };
-            // A signal does not end this: the bytes are the program's, and were taken.
-            let lost = |f| f != Fault::Interrupted;
-            if rest && k.sleep_writable(0).is_err_and(lost) {
-                break;
-            }
-        }
-        let rx = segment.rx();
-        let unread = end.rx_path() != Path::Back && rx.readable().map_or(true, |n| n > 0);
-        let abort = unread || end.has(flag::LINGER_ZERO | flag::CORRUPT);
-        if abort {
-            // What the kernel would do with unread bytes: the peer gets ECONNRESET.
-            k.abort_on_close();
-        } else {
-            // Unread doorbells would make the kernel reset the connection.
-            let _ = self.take_bells(k);
-        }
-        if end.tx_path() == Path::Ring {
-            let _tx = lock(&end.tx_lock, k);
-            segment.tx().finish(abort);
-        }
-        rx.ask(layout::READ_CLOSED);
-        let wanted = rx.release_writer();
-        if wanted & layout::WANT_FUTEX != 0 {
-            k.wake_word(&rx.direction.wait.space_seq);
-        }
+        let on_ring = match end.rx_path() {
+            Path::Ring => passed,
+            Path::Tcp => passed - 1,
+        };
+        end.set(flag::TAKEN_BACK);
+        rx.move_back(from, on_ring);
+        end.rx_passed.store(on_ring, Relaxed);
+        true
     }
 }

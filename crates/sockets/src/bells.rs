@@ -21,11 +21,11 @@ impl Conn {
         let mut scratch = [0_u8; 64];
         let n = scratch.len().min(rx.bells_untaken());
         // The end is news as bytes are: whoever still sleeps must find the stream readable.
-        let ended = rx.flags() != 0 || rx.down_at().is_some();
+        let ended = rx.flags() != 0 || rx.down_at(self.passed()).is_some();
         if end.rx_path() != Path::Ring || !empty || n == 0 || ended {
             return Ok(());
         }
-        if !rx.claim_bells(n as u32) {
+        if !rx.claim_bells(n as u32, self.passed()) {
             return Ok(());
         }
         let mut got = 0;
@@ -69,7 +69,7 @@ impl Conn {
             return;
         }
         // Seen on the stream first, no switch after: this byte is a bell.
-        if self.end.rx_path() == Path::Ring && rx.claim_bells(1) {
+        if self.end.rx_path() == Path::Ring && rx.claim_bells(1, self.passed()) {
             match k.recv(&mut scratch, false) {
                 Ok(1) => {
                     self.count_tcp(0, 1);

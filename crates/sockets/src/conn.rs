@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use gm::{End, Segment, State};
 use ring::sync::{
-    AtomicU32,
+    AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
 use ring::{ReadCache, WriteCache};
@@ -29,6 +29,13 @@ pub struct Conn {
     pub(crate) idle_wakes: AtomicU32,
     /// How often a non-blocking send found no room: edges for edge-triggered waiters.
     pub(crate) fulls: AtomicU32,
+    /// Since when, in µs, the ring is found full with its reader where it is: see `mind_stall`.
+    pub(crate) full_since_us: AtomicU64,
+    pub(crate) full_head: AtomicU64,
+    /// What the peer had read when a non-blocking send was refused for want of room; MAX: none was.
+    pub(crate) refused_head: AtomicU64,
+    /// Sends on TCP since the ring was last thought of.
+    pub(crate) sends_on_tcp: AtomicU32,
     pub(crate) offer: OnceLock<Offer>,
     pub(crate) read_spin: Spin,
     pub(crate) write_spin: Spin,
@@ -56,6 +63,10 @@ impl Conn {
             empty_reads: AtomicU32::new(0),
             idle_wakes: AtomicU32::new(0),
             fulls: AtomicU32::new(0),
+            full_since_us: AtomicU64::new(0),
+            full_head: AtomicU64::new(u64::MAX),
+            refused_head: AtomicU64::new(u64::MAX),
+            sends_on_tcp: AtomicU32::new(0),
             offer: OnceLock::new(),
             read_spin: Spin::default(),
             write_spin: Spin::default(),
@@ -87,6 +98,19 @@ impl Conn {
             self.end.tcp_rx.fetch_add(rx as u64, Relaxed);
         }
         End::count32(&self.end.plain_calls);
+    }
+
+    /// Changes of path that our receiving has passed.
+    #[inline]
+    pub(crate) fn passed(&self) -> u32 {
+        self.end.rx_passed.load(Acquire)
+    }
+
+    /// Did our sending go back to TCP, and is all on its way there?
+    pub fn sends_on_tcp(&self) -> bool {
+        let end = self.end;
+        let back = end.tx_path() == gm::Path::Tcp && end.tx_switches.load(Relaxed) != 0;
+        back && end.resend.load(Relaxed) == 0
     }
 
     pub(crate) fn segment(&self) -> Option<&Segment> {

@@ -11,6 +11,8 @@ use crate::{Conn, Fault, Kernel, Peeked, Spun};
 /// See [`Conn::check_idle_wake`]: some tens of milliseconds.
 const IDLE_WAKES_TO_YIELD: u32 = 100;
 const IDLE_WAKES_MOST: u32 = 1_000;
+/// How often, in µs, a reader with a doorbell on its stream looks for the end of a switch that has begun.
+const MOVING_SLICE_US: u64 = 1_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
 
@@ -40,13 +42,13 @@ impl Conn {
             return Spun::Nothing;
         }
         let rx = segment.rx();
-        let head = rx.position();
+        let (head, passed) = (rx.position(), self.passed());
         let news = || {
-            rx.published() != head && !rx.is_frozen()
-                || rx.finished()
+            rx.published() != head && !rx.is_moved()
+                || rx.finished() && !rx.is_moved()
                 || segment.tx().asks() & layout::PLEASE_DOWN != 0
                     && self.end.tx_path() == Path::Ring
-                || rx.down_at().is_some()
+                || rx.down_at(passed).is_some()
         };
         self.read_spin.wait(k.cpus(), || k.yield_now(), news)
     }
@@ -103,7 +105,15 @@ impl Conn {
         let Ok(segment) = self.rings() else {
             return Ok(());
         };
-        let quiet = self.end.rx_path() == Path::Ring && segment.rx().readable() == Ok(0);
+        let rx = segment.rx();
+        if rx.is_moved() {
+            // The writer is in the middle of its way back to TCP. It may have lost its CPU there, or its life.
+            self.note_kernel(k.poll());
+            let seq = rx.direction.wait.space_seq.load(Relaxed);
+            let _ = k.sleep_word(&rx.direction.wait.space_seq, seq, MOVING_SLICE_US);
+            return Ok(());
+        }
+        let quiet = self.end.rx_path() == Path::Ring && rx.readable() == Ok(0);
         if !quiet || slept > 50 * gm::clock::TICKS_PER_US {
             self.idle_wakes.store(0, Relaxed);
             return Ok(());
@@ -123,21 +133,21 @@ impl Conn {
     fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
         let rx = self.rings()?.rx();
         self.take_bells(k)?;
-        rx.arm();
+        rx.arm(self.end.tcp_rx.load(Relaxed));
+        let passed = self.passed();
         let quiet = match self.end.rx_path() {
             Path::Ring => {
                 rx.readable().map_err(|Corrupt| self.corrupt())? == 0
-                    && !rx.finished()
-                    && rx.down_at().is_none()
+                    && (!rx.finished() || rx.is_moved())
+                    && rx.down_at(passed).is_none()
                     && !self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
             }
             // The stream itself wakes us. But where the stretch ends already, another reader may take the rest of it
             // and leave the ring to us, for which nobody rings.
             Path::Tcp => {
-                rx.up_at().is_none()
-                    || rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none()
+                rx.up_at(passed).is_none()
+                    || rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at(passed).is_none()
             }
-            Path::Back => true,
         };
         if !quiet {
             rx.disarm();

@@ -40,6 +40,17 @@ pub trait Kernel {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault>;
     /// Puts bytes on the stream.
     fn send(&self, buf: &[u8]) -> Result<usize, Fault>;
+    /// Lets `bytes` more be sent than the socket's send buffer takes, for bytes that are taken from the program already. What
+    /// it gives puts the limit back. `None`: it can't.
+    fn widen_send(&self, _bytes: usize) -> Option<u64> {
+        None
+    }
+    /// What `widen_send` gave.
+    fn restore_send(&self, _was: u64) {}
+    /// Bytes sent that the peer's kernel has not acknowledged; 0 where that is not told.
+    fn unsent(&self) -> usize {
+        0
+    }
     /// The state of O_NONBLOCK, from the kernel.
     fn is_nonblocking(&self) -> bool;
     /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:

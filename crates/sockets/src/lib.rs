@@ -9,13 +9,14 @@
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
 //! * `idle`: a reader that finds nothing; `bells`: doorbells on its stream
 //! * `wait`: signals while a send waits
-//! * `back`: shutdown, close, hand-back to TCP
+//! * `back`: the way back to TCP; `end`: shutdown and close
 
 #![forbid(unsafe_code)]
 
 mod back;
 mod bells;
 mod conn;
+mod end;
 mod gate;
 mod idle;
 mod kernel;
@@ -27,6 +28,7 @@ mod send;
 mod spin;
 mod wait;
 
+pub use back::Given;
 pub use conn::Conn;
 pub use gate::Gate;
 pub use kernel::{Fault, Kernel, Peeked, Stream};

@@ -192,8 +192,7 @@ impl Conn {
             }
             if agree == Some(true) && segment.header().confirm() {
                 segment.tx().switch_up(end.tcp_tx.load(Relaxed));
-                end.tx_path
-                    .store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
+                end.tx_switches.store(1, ring::sync::Ordering::Release);
                 end.reason.store(Reason::None as u32, Relaxed);
                 end.set(flag::WAS_CARRIED);
                 end.set_state(State::Carried);
@@ -232,8 +231,7 @@ impl Conn {
                 let _tx = lock(&end.tx_lock, k);
                 if end.state() == State::Claimed {
                     segment.tx().switch_up(end.tcp_tx.load(Relaxed));
-                    end.tx_path
-                        .store(gm::Path::Ring as u32, ring::sync::Ordering::Release);
+                    end.tx_switches.store(1, ring::sync::Ordering::Release);
                     end.set(flag::WAS_CARRIED);
                     end.set_state(State::Carried);
                 }

@@ -52,17 +52,13 @@ impl Conn {
             return kernel.unwrap_or_else(|| k.poll());
         };
         self.mind_asks(k);
-        self.pass_switch(k);
+        self.advance(k);
+        self.mind_stall(k, segment);
         let rx = segment.rx();
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);
         }
         let tx = segment.tx();
-        let at_switch = rx.down_at().is_some_and(|(down, _)| down == rx.position());
-        if at_switch && end.rx_path() == Path::Ring {
-            // The stream alone counts from here on; a fault shows with the next read.
-            let _ = self.receive_from_tcp_again(k, rx);
-        }
         let mut ready = Ready::NONE;
         let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
         let kernel = if on_kernel {
@@ -73,16 +69,12 @@ impl Conn {
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
             Path::Ring => {
-                read_over |= rx.finished();
-                let beyond = rx.down_at().is_some() && self.readable_bytes(k) > 0;
-                if rx.readable() != Ok(0) || beyond {
+                read_over |= rx.finished() && !rx.is_moved();
+                if rx.readable() != Ok(0) {
                     ready |= Ready::IN;
                 }
             }
             Path::Tcp => {
-                ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
-            }
-            Path::Back => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
             }
         }
@@ -149,7 +141,7 @@ impl Conn {
         rx.published() != rx.position()
             || rx.flags() != 0
             || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
-            || rx.down_at().is_some()
+            || rx.is_moved()
             || segment.tx().asks() & layout::PLEASE_DOWN != 0
             || (want_out && self.has_room(segment))
     }
@@ -160,11 +152,59 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return;
         };
+        // Bells first: one that tells of room is for what is asked after it.
+        let _ = self.take_bells(k);
+        self.ask_for_room(segment);
+        segment.rx().arm(self.end.tcp_rx.load(Relaxed));
+    }
+
+    fn ask_for_room(&self, segment: &gm::Segment) {
         if self.end.tx_path() == Path::Ring && !self.has_room(segment) {
             segment.tx().want_space(layout::WANT_BELL);
         }
-        let _ = self.take_bells(k);
-        segment.rx().arm();
+    }
+
+    /// How long, in µs, a sleep of somebody who waits for room may last before this end is looked at again. `None`: as long
+    /// as it likes, for the way for bells is open, or there is room. Else the peer may be reading and cannot ring, because
+    /// its own direction is not on the ring; or it does not read at all, see [`Conn::mind_stall`].
+    pub fn room_slice_us(&self) -> Option<u64> {
+        const SILENT_US: u64 = 1_000;
+        let segment = self.segment()?;
+        if self.end.tx_path() != Path::Ring || self.has_room(segment) {
+            return None;
+        }
+        match self.end.rx_path() {
+            Path::Ring => Some(crate::send::ROOM_SLICE_US),
+            Path::Tcp => Some(SILENT_US),
+        }
+    }
+
+    /// TCP's buffers are larger than a ring. If it is full and the peer does not read, it may be waiting for us just so, and
+    /// what we send goes over TCP until it has read that.
+    pub(crate) fn mind_stall(&self, k: &impl Kernel, segment: &gm::Segment) {
+        if self.end.tx_path() != Path::Ring || self.has_room(segment) {
+            return;
+        }
+        let (head, now) = (segment.tx().peer_head(), k.now_us());
+        if self.full_head.swap(head, Relaxed) != head {
+            self.full_since_us.store(now, Relaxed);
+            return;
+        }
+        let waited = now.saturating_sub(self.full_since_us.load(Relaxed));
+        if waited >= self.stall_patience_us(segment) {
+            self.full_head.store(u64::MAX, Relaxed);
+            self.send_over_tcp(k, None);
+        }
+    }
+
+    /// Both full and unread: each may be waiting for the other to read. Else it is a slow reader, very likely.
+    pub(crate) fn stall_patience_us(&self, segment: &gm::Segment) -> u64 {
+        let nothing_unread = segment.rx().readable() == Ok(0) && self.end.rx_path() == Path::Ring;
+        if nothing_unread {
+            crate::send::STALLED_US
+        } else {
+            crate::send::ROOM_SLICE_US
+        }
     }
 
     /// As [`Conn::arm`] for a member of an epoll set, which the kernel wakes by edges: look at it again after this.
@@ -180,10 +220,8 @@ impl Conn {
         if rx.bells_untaken() > BELLS_LEFT {
             let _ = self.take_bells(k);
         }
-        if self.end.tx_path() == Path::Ring && !self.has_room(segment) {
-            segment.tx().want_space(layout::WANT_BELL);
-        }
-        rx.arm_edge();
+        self.ask_for_room(segment);
+        rx.arm_edge(self.end.tcp_rx.load(Relaxed));
     }
 
     /// As [`Conn::arm_edge`] for a waiter whose edge comes back only when the stream has been read: bells off first.
@@ -207,10 +245,11 @@ impl Conn {
         let rx = segment.rx();
         let over = rx.flags() != 0 || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         let shut = self.end.has(flag::READ_SHUT);
-        let down = rx.down_at().is_some();
+        let passed = self.passed();
+        let down = rx.down_at(passed).is_some();
         // Bytes in the ring arrive, for a reader that is still on the stream, when it comes to the switch.
         let reached = match self.end.rx_path() {
-            Path::Tcp => rx.up_at() == Some(self.end.tcp_rx.load(Relaxed)),
+            Path::Tcp => rx.up_at(passed) == Some(self.end.tcp_rx.load(Relaxed)),
             _ => true,
         };
         let published = if reached { rx.published() } else { 1 << 60 };
@@ -259,19 +298,20 @@ impl Conn {
         };
         let rx = segment.rx();
         let in_ring = rx.readable().unwrap_or(0);
+        let passed = self.passed();
         match self.end.rx_path() {
-            Path::Ring => match rx.down_at() {
+            Path::Ring => match rx.down_at(passed) {
                 None => in_ring,
-                // Behind the ring's bytes and the last bells there may be payload on the stream.
+                // Behind the last bells there is payload on the stream.
                 Some((_, tcp)) => {
                     let bells = tcp.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
-                    in_ring + k.queued().saturating_sub(bells)
+                    k.queued().saturating_sub(bells)
                 }
             },
             Path::Tcp => {
                 let queued = k.queued();
                 let left = rx
-                    .up_at()
+                    .up_at(passed)
                     .map(|up| up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize);
                 // The ring's bytes count when all of the stretch before them is here; what is beyond it are bells.
                 match left {
@@ -279,7 +319,6 @@ impl Conn {
                     _ => queued,
                 }
             }
-            Path::Back => k.queued(),
         }
     }
 }

@@ -133,13 +133,12 @@ impl Conn {
                         None => continue,
                     }
                 }
+                // Both directions are on TCP: the kernel does the whole call, with all that it knows.
+                Path::Tcp if skip == 0 && !self.is_engaged() => return Err(Fault::UseKernel),
                 Path::Tcp => match self.look_at_tcp(k, bufs, skip, o)? {
                     Some(look) => return Ok(look),
                     None => continue,
                 },
-                // Both directions are on TCP: the kernel does the whole call, with all that it knows.
-                Path::Back if skip == 0 && !self.is_engaged() => return Err(Fault::UseKernel),
-                Path::Back => return self.look_at_kernel(k, bufs, skip, o),
             }
         }
     }
@@ -210,25 +209,29 @@ impl Conn {
     /// The ring was empty a moment ago. `None`: look again, the path has changed or bytes came.
     fn ring_is_empty(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Option<Look>, Fault> {
         let end = self.end;
-        if rx.is_frozen() && !end.has(flag::KEEP_TCP) {
-            // Only a hand-back of ours freezes.
-            return Err(self.corrupt());
-        }
-        if let Some((down, _)) = rx.down_at() {
-            let position = rx.position();
-            if position == down {
-                self.receive_from_tcp_again(k, rx)?;
-            } else if rx.readable() == Ok(0) && rx.position() == position {
-                // Whoever sees the switch sees all bytes before it; so this one will never be reached.
+        let passed = self.passed();
+        if let Some((down, _)) = rx.down_at(passed) {
+            if rx.position() != down && self.passed() == passed {
+                // The writer says where it stopped us, and it was not here.
                 return Err(self.corrupt());
             }
+            self.receive_from_tcp_again(k, rx)?;
             return Ok(None);
         }
+        let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        if rx.is_moved() && self.passed() == passed {
+            // The writer is about to say where the stream goes on; unless it died just then.
+            return match gone {
+                false => Ok(Some(Look::Empty)),
+                true if self.takes_back(k) => Ok(None),
+                true => Err(self.corrupt()),
+            };
+        }
         // A reset is in force when the kernel says so, or its own error would be told a second time.
-        let over = rx.finished() || end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
-        if over {
+        if rx.finished() || gone {
             // Bytes may have come between the first look and the flag; after the flag none can.
-            if rx.readable().map_err(|Corrupt| self.corrupt())? > 0 || rx.down_at().is_some() {
+            let more = rx.readable().map_err(|Corrupt| self.corrupt())? > 0;
+            if more || rx.is_moved() || rx.down_at(passed).is_some() {
                 return Ok(None);
             }
             return self.over(k, rx).map(Some);
@@ -252,9 +255,7 @@ impl Conn {
             k.take_error();
             return Err(Fault::Reset);
         }
-        if end.has(flag::WRITE_SHUT) && !end.has(flag::CLOSED_BOTH) {
-            // Both halves are over: no doorbell will be needed, and the kernel may close its own.
-            end.set(flag::CLOSED_BOTH);
+        if end.has(flag::WRITE_SHUT) && self.shuts_kernel_half(rx) {
             let _ = k.shutdown(false, true);
         }
         Ok(Look::EndOfFile)
@@ -267,19 +268,17 @@ impl Conn {
             && segment.tx().unread().is_ok_and(|n| n > 0)
     }
 
-    /// If this end's sending went back to TCP, its receiving may be due to follow, and then the kernel does it all.
-    /// True: still engaged.
-    #[cold]
-    pub fn settle(&self, k: &impl Kernel) -> bool {
-        self.mind_asks(k);
+    /// Passes the switches that this end has come to.
+    pub(crate) fn advance(&self, k: &impl Kernel) {
+        self.pass_switch(k);
         if let Some(segment) = self.segment()
             && self.end.rx_path() == Path::Ring
-            && let Some((down, _)) = segment.rx().down_at()
+            && let Some((down, _)) = segment.rx().down_at(self.passed())
             && segment.rx().position() == down
         {
+            // A fault shows with the next read.
             let _ = self.receive_from_tcp_again(k, segment.rx());
         }
-        self.is_engaged()
     }
 
     /// The direction goes back to TCP: takes the last doorbells off the stream, exactly.
@@ -290,7 +289,8 @@ impl Conn {
         if guard.is_nested() || end.rx_path() != Path::Ring {
             return Ok(());
         }
-        let Some((_, tcp)) = rx.down_at() else {
+        let passed = self.passed();
+        let Some((_, tcp)) = rx.down_at(passed) else {
             return Ok(());
         };
         let mut waits = 0;
@@ -305,10 +305,14 @@ impl Conn {
             }
             let n = scratch.len().min(left as usize);
             match k.recv(&mut scratch[..n], false) {
-                Ok(0) => return self.kernel_says_end(),
+                Ok(0) => {
+                    end.set(flag::KERNEL_EOF);
+                    drop(guard);
+                    return self.without_last_bells(k);
+                }
                 Ok(n) => {
                     self.count_tcp(0, n as u64);
-                    rx.direction.wait.bells_taken.fetch_add(n as u32, Release);
+                    rx.count_taken(n as u32);
                     self.only_bells(&scratch[..n])?;
                 }
                 // The bells were sent before the switch was published; they are on their way.
@@ -316,18 +320,24 @@ impl Conn {
                     waits += 1;
                     k.yield_now();
                 }
-                Err(f) => return Err(f),
+                Err(f) => {
+                    self.kernel_fault(f);
+                    drop(guard);
+                    return self.without_last_bells(k);
+                }
             }
         }
-        end.rx_path.store(Path::Back as u32, Release);
-        self.settle_back();
+        end.rx_passed.store(passed + 1, Release);
+        rx.pass(passed + 1, tcp);
         Ok(())
     }
 
-    fn kernel_says_end(&self) -> Result<(), Fault> {
-        self.end.set(flag::KERNEL_EOF);
-        self.end.rx_path.store(Path::Back as u32, Release);
-        Ok(())
+    /// The stream broke off before the switch: so none of the bytes behind it came, and all are in the ring.
+    fn without_last_bells(&self, k: &impl Kernel) -> Result<(), Fault> {
+        if self.takes_back(k) {
+            return Ok(());
+        }
+        Err(self.corrupt())
     }
 
     /// Engaged, but this direction's writer has not switched yet, or bytes from before its switch are unread.
@@ -341,16 +351,17 @@ impl Conn {
     ) -> Result<Option<Look>, Fault> {
         let end = self.end;
         self.see_confirmation(k);
-        let _rx = lock(&end.rx_lock, k);
+        let guard = lock(&end.rx_lock, k);
         if end.rx_path() != Path::Tcp {
             return Ok(None);
         }
         let rx = self.rings()?.rx();
         let position = end.tcp_rx.load(Relaxed);
-        let before = rx.up_at();
+        let passed = self.passed();
+        let before = rx.up_at(passed);
         let left = match before {
             Some(up) if up == position => {
-                self.receive_from_ring(k);
+                self.receive_from_ring(k, rx);
                 return Ok(None);
             }
             Some(up) if up < position => return Err(self.corrupt()),
@@ -366,14 +377,20 @@ impl Conn {
         let seen = match k.recv(&mut buf[..n], true) {
             Ok(0) => {
                 end.set(flag::KERNEL_EOF);
-                return Ok(Some(Look::EndOfFile));
+                drop(guard);
+                return self.stream_is_over(k, rx, Ok(Look::EndOfFile));
             }
             Ok(n) => n,
             Err(Fault::WouldBlock) if end.has(flag::READ_SHUT) => return Ok(Some(Look::EndOfFile)),
             Err(Fault::WouldBlock) => return Ok(Some(Look::Empty)),
-            Err(f) => return Err(f),
+            Err(f) => {
+                self.kernel_fault(f);
+                end.clear(flag::RESET_DUE);
+                drop(guard);
+                return self.stream_is_over(k, rx, Err(f));
+            }
         };
-        let payload = match rx.up_at() {
+        let payload = match rx.up_at(passed) {
             Some(up) => {
                 let p = up.checked_sub(position).ok_or_else(|| self.corrupt())?;
                 seen.min(usize::try_from(p).unwrap_or(usize::MAX))
@@ -391,6 +408,24 @@ impl Conn {
         Ok(Some(Look::Stream(payload)))
     }
 
+    /// The kernel's stream has nothing more. A peer that died may have left the rest in the ring.
+    #[cold]
+    fn stream_is_over(
+        &self,
+        k: &impl Kernel,
+        rx: Rx<'_>,
+        said: Result<Look, Fault>,
+    ) -> Result<Option<Look>, Fault> {
+        if self.takes_back(k) {
+            return Ok(None);
+        }
+        if said.is_ok() && rx.up_at(self.passed()).is_some() {
+            // Bytes before the ring's were lost with the kernel's stream: no clean end.
+            return Err(self.corrupt());
+        }
+        said.map(Some)
+    }
+
     /// If the last byte before the switch is read, receiving goes on in the ring.
     #[inline]
     pub fn pass_switch(&self, k: &impl Kernel) {
@@ -402,47 +437,28 @@ impl Conn {
     #[cold]
     fn pass_switch_if_due(&self, k: &impl Kernel) {
         let end = self.end;
+        let Some(segment) = self.segment() else {
+            return;
+        };
+        let rx = segment.rx();
         let due = || {
-            let at = self.segment().and_then(|s| s.rx().up_at());
+            let at = rx.up_at(self.passed());
             end.rx_path() == Path::Tcp && at == Some(end.tcp_rx.load(Relaxed))
         };
         if due() {
             let guard = lock(&end.rx_lock, k);
             if !guard.is_nested() && due() {
-                self.receive_from_ring(k);
+                self.receive_from_ring(k, rx);
             }
         }
     }
 
     /// The kernel may have told of the stream's end while that was read, and tells it once: it holds for the ring too.
-    fn receive_from_ring(&self, k: &impl Kernel) {
-        self.end.rx_path.store(Path::Ring as u32, Release);
+    fn receive_from_ring(&self, k: &impl Kernel, rx: Rx<'_>) {
+        let passed = self.passed() + 1;
+        self.end.rx_passed.store(passed, Release);
+        rx.pass(passed, self.end.tcp_rx.load(Relaxed));
         self.note_kernel(k.poll());
-    }
-
-    /// This direction is back on TCP.
-    fn look_at_kernel(
-        &self,
-        k: &impl Kernel,
-        bufs: &mut [IoSliceMut<'_>],
-        skip: usize,
-        o: RecvOptions,
-    ) -> Result<Look, Fault> {
-        let Some(buf) = first_room(bufs, skip) else {
-            return Ok(Look::Bytes(0));
-        };
-        match k.recv(buf, o.peek) {
-            Ok(0) => Ok(Look::EndOfFile),
-            Ok(n) => {
-                if !o.peek {
-                    self.count_tcp(0, n as u64);
-                }
-                Ok(Look::Stream(n))
-            }
-            Err(Fault::WouldBlock) if self.end.has(flag::KERNEL_EOF) => Ok(Look::EndOfFile),
-            Err(Fault::WouldBlock) => Ok(Look::Empty),
-            Err(f) => Err(f),
-        }
     }
 
     /// A call of our own on the kernel's socket failed.

@@ -23,10 +23,13 @@ pub struct SendOptions {
 /// Sends into the ring between two looks whether the peer still lives.
 const CHECK_PEER_EVERY: u32 = 256;
 /// A writer that sleeps for room looks for the peer's death this often, in µs: no event says both "room" and "dead".
-const ROOM_SLICE_US: u64 = 20_000;
+pub(crate) const ROOM_SLICE_US: u64 = 20_000;
+
+/// A direction that went to TCP because its ring was full looks at every so-many-th send whether it can come back.
+const COME_BACK_EVERY: u32 = 8;
 
 /// A peer that reads nothing for so long, in µs, may never read before we have written all.
-const STALLED_US: u64 = 500_000;
+pub(crate) const STALLED_US: u64 = 50_000;
 
 /// Where the bytes of one attempt went.
 enum Put {
@@ -50,7 +53,7 @@ impl Conn {
         let mut done = 0;
         let mut waiting = Waiting::new(k);
         loop {
-            let fault = match self.put(k, bufs, done) {
+            let fault = match self.put(k, bufs, done, o.dont_wait) {
                 Ok(Put::Bytes(n)) => {
                     done += n;
                     if done >= want {
@@ -80,7 +83,13 @@ impl Conn {
 
     /// One attempt, under the sending lock.
     #[inline]
-    fn put(&self, k: &impl Kernel, bufs: &[IoSlice<'_>], skip: usize) -> Result<Put, Fault> {
+    fn put(
+        &self,
+        k: &impl Kernel,
+        bufs: &[IoSlice<'_>],
+        skip: usize,
+        dont_wait: bool,
+    ) -> Result<Put, Fault> {
         let end = self.end;
         if end.tx_path() == Path::Tcp {
             self.see_confirmation(k);
@@ -89,7 +98,10 @@ impl Conn {
         if end.has(flag::WRITE_SHUT) {
             return Err(Fault::Pipe);
         }
-        if end.tx_path() == Path::Ring {
+        if guard.is_inherited() {
+            self.after_dead_holder(k, self.rings()?.tx());
+        }
+        if end.tx_path() == Path::Ring || self.comes_back(k, guard.is_nested()) {
             let segment = self.rings()?;
             let tx = segment.tx();
             if guard.is_nested() {
@@ -97,11 +109,8 @@ impl Conn {
                 // halves of that copy, and waiting would be for ever.
                 return Err(Fault::WouldBlock);
             }
-            if guard.is_inherited() {
-                // Its last holder may have died between counting a bell and sending it. In this order, never more
-                // bells are counted than will be sent.
-                tx.uncount_bell();
-                self.ring_bell(k);
+            if dont_wait && self.is_refused(tx) {
+                return Ok(Put::RingFull);
             }
             if self.stays_on_ring(k, segment, tx, bufs) {
                 let n = tx
@@ -116,13 +125,35 @@ impl Conn {
                 }
                 End::count(&end.tx_bytes, n as u64);
                 End::count(&end.tx_messages, 1);
-                if tx.bell_due() {
+                if tx.asks() & layout::PLEASE_DOWN != 0 {
+                    // Asked since we looked: the asker sees these bytes and waits for them, or we see that it asks.
+                    self.switch_down(k, tx, None);
+                } else if tx.bell_due() {
                     self.ring_bell(k);
                 }
                 return Ok(Put::Bytes(n));
             }
         }
         self.put_on_stream(k, bufs, skip)
+    }
+
+    /// A large non-blocking send found no room, and the peer has read nothing since: a small one finds none either, as TCP
+    /// has it.
+    #[inline]
+    fn is_refused(&self, tx: Tx<'_>) -> bool {
+        let refused = self.refused_head.load(Relaxed);
+        if refused == u64::MAX || tx.peer_head() == refused && tx.asks() == 0 {
+            return refused != u64::MAX;
+        }
+        self.refused_head.store(u64::MAX, Relaxed);
+        false
+    }
+
+    /// Sending on TCP: now and then, is it time for the ring again? Caller holds the sending lock.
+    fn comes_back(&self, k: &impl Kernel, nested: bool) -> bool {
+        let turn = self.sends_on_tcp.fetch_add(1, Relaxed) % COME_BACK_EVERY;
+        let due = !nested && turn == 0 && self.end.tx_switches.load(Relaxed) != 0;
+        due && self.rings().is_ok_and(|s| self.come_back(k, s.tx()))
     }
 
     /// May these bytes go into the ring? If not, the direction has just been switched back to TCP.
@@ -164,12 +195,13 @@ impl Conn {
 
     pub(crate) fn peer_is_gone(&self, k: &impl Kernel) -> bool {
         let ready = k.poll();
-        // A peer that only shut its sending side down does so in the ring, not on the stream; so an end of the
-        // stream means that the socket was closed.
+        // A peer that only shut its sending side down does so in the ring, not on the stream, if its sending is there; so
+        // an end of the stream means then that the socket was closed.
+        let on_ring = self.rings().is_ok_and(|s| s.rx().writer_is_on_ring());
         let closed = ready.intersects(Ready::RDHUP) && !self.end.has(flag::READ_SHUT);
-        closed
+        on_ring && (closed || self.end.has(flag::KERNEL_EOF))
             || ready.intersects(Ready::HUP | Ready::ERR)
-            || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+            || self.end.has(flag::KERNEL_DEAD)
     }
 
     #[cold]
@@ -213,11 +245,13 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
-        if segment.tx().asks() & layout::READ_CLOSED != 0 {
-            // A byte for a closed socket would only make its kernel reset the connection.
+        segment.tx().count_bell();
+        if segment.tx().asks() != 0 {
+            // A byte for a closed socket would only make its kernel reset the connection, and one for somebody who wants
+            // TCP would be taken for payload. Who asks looks at the count after asking, as we look here after counting.
+            segment.tx().uncount_bell();
             return;
         }
-        segment.tx().count_bell();
         match k.send(&[layout::BELL]) {
             Ok(_) => {
                 self.count_tcp(1, 0);
@@ -262,29 +296,30 @@ impl Conn {
     ) -> Result<(), Fault> {
         let segment = self.rings()?;
         let tx = segment.tx();
-        if o.dont_wait {
-            if self.peer_is_gone(k) {
-                self.end.set(flag::KERNEL_DEAD);
-                return Ok(());
-            }
-            // As TCP notes "no space": who polls for room after this gets a doorbell when there is some.
-            tx.want_space(layout::WANT_BELL);
-            self.fulls.fetch_add(1, Relaxed);
-            let room = tx
-                .room(&self.write_cache, 1)
-                .map_err(|Corrupt| self.corrupt())?;
-            return if room > 0 {
-                Ok(())
-            } else {
-                Err(Fault::WouldBlock)
-            };
-        }
         // Wait for a good part of what is still to be sent, not for the first byte.
         let enough = (want - done).min(segment.ring_bytes() / 4);
         let roomy = || {
             tx.room(&self.write_cache, enough)
                 .map_or(true, |r| r >= enough)
         };
+        if o.dont_wait {
+            if self.peer_is_gone(k) {
+                self.end.set(flag::KERNEL_DEAD);
+                return Ok(());
+            }
+            self.mind_stall(k, segment);
+            if self.end.tx_path() != Path::Ring {
+                return Ok(());
+            }
+            // As TCP notes "no space": who polls for room after this gets a doorbell when there is some.
+            tx.want_space(layout::WANT_BELL);
+            self.fulls.fetch_add(1, Relaxed);
+            if !self.is_refused(tx) && roomy() {
+                return Ok(());
+            }
+            self.refused_head.store(tx.peer_head(), Relaxed);
+            return Err(Fault::WouldBlock);
+        }
         let woken = || roomy() || tx.asks() != 0;
         if self.write_spin.wait(k.cpus(), || k.yield_now(), woken) == Spun::Found {
             return Ok(());
@@ -312,17 +347,12 @@ impl Conn {
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
             waiting.after(slept, done > 0)?;
-            // Both full and unread: each may be waiting for the other to read. Else it is a slow reader, very likely.
-            let patience = if segment.rx().readable() == Ok(0) {
-                STALLED_US
-            } else {
-                ROOM_SLICE_US
-            };
+            let patience = self.stall_patience_us(segment);
             let waited = k.now_us().saturating_sub(since);
             if waited >= patience && tx.peer_head() == head && !woken() {
                 // The peer does not read. It may be waiting for us just so (both write first, and read then), and TCP's
                 // buffers are larger than the ring: what the ring does not hold goes there.
-                self.send_over_tcp(k, Reason::Stalled);
+                self.send_over_tcp(k, None);
                 return Ok(());
             }
             if limit > 0 && k.now_us().saturating_sub(since) >= limit && !woken() {

@@ -151,10 +151,9 @@ pub fn back_to_tcp(inside: &Inside) -> bool {
 
 /// Does nothing stand between a new send and the base socket?
 fn send_is_plain(inside: &Inside) -> bool {
-    inside.conn().is_none_or(|conn| {
-        let end = conn.end();
-        !conn.is_engaged() || end.tx_path() == Path::Back && end.resend.load(Relaxed) == 0
-    })
+    inside
+        .conn()
+        .is_none_or(|conn| !conn.is_engaged() || conn.sends_on_tcp())
 }
 
 /// [`back_to_tcp`], and waits until everything sent so far is on TCP, for what only the base socket can send.

@@ -24,6 +24,8 @@ pub struct Members {
     pub free: Vec<usize>,
     by_fd: HashMap<c_int, usize>,
     pub hot: Vec<usize>,
+    /// Members that wait for room in a ring, where the peer's doorbell can't be counted on.
+    pub roomless: Vec<usize>,
     /// Where the next look at the hot ones starts, so that none starves.
     pub turn: usize,
 }
@@ -145,6 +147,12 @@ impl Watch {
         self.events & OUT != 0
     }
 
+    /// For room in the ring, and no doorbell may come?
+    fn waits_for_room(&self) -> bool {
+        let asks = self.wants_out() && self.carried && !self.spent && !self.dormant;
+        asks && self.conn().room_slice_us().is_some()
+    }
+
     pub fn event(&self, events: u32) -> epoll_event {
         epoll_event {
             events,
@@ -234,7 +242,27 @@ impl Members {
             w.kernel_out = tx_on_tcp;
             register(epfd, libc::EPOLL_CTL_MOD, w, i);
         }
-        w.due(None) == 0
+        let quiet = w.due(None) == 0;
+        if w.waits_for_room() && !self.roomless.contains(&i) {
+            self.roomless.push(i);
+        }
+        quiet
+    }
+
+    /// The longest sleep, in µs, while members wait for room.
+    pub fn room_slice_us(&mut self) -> Option<u64> {
+        let list = &self.list;
+        let waits = |i: &usize| matches!(list.get(*i), Some(Some(w)) if w.waits_for_room());
+        self.roomless.retain(waits);
+        let slice = |i: &usize| list[*i].as_ref()?.conn().room_slice_us();
+        self.roomless.iter().filter_map(slice).min()
+    }
+
+    /// After such a sleep: the next wait looks at them.
+    pub fn heat_roomless(&mut self) {
+        for i in std::mem::take(&mut self.roomless) {
+            self.heat(i);
+        }
     }
 
     /// With many hot ones, those that have been quiet for long go cold.

@@ -27,7 +27,7 @@ use self::members::{Members, Seen, Watch, register};
 use self::sets::{Set, find_or_make};
 pub use self::sets::{
     after_fork, alias_set, be_watched, before_fork, close_set, close_sets, in_child, is_set,
-    on_close, on_engaged,
+    on_close, on_engaged, on_substituted,
 };
 use self::wait::wait;
 use crate::fds::{Inside, enter};
@@ -102,7 +102,7 @@ fn add(
 ) -> c_int {
     if set.watched.load(Acquire) {
         let why = gm::Reason::Unsupported;
-        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+        crate::giving::hand_back(inside, why);
     }
     // May promote, which changes sets: not under the lock.
     let carried = inside.engaged();

@@ -219,6 +219,26 @@ pub fn on_engaged(inside: &Inside) {
     crate::set_errno(saved);
 }
 
+/// Another kernel socket has taken the place of a member's: it is registered as the program wants it.
+pub fn on_substituted(slot: &'static Slot, fd: c_int) {
+    for set in live_sets() {
+        let mut m = set.lock.lock();
+        for i in m.of_slot(slot, fd) {
+            let Some(w) = m.take(i) else { continue };
+            if !w.dormant && w.fd == fd {
+                let mut e = libc::epoll_event {
+                    events: if w.spent { 0 } else { w.events },
+                    u64: w.data,
+                };
+                let epfd = set.fd.load(Relaxed);
+                // SAFETY: a local event.
+                unsafe { crate::real::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd, &mut e) };
+            }
+            set.drop_watch(w);
+        }
+    }
+}
+
 fn live_sets() -> Vec<&'static Set> {
     ALL.lock()
         .iter()

@@ -129,9 +129,15 @@ impl Set {
             self.sleepers.fetch_sub(1, AcqRel);
             return None;
         }
+        let slice = self.lock.lock().room_slice_us().map(Deadline::after_us);
+        let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
-        let r = ask(epfd, out, deadline.left(), mask);
+        let r = ask(epfd, out, until.left(), mask);
         self.sleepers.fetch_sub(1, AcqRel);
+        if r == 0 && slice.is_some() && !deadline.passed() {
+            self.lock.lock().heat_roomless();
+            return None;
+        }
         if r == 0 {
             let n = self.collect(epfd, out, 0);
             let n = n + self.sort(epfd, out, n, 0);
@@ -278,8 +284,8 @@ impl Set {
             let Some(Some(w)) = m.list.get_mut(i) else {
                 continue;
             };
-            let back = w.conn().end().tx_path() == gm::Path::Back;
-            if !w.conn().is_engaged() || back && !w.conn().settle(&Fd(w.fd)) {
+            let on_tcp = w.conn().end().tx_path() == gm::Path::Tcp;
+            if !w.conn().is_engaged() || on_tcp && !w.conn().settle(&Fd(w.fd)) {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);

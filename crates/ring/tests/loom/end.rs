@@ -11,10 +11,9 @@ use sgm_ring::sync::{AtomicU32, AtomicU64};
 
 use crate::wire::{BELL, Line, touch, touch32};
 
-/// Where the next byte comes from.
+/// Where the next byte comes from: the parity of the switches passed.
 const TCP: u32 = 0;
 const RING: u32 = 1;
-const BACK: u32 = 2;
 
 /// What the receiving end does right; each switched off in a model that must fail.
 #[derive(Clone, Copy)]
@@ -54,14 +53,14 @@ pub struct End {
     pub line: Arc<Line>,
     rules: Rules,
     lock: Mutex<()>,
-    path: AtomicU32,
+    passed: AtomicU32,
     /// Bytes taken off the TCP stream, payload and bells.
     tcp_rx: AtomicU64,
 }
 
 /// Nothing to read, no end, no switch.
-fn is_quiet(rx: Rx<'_>) -> bool {
-    rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at().is_none()
+fn is_quiet(rx: Rx<'_>, passed: u32) -> bool {
+    rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at(passed).is_none()
 }
 
 /// For broken variants: counts after taking.
@@ -70,24 +69,37 @@ fn count_taken(rx: Rx<'_>, n: usize) {
 }
 
 impl End {
-    fn on(path: u32, line: &Arc<Line>, rules: Rules) -> Arc<Self> {
+    fn on(passed: u32, line: &Arc<Line>, rules: Rules) -> Arc<Self> {
         Arc::new(Self {
             line: line.clone(),
             rules,
             lock: Mutex::new(()),
-            path: AtomicU32::new(path),
+            passed: AtomicU32::new(passed),
             tcp_rx: AtomicU64::new(0),
         })
     }
 
     /// An end whose direction is on the ring from the start.
     pub fn on_ring(line: &Arc<Line>, rules: Rules) -> Arc<Self> {
+        line.tx().switch_up(0);
+        line.rx().pass(RING, 0);
         Self::on(RING, line, rules)
     }
 
     /// An end whose direction starts on the TCP stream.
     pub fn on_tcp(line: &Arc<Line>, rules: Rules) -> Arc<Self> {
         Self::on(TCP, line, rules)
+    }
+
+    /// Switches passed, and the path that makes.
+    fn path(&self) -> (u32, u32) {
+        let passed = self.passed.load(Acquire);
+        (passed, passed % 2)
+    }
+
+    fn pass(&self, passed: u32) {
+        self.passed.store(passed, Release);
+        self.line.rx().pass(passed, self.tcp_rx.load(Relaxed));
     }
 
     /// A blocking recv of at most `max` bytes; empty: end-of-file.
@@ -116,7 +128,8 @@ impl End {
     fn look(&self, max: usize) -> Option<Vec<u8>> {
         let rx = self.line.rx();
         loop {
-            match self.path.load(Acquire) {
+            let (passed, path) = self.path();
+            match path {
                 TCP => match self.look_at_tcp(max) {
                     Some(bytes) if bytes.is_empty() => return None,
                     Some(bytes) => return Some(bytes),
@@ -127,17 +140,20 @@ impl End {
                     if !bytes.is_empty() {
                         return Some(bytes);
                     }
-                    if let Some((down, tcp)) = rx.down_at() {
-                        if rx.position() == down {
-                            self.back_to_tcp(tcp);
-                        }
+                    if let Some((down, tcp)) = rx.down_at(passed) {
+                        assert!(rx.position() == down || self.path().0 != passed);
+                        self.back_to_tcp(tcp);
+                    } else if rx.is_moved() {
+                        // The writer is about to say where the stream goes on. The engine comes by again and again, for a
+                        // doorbell may lie on the stream.
+                        self.line.await_switch(|| rx.down_at(passed).is_some());
                     } else if rx.flags() & FIN == 0 {
                         return None;
-                    } else if rx.readable() == Ok(0) && rx.down_at().is_none() {
+                    } else if rx.readable() == Ok(0) && rx.down_at(passed).is_none() {
                         return Some(Vec::new());
                     }
                 }
-                _ => return Some(self.line.stream.recv(max)).filter(|b| !b.is_empty()),
+                _ => unreachable!(),
             }
         }
     }
@@ -146,26 +162,27 @@ impl End {
     fn look_at_tcp(&self, max: usize) -> Option<Vec<u8>> {
         let rx = self.line.rx();
         let _guard = self.lock.lock().unwrap();
-        if self.path.load(Relaxed) != TCP {
+        let (passed, path) = self.path();
+        if path != TCP {
             return None;
         }
         let position = self.tcp_rx.load(Relaxed);
         let to_switch = |up: u64| up.checked_sub(position).expect("read past the switch") as usize;
-        let before = rx.up_at().map(to_switch);
+        let before = rx.up_at(passed).map(to_switch);
         if before == Some(0) {
-            self.path.store(RING, Release);
+            self.pass(passed + 1);
             return None;
         }
         let stream = &self.line.stream;
         let mut bytes = stream.peek(max.min(before.unwrap_or(max)));
         // The writer may have switched, and rung, since `before`.
         let payload = rx
-            .up_at()
+            .up_at(passed)
             .map_or(bytes.len(), |up| bytes.len().min(to_switch(up)));
         if self.rules.clip {
             if !self.rules.leave_bells_at_switch && payload < bytes.len() {
                 count_taken(rx, bytes.len() - payload);
-                self.path.store(RING, Release);
+                self.pass(passed + 1);
                 stream.recv(bytes.len() - payload);
                 self.tcp_rx
                     .fetch_add((bytes.len() - payload) as u64, Relaxed);
@@ -175,7 +192,7 @@ impl End {
         stream.recv(bytes.len());
         self.tcp_rx.fetch_add(bytes.len() as u64, Relaxed);
         // Nothing but bells: the switch is here.
-        if bytes.is_empty() && payload == 0 && rx.up_at() == Some(position) {
+        if bytes.is_empty() && payload == 0 && rx.up_at(passed) == Some(position) {
             None
         } else {
             Some(bytes)
@@ -185,7 +202,8 @@ impl End {
     /// The direction goes back to TCP: takes the bells up to position `tcp` off the stream.
     fn back_to_tcp(&self, tcp: u64) {
         let _guard = self.lock.lock().unwrap();
-        if self.path.load(Relaxed) != RING {
+        let (passed, path) = self.path();
+        if path != RING {
             return;
         }
         let left = tcp
@@ -202,7 +220,7 @@ impl End {
             "payload taken for doorbells: {bells:?}"
         );
         self.tcp_rx.fetch_add(left, Relaxed);
-        self.path.store(BACK, Release);
+        self.pass(passed + 1);
     }
 
     /// A blocking recv by way of an epoll set that waits for edges: woken only by what arrives after `seen` arrivals
@@ -214,7 +232,7 @@ impl End {
             }
             let rx = self.line.rx();
             if self.rules.barrier {
-                rx.arm_edge();
+                rx.arm_edge(self.tcp_rx.load(Relaxed));
             } else {
                 rx.direction.wait.edge.swap(1, Relaxed);
             }
@@ -234,15 +252,18 @@ impl End {
             self.take_bells();
         }
         if self.rules.barrier {
-            rx.arm();
+            rx.arm(self.tcp_rx.load(Relaxed));
         } else {
             rx.direction.wait.sleepers.fetch_add(1, Relaxed);
         }
-        let nothing = match self.path.load(Acquire) {
-            RING => is_quiet(rx),
+        let (passed, path) = self.path();
+        let nothing = match path {
+            RING => is_quiet(rx, passed),
             // The stream wakes us, unless another reader takes the rest of the stretch and leaves us to the ring.
-            TCP if self.rules.mind_ring_at_switch => rx.up_at().is_none() || is_quiet(rx),
-            TCP => rx.up_at() != Some(self.tcp_rx.load(Relaxed)),
+            TCP if self.rules.mind_ring_at_switch => {
+                rx.up_at(passed).is_none() || is_quiet(rx, passed)
+            }
+            TCP => rx.up_at(passed) != Some(self.tcp_rx.load(Relaxed)),
             _ => true,
         };
         if !self.rules.count_before_arming {
@@ -258,12 +279,12 @@ impl End {
     /// Takes the bells that the writer has counted off the stream, if the ring is empty.
     fn take_bells(&self) {
         let rx = self.line.rx();
-        if rx.bells_untaken() == 0 || self.path.load(Acquire) != RING {
+        if rx.bells_untaken() == 0 || self.path().1 != RING {
             return;
         }
         let _guard = self.lock.lock().unwrap();
         let n = rx.bells_untaken();
-        if n > 0 && self.path.load(Relaxed) == RING {
+        if n > 0 && self.path().1 == RING {
             self.take_off(n);
         }
     }
@@ -271,12 +292,12 @@ impl End {
     /// Woken, with an empty ring and no bell counted: one was sent too many, for a writer that was killed.
     fn drop_stray_bell(&self) {
         let rx = self.line.rx();
-        if self.path.load(Acquire) != RING || rx.readable() != Ok(0) {
+        if self.path().1 != RING || rx.readable() != Ok(0) {
             return;
         }
         self.take_bells();
         let _guard = self.lock.lock().unwrap();
-        if self.line.stream.peek(1).len() == 1 && self.path.load(Relaxed) == RING {
+        if self.line.stream.peek(1).len() == 1 && self.path().1 == RING {
             self.take_off(1);
         }
     }
@@ -284,10 +305,12 @@ impl End {
     /// Takes `n` bells, which are on the stream or about to be, off it; not if there is news that they announce.
     fn take_off(&self, n: usize) {
         let rx = self.line.rx();
-        if self.rules.mind_down && !is_quiet(rx) {
+        let (passed, _) = self.path();
+        if self.rules.mind_down && !is_quiet(rx, passed) {
             return;
         }
-        if self.rules.claim_bells_first && self.rules.mind_down && !rx.claim_bells(n as u32) {
+        if self.rules.claim_bells_first && self.rules.mind_down && !rx.claim_bells(n as u32, passed)
+        {
             return;
         }
         let bells = self.line.stream.recv(n);
@@ -362,11 +385,17 @@ impl Sender {
         self.line.tx().switch_up(self.tcp_tx);
     }
 
-    /// From here on over TCP.
+    /// From here on over TCP, what is unread first.
     pub fn switch_down(&mut self) {
-        self.ring_if_due();
-        touch(&self.line.direction.writer.down);
-        self.line.tx().switch_down(self.tcp_tx);
+        touch(&self.line.direction.reader.head);
+        let (from, to) = self.line.tx().switch_down(self.tcp_tx).unwrap();
+        self.line.tell_switch();
+        let mut byte = [0];
+        for at in from..to {
+            self.line.tx().bytes.get(at, &mut byte);
+            self.send_tcp(byte[0]);
+        }
+        self.line.tx().all_moved();
     }
 
     pub fn finish(&mut self) {

@@ -94,6 +94,7 @@ pub struct Line {
     pub stream: Stream,
     pub write_cache: WriteCache,
     pub read_cache: ReadCache,
+    switched: (Mutex<()>, Condvar),
 }
 
 impl Line {
@@ -104,6 +105,7 @@ impl Line {
             stream: Stream::default(),
             write_cache: WriteCache::default(),
             read_cache: ReadCache::default(),
+            switched: Default::default(),
         })
     }
 
@@ -119,6 +121,19 @@ impl Line {
             direction: &self.direction,
             bytes: Bytes::model(&self.cells),
         }
+    }
+
+    /// Waits until the writer has made a switch that it has begun.
+    pub fn await_switch(&self, made: impl Fn() -> bool) {
+        let mut guard = self.switched.0.lock().unwrap();
+        while !made() {
+            guard = self.switched.1.wait(guard).unwrap();
+        }
+    }
+
+    pub fn tell_switch(&self) {
+        let _guard = self.switched.0.lock().unwrap();
+        self.switched.1.notify_all();
     }
 
     /// Writes what fits, without ringing.

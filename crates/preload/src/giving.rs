@@ -1,0 +1,135 @@
+//! Giving a connection to somebody who may not know of rings: stdio, another program, a call that the kernel alone can do.
+
+use std::ffi::c_int;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use gm::Reason;
+use rustix::io::FdFlags;
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use sockets::{Fault, Given, RecvOptions};
+
+use crate::fds::{self, Inside};
+use crate::{epoll, real};
+
+/// The kernel's stream has everything from now on.
+pub fn hand_back(inside: &Inside, why: Reason) {
+    let conn = inside.conn();
+    let given = conn.hand_back(&inside.ctx().node, &inside.fd, why, &mut || ());
+    match given {
+        Given::Stream => {}
+        Given::Orphaned if substitute(inside).is_some() => {}
+        // What can't be had whole must not look as if it were.
+        Given::Orphaned | Given::Spoilt => disconnect(inside.fd.0),
+    }
+}
+
+/// The peer is gone, and what it left is in the ring alone. Another connection, within this process, takes the place of its:
+/// it has those bytes, and then the end. `None`: that can't be done.
+fn substitute(inside: &Inside) -> Option<()> {
+    let (fresh, source) = loopback_pair().ok()?;
+    let whole = pour(inside, &source);
+    if !whole {
+        // Bytes first, as far as they go, then ECONNRESET.
+        let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
+    }
+    drop(source);
+    take_place(inside, &fresh);
+    Some(())
+}
+
+/// What is left to be read goes into `to`. False: not all of it, or it ends in a reset.
+fn pour(inside: &Inside, to: &OwnedFd) -> bool {
+    const PIECE: usize = 2048;
+    let mut piece = [0_u8; PIECE];
+    let o = RecvOptions {
+        dont_wait: true,
+        ..Default::default()
+    };
+    loop {
+        let mut bufs = [IoSliceMut::new(&mut piece)];
+        let got = match inside.conn().recv(&inside.fd, &mut bufs, o) {
+            Ok(0) | Err(Fault::WouldBlock) => return true,
+            Ok(n) => n,
+            Err(Fault::UseKernel) => {
+                match net::recv(borrow(inside), &mut piece, RecvFlags::DONTWAIT) {
+                    Ok((0, _)) | Err(rustix::io::Errno::AGAIN) => return true,
+                    Ok((n, _)) => n,
+                    Err(_) => return false,
+                }
+            }
+            Err(_) => return false,
+        };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if net::send(to, &piece[..got], flags) != Ok(got) {
+            return false;
+        }
+    }
+}
+
+fn borrow(inside: &Inside) -> BorrowedFd<'_> {
+    // SAFETY: inside, the descriptor is open.
+    unsafe { BorrowedFd::borrow_raw(inside.fd.0) }
+}
+
+/// All descriptors of this process on the socket become `fresh`, which is nobody's business but the kernel's.
+fn take_place(inside: &Inside, fresh: &OwnedFd) {
+    let old = borrow(inside);
+    if let Ok(flags) = rustix::fs::fcntl_getfl(old) {
+        let _ = rustix::fs::fcntl_setfl(fresh, flags);
+    }
+    for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        if let Ok(limit) = sockopt::socket_timeout(old, timeout) {
+            let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
+        }
+    }
+    for fd in fds::of_slot(inside.slot) {
+        // SAFETY: the descriptor is open: it is in the table.
+        let cloexec = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })
+            .is_ok_and(|f| f.contains(FdFlags::CLOEXEC));
+        let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+        let saved = crate::errno();
+        // SAFETY: plain numbers.
+        unsafe { real::dup3(fresh.as_raw_fd(), fd, flags) };
+        crate::set_errno(saved);
+        epoll::on_substituted(inside.slot, fd);
+        fds::stale(fd);
+    }
+}
+
+/// Two ends of a fresh TCP connection.
+fn loopback_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let socket = || {
+        net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+    };
+    let listener = socket()?;
+    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+    net::bind(&listener, &any)?;
+    net::listen(&listener, 1)?;
+    let one = socket()?;
+    net::connect(&one, &net::getsockname(&listener)?)?;
+    loop {
+        let (other, from) = net::acceptfrom_with(&listener, SocketFlags::CLOEXEC)?;
+        // Anybody may connect to a listener.
+        if from == Some(net::getsockname(one.as_fd())?) {
+            return Ok((one, other));
+        }
+    }
+}
+
+/// Resets the kernel's connection, so that both ends see an error and no end-of-file.
+fn disconnect(fd: c_int) {
+    let unspec = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let saved = crate::errno();
+    // SAFETY: a local address of that size.
+    unsafe { real::connect(fd, &unspec, size_of_val(&unspec) as libc::socklen_t) };
+    crate::set_errno(saved);
+}

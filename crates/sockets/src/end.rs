@@ -1,0 +1,155 @@
+//! Ending: shutdown and close. Published bytes come first, whatever path they are on.
+
+use gm::end::flag;
+use gm::{Node, Path, State};
+use ring::sync::Ordering::Relaxed;
+use ring::{Decision, Rx, layout};
+
+use crate::lock::lock;
+use crate::{Conn, Fault, Kernel};
+
+/// Close does not wait for a peer that lets no byte through, as TCP's does not: so long, in µs, it tries to get rid of what
+/// it owes, and then the peer gets a reset, not an end-of-file.
+const CLOSE_PATIENCE_US: u64 = 200_000;
+/// So long, in µs, close looks for a doorbell that was counted and is about to be sent.
+const BELL_PATIENCE_US: u64 = 5_000;
+
+impl Conn {
+    /// shutdown(2). The sending half is shut in the ring only: the kernel's half stays open for doorbells that tell
+    /// the peer of room, and for a way back of what is unread; it ends with close.
+    pub fn shutdown(&self, k: &impl Kernel, read: bool, write: bool) -> Result<(), Fault> {
+        let end = self.end;
+        self.see_confirmation(k);
+        // Who asked for TCP hears of the end there.
+        self.mind_asks(k);
+        if read {
+            end.set(flag::READ_SHUT);
+        }
+        let mut write_kernel = false;
+        if write {
+            let _tx = lock(&end.tx_lock, k);
+            end.set(flag::WRITE_SHUT);
+            let segment = self.rings()?;
+            let tx = segment.tx();
+            // On TCP as well: it tells an end in good order from a death.
+            tx.finish(false);
+            if end.tx_path() == Path::Ring && tx.asks() & layout::PLEASE_DOWN != 0 {
+                self.switch_down(k, tx, None);
+            } else if end.tx_path() == Path::Ring {
+                if tx.bell_due() {
+                    self.ring_bell(k);
+                }
+                write_kernel = self.shuts_kernel_half(segment.rx());
+            } else {
+                // What still moves to TCP goes before the kernel's end.
+                write_kernel = end.resend.load(Relaxed) == 0;
+            }
+        }
+        match k.shutdown(read, write_kernel) {
+            // The peer closed, and a doorbell made its kernel reset the stream: not the program's business, unless it
+            // was reset in earnest.
+            Err(_) if write && end.tx_path() == Path::Ring && !end.has(flag::RESET_TOLD) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Both halves are shut in the ring, and all of ours is read: no doorbell will be needed and nothing has to go back to
+    /// TCP, so the kernel may close its own half. To be called once our half is shut.
+    pub(crate) fn shuts_kernel_half(&self, rx: Rx<'_>) -> bool {
+        let end = self.end;
+        let over = rx.flags() & layout::FIN != 0 || end.has(flag::KERNEL_ENDS);
+        let read = self.rings().is_ok_and(|s| s.tx().unread() == Ok(0));
+        let now = over && read && !end.has(flag::CLOSED_BOTH);
+        if now {
+            end.set(flag::CLOSED_BOTH);
+        }
+        now
+    }
+
+    /// Before the kernel's close of this process's last descriptor. `last`: no other process holds the socket.
+    pub fn close(&self, node: &Node, k: &impl Kernel, last: bool) {
+        let end = self.end;
+        let Some(segment) = self.segment() else {
+            return;
+        };
+        match end.state() {
+            State::Offered if last => return self.withdraw(node),
+            State::Claimed if segment.header().decision() != Ok(Decision::Confirmed) => {
+                if last {
+                    segment.header().withdraw();
+                }
+                return;
+            }
+            State::Claimed | State::Carried => {}
+            _ => return,
+        }
+        self.see_confirmation(k);
+        self.settle(k);
+        if !last {
+            // Perhaps it is the last all the same: a holder that was killed is still counted.
+            let _ = self.take_bells(k);
+            return;
+        }
+        let owes = self.pay_what_is_owed(k);
+        let rx = segment.rx();
+        let unread = rx.readable().map_or(true, |n| n > 0);
+        let abort = owes || unread || end.has(flag::LINGER_ZERO | flag::CORRUPT);
+        rx.ask(layout::READ_CLOSED);
+        if abort {
+            // What the kernel would do with unread bytes: the peer gets ECONNRESET.
+            k.abort_on_close();
+        } else {
+            self.take_last_bells(k, rx);
+        }
+        {
+            let _tx = lock(&end.tx_lock, k);
+            segment.tx().finish(abort);
+        }
+        if rx.release_writer() & layout::WANT_FUTEX != 0 {
+            k.wake_word(&rx.direction.wait.space_seq);
+        }
+    }
+
+    /// Bytes on their way from the ring to TCP must be with the kernel before it closes. True: they can't be.
+    fn pay_what_is_owed(&self, k: &impl Kernel) -> bool {
+        let end = self.end;
+        let since = k.now_us();
+        while end.resend.load(Relaxed) != 0 {
+            self.mind_asks(k);
+            let waited = k.now_us().saturating_sub(since);
+            if end.resend.load(Relaxed) == 0 || self.peer_is_gone(k) {
+                return false;
+            }
+            // A signal does not end this: the bytes are the program's, and were taken.
+            let left = CLOSE_PATIENCE_US.saturating_sub(waited);
+            if left == 0
+                || k.sleep_writable(left)
+                    .is_err_and(|f| f != Fault::Interrupted)
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Unread doorbells would make the kernel reset the connection, and drop what it has not sent. After READ_CLOSED no
+    /// more are counted.
+    fn take_last_bells(&self, k: &impl Kernel, rx: Rx<'_>) {
+        let end = self.end;
+        let _rx = lock(&end.rx_lock, k);
+        let mut scratch = [0_u8; 64];
+        let since = k.now_us();
+        while end.rx_path() == Path::Ring && rx.bells_untaken() > 0 {
+            let n = scratch.len().min(rx.bells_untaken());
+            match k.recv(&mut scratch[..n], false) {
+                Ok(0) => break,
+                Ok(n) => {
+                    self.count_tcp(0, n as u64);
+                    rx.count_taken(n as u32);
+                }
+                Err(Fault::WouldBlock) if k.now_us() - since < BELL_PATIENCE_US => k.yield_now(),
+                Err(_) => break,
+            }
+        }
+    }
+}
