@@ -9,7 +9,7 @@ use gm::{Reason, Role};
 use libc::{sockaddr, socklen_t, timeval};
 
 use crate::fds::{self, Inside, enter};
-use crate::real;
+use crate::{real, uring};
 
 /// # Safety
 /// As socket(2).
@@ -228,6 +228,7 @@ pub unsafe extern "C" fn accept4(
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
     fds::forget(fd);
     crate::epoll::close_set(fd);
+    uring::forget(fd);
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::close(fd) }
 }
@@ -241,6 +242,8 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
     if flags & (CLOEXEC | UNSHARE) == 0 && first <= last {
         fds::forget_range(first as usize, last as usize);
         crate::epoll::close_sets(first as usize, last as usize);
+        let end = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);
+        uring::forget_range(end(first), end(last));
     }
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::close_range(first, last, flags) }
@@ -252,6 +255,7 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
 pub unsafe extern "C" fn closefrom(first: c_int) {
     fds::forget_range(first.max(0) as usize, usize::MAX - 1);
     crate::epoll::close_sets(first.max(0) as usize, usize::MAX - 1);
+    uring::forget_range(first, c_int::MAX);
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::closefrom(first) }
 }
@@ -291,6 +295,7 @@ fn aliased(old: c_int, new: c_int) -> c_int {
             None => fds::stale(new),
         }
         crate::epoll::alias_set(old, new);
+        uring::alias(old, new);
     }
     new
 }
