@@ -217,6 +217,7 @@ twins! {
         pair thread: PROMOTED;
         pair copies: Carried(150 * KIB);
         raw birth: Any;
+        raw unseen: Any;
     }
     many {
         raw level: Carried(6 * MIB);

@@ -125,7 +125,7 @@ pub fn remember(fd: c_int, params: Option<&Params>) -> bool {
             Some(q) => Some(q),
             None => return false,
         },
-        // Nothing that can be polled for is a socket.
+        // IOPOLL: not for sockets.
         _ => None,
     };
     for (i, r) in ALL.iter().enumerate() {
@@ -171,16 +171,16 @@ pub fn alias(old: c_int, new: c_int) -> bool {
 /// The descriptor is about to be closed, or names something else now.
 #[inline]
 pub fn forget(fd: c_int) {
-    if USED.load(Relaxed) > 0 {
-        forget_range(fd, fd);
+    if USED.load(Relaxed) > 0 && fd >= 0 {
+        forget_range(fd as usize, fd as usize);
     }
 }
 
 /// As [`forget`], for a range.
-pub fn forget_range(first: c_int, last: c_int) {
+pub fn forget_range(first: usize, last: usize) {
     for r in used() {
         let fd = r.fd.load(Relaxed);
-        if fd < 0 || !(first..=last).contains(&fd) {
+        if fd < 0 || !(first..=last).contains(&(fd as usize)) {
             continue;
         }
         let owned = r.own();
@@ -261,8 +261,10 @@ impl Ring {
             return false;
         }
         // SAFETY: owned, by this call or by the one that it interrupted.
-        let Some(q) = (unsafe { *self.queue.get() }) else {
-            return false;
+        let (queue, params) = unsafe { (*self.queue.get(), *self.params.get()) };
+        let Some(q) = queue else {
+            // IOPOLL; or liburing's, which is looked at there.
+            return params.is_some();
         };
         let (head, tail) = (q.head().load(Acquire), q.tail().load(Acquire));
         let pending = tail.wrapping_sub(head);
