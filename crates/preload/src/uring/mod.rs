@@ -11,8 +11,8 @@ mod rings;
 mod sqe;
 
 use std::ffi::{CStr, c_int, c_long, c_uint};
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use self::rings::{Params, setup as flag};
 pub use self::rings::{forget, forget_range, in_child};
@@ -143,25 +143,37 @@ unsafe fn registered(fd: c_int, op: u32, arg: usize, n: usize) {
     crate::set_errno(saved);
 }
 
-/// A promotion is due: is there a ring that we have not seen being made? Looked for at the first such question, the
-/// second, the fourth and so on, among the lowest descriptors: an event loop makes its ring before it has many.
+/// A promotion is due: is there a ring that we have not seen being made? Then there is none. Looked for at the first such
+/// question, the second, the fourth and so on, among the lowest descriptors: an event loop makes its ring before it has
+/// many. Another thread may just be making or closing one that we do see, so we are blind only after a while of finding
+/// some at every question; until then nothing is promoted.
 pub fn hidden() -> bool {
-    const FDS: c_int = 256;
+    const PATIENCE_NS: u64 = 100_000_000;
     static ASKED: AtomicU32 = AtomicU32::new(0);
+    /// When the first was found; 0: the last look found none.
+    static SINCE: AtomicU64 = AtomicU64::new(0);
     if blind() {
         return true;
     }
-    if !ASKED
-        .fetch_add(1, Relaxed)
-        .wrapping_add(1)
-        .is_power_of_two()
-    {
+    let asked = ASKED.fetch_add(1, Relaxed).wrapping_add(1);
+    let since = SINCE.load(Relaxed);
+    if since == 0 && !asked.is_power_of_two() {
         return false;
     }
-    if (0..FDS).any(|fd| !rings::is_known(fd) && !fds::is_tracked(fd) && is_ring(fd)) {
-        go_blind();
+    let now = gm::os::monotonic_ns();
+    match (any_unknown(), since) {
+        (false, 0) => return false,
+        (false, _) => SINCE.store(0, Relaxed),
+        (true, 0) => SINCE.store(now, Relaxed),
+        (true, _) if now.saturating_sub(since) > PATIENCE_NS => go_blind(),
+        (true, _) => {}
     }
-    BLIND.load(Acquire)
+    SINCE.load(Relaxed) != 0
+}
+
+fn any_unknown() -> bool {
+    const FDS: c_int = 256;
+    (0..FDS).any(|fd| !rings::is_known(fd) && !fds::is_tracked(fd) && is_ring(fd))
 }
 
 /// Is this descriptor an io_uring?
