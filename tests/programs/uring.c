@@ -340,6 +340,24 @@ static void transfer_client(int fd)
     say("all came back");
 }
 
+/* What was unread when only the kernel could read on, while the peer is busy elsewhere. */
+static void unread_server(int fd)
+{
+    struct ring ring = new_ring(0);
+    char text[16] = "";
+    await_unread(fd, 4);
+    if (ring.fd >= 0) {
+        put(&ring, IORING_OP_RECV, fd, text, sizeof text, 0);
+        now(&ring, "in");
+    }
+    tell(1);
+}
+static void unread_client(int fd)
+{
+    send_text(fd, "text");
+    CHECK(hear() == 1);
+}
+
 /* A registered file is the kernel's to use whenever it likes. */
 static void fixed_server(int fd)
 {
@@ -529,6 +547,7 @@ static void unseen_client(int port)
     say("asked");
 }
 
-const struct test_case cases[] = {CASE(control_level), CASE(control_edge), CASE(batch),  CASE(wait),     CASE(wait_set),
-                                  CASE(transfer),      CASE(fixed),        CASE(close),  CASE(shutdown), CASE(thread),
-                                  CASE(copies),        RAW_CASE(birth),    RAW_CASE(unseen),    END_OF_CASES};
+const struct test_case cases[] = {CASE(control_level), CASE(control_edge), CASE(batch),     CASE(wait),
+                                  CASE(wait_set),      CASE(transfer),     CASE(unread),    CASE(fixed),
+                                  CASE(close),         CASE(shutdown),     CASE(thread),    CASE(copies),
+                                  RAW_CASE(birth),     RAW_CASE(unseen),   END_OF_CASES};

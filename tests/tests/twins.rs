@@ -211,6 +211,8 @@ twins! {
         pair wait: PROMOTED;
         pair wait_set: PROMOTED;
         pair transfer: PROMOTED;
+        #[ignore = "pending: a peer that makes no call does not answer a hand-back"]
+        pair unread: PROMOTED;
         pair fixed: PROMOTED;
         pair close: PROMOTED;
         pair shutdown: PROMOTED;
