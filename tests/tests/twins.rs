@@ -204,6 +204,23 @@ twins! {
         raw birth: Carried(MIB - 64 * KIB);
         pair others: PROMOTED;
     }
+    uring {
+        pair control_level: Carried(500 * KIB);
+        pair control_edge: Carried(500 * KIB);
+        pair batch: Carried(150 * KIB);
+        pair wait: PROMOTED;
+        pair wait_set: PROMOTED;
+        pair transfer: PROMOTED;
+        #[ignore = "pending: a peer that makes no call does not answer a hand-back"]
+        pair unread: PROMOTED;
+        pair fixed: PROMOTED;
+        pair close: PROMOTED;
+        pair shutdown: PROMOTED;
+        pair thread: PROMOTED;
+        pair copies: Carried(150 * KIB);
+        raw birth: Any;
+        raw unseen: Any;
+    }
     many {
         raw level: Carried(6 * MIB);
         raw edge: Carried(6 * MIB);

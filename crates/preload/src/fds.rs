@@ -118,7 +118,7 @@ impl Inside {
 
     #[cold]
     fn step(&self) -> bool {
-        if !self.slot.gate.try_alone() {
+        if crate::uring::hidden() || !self.slot.gate.try_alone() {
             return false;
         }
         // A signal handler that used this socket now would wait for its own thread.
@@ -227,6 +227,9 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     slot.dead.store(0, Release);
     HIGHEST.fetch_max(fd as usize + 1, Relaxed);
     cell.store(std::ptr::from_ref(slot).cast_mut(), Release);
+    if crate::uring::blind() {
+        end.keep_tcp(gm::Reason::Unsupported);
+    }
 }
 
 fn new_slot() -> &'static Slot {

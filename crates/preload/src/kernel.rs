@@ -22,6 +22,11 @@ impl Fd {
     }
 }
 
+/// Is this a descriptor of the process?
+pub fn is_open(fd: RawFd) -> bool {
+    rustix::io::fcntl_getfd(Fd(fd).get()).is_ok()
+}
+
 pub fn fault(e: Errno) -> Fault {
     match e {
         Errno::AGAIN => Fault::WouldBlock,

@@ -24,6 +24,7 @@ mod select;
 mod send;
 mod setup;
 mod signals;
+mod uring;
 #[cfg(target_arch = "x86_64")]
 mod variadic;
 

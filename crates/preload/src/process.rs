@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use gm::Reason;
 use gm::os::ProcessId;
 
-use crate::{ctx, epoll, fds, kernel, real};
+use crate::{ctx, epoll, fds, kernel, real, uring};
 
 /// Once, when the first TCP socket is made.
 pub fn at_first_socket() {
@@ -29,6 +29,7 @@ unsafe extern "C" fn in_child() {
     epoll::after_fork();
     fds::after_fork_in_child();
     kernel::forget_thread();
+    uring::in_child();
     if let Some(ctx) = ctx::opened() {
         ctx.node.after_fork();
         ctx.port.join(ctx.node.me());

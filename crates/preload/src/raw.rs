@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_uint};
 
-use crate::{epoll, poll, process, real, receive, select, send, setup};
+use crate::{epoll, poll, process, real, receive, select, send, setup, uring};
 
 /// # Safety
 /// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
@@ -87,6 +87,9 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_epoll_pwait2 => {
                 epoll::epoll_pwait2(fd, b as _, c as c_int, d as _, e as _).into()
             }
+            libc::SYS_io_uring_setup => uring::setup(a, b),
+            libc::SYS_io_uring_enter => uring::enter(a, b, c, d, e, f),
+            libc::SYS_io_uring_register => uring::register(a, b, c, d),
             libc::SYS_fork | libc::SYS_vfork => process::fork().into(),
             libc::SYS_execve => process::execve(a as _, b as _, c as _).into(),
             libc::SYS_execveat => process::execveat(fd, b as _, c as _, d as _, e as c_int).into(),

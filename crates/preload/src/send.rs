@@ -218,7 +218,7 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flag
 ///
 /// # Safety
 /// `msg` as for sendmsg.
-unsafe fn hand_back_passed(msg: *const msghdr) {
+pub unsafe fn hand_back_passed(msg: *const msghdr) {
     // SAFETY: the CMSG macros walk the caller's control buffer within its length.
     unsafe {
         if msg.is_null() || (*msg).msg_control.is_null() || (*msg).msg_controllen == 0 {

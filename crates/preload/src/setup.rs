@@ -9,7 +9,8 @@ use gm::{Reason, Role};
 use libc::{sockaddr, socklen_t, timeval};
 
 use crate::fds::{self, Inside, enter};
-use crate::real;
+use crate::kernel::is_open;
+use crate::{real, uring};
 
 /// # Safety
 /// As socket(2).
@@ -226,6 +227,7 @@ pub unsafe extern "C" fn accept4(
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
     fds::forget(fd);
     crate::epoll::close_set(fd);
+    uring::forget(fd);
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::close(fd) }
 }
@@ -239,6 +241,7 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
     if flags & (CLOEXEC | UNSHARE) == 0 && first <= last {
         fds::forget_range(first as usize, last as usize);
         crate::epoll::close_sets(first as usize, last as usize);
+        uring::forget_range(first as usize, last as usize);
     }
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::close_range(first, last, flags) }
@@ -250,6 +253,7 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
 pub unsafe extern "C" fn closefrom(first: c_int) {
     fds::forget_range(first.max(0) as usize, usize::MAX - 1);
     crate::epoll::close_sets(first.max(0) as usize, usize::MAX - 1);
+    uring::forget_range(first.max(0) as usize, usize::MAX - 1);
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::closefrom(first) }
 }
@@ -287,6 +291,7 @@ fn aliased(old: c_int, new: c_int) -> c_int {
             None => fds::stale(new),
         }
         crate::epoll::alias_set(old, new);
+        uring::alias(old, new);
     }
     new
 }
@@ -299,19 +304,11 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
     aliased(fd, unsafe { real::dup(fd) })
 }
 
-/// Is `fd` open? dup2 over a descriptor must not close it when it is going to fail.
-fn is_open(fd: c_int) -> bool {
-    let saved = crate::errno();
-    // SAFETY: F_GETFD takes no argument.
-    let open = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } >= 0;
-    crate::set_errno(saved);
-    open
-}
-
 /// # Safety
 /// As dup2(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
+    // What it is put over must not be closed when it is going to fail.
     if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
         fds::forget(to);
         crate::epoll::close_set(to);

@@ -93,7 +93,26 @@ macro_rules! for_each_hook {
             vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "as dprintf";
             __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";
             __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "fortified vdprintf";
-            syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number"
+            syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number; io_uring_setup, io_uring_enter, io_uring_register";
+            // io_uring, by liburing
+            io_uring_submit(ring: *mut c_void) -> c_int, uring, "EPOLL_CTL and CLOSE are done as by their functions; a socket that anything else is submitted for goes back to TCP first";
+            io_uring_submit_and_wait(ring: *mut c_void, n: c_uint) -> c_int, uring, "as io_uring_submit";
+            io_uring_submit_and_wait_timeout(ring: *mut c_void, cqe: *mut c_void, n: c_uint, time: *mut c_void, mask: *mut sigset_t) -> c_int, uring, "as io_uring_submit";
+            io_uring_submit_and_wait_min_timeout(ring: *mut c_void, cqe: *mut c_void, n: c_uint, time: *mut c_void, least: c_uint, mask: *mut sigset_t) -> c_int, uring, "as io_uring_submit";
+            io_uring_submit_and_wait_reg(ring: *mut c_void, cqe: *mut c_void, n: c_uint, at: c_int) -> c_int, uring, "as io_uring_submit";
+            io_uring_submit_and_get_events(ring: *mut c_void) -> c_int, uring, "as io_uring_submit";
+            io_uring_enter(fd: c_uint, submit: c_uint, wait: c_uint, flags: c_uint, mask: *mut sigset_t) -> c_int, uring, "as io_uring_submit";
+            io_uring_enter2(fd: c_uint, submit: c_uint, wait: c_uint, flags: c_uint, argument: *mut c_void, size: size_t) -> c_int, uring, "as io_uring_submit";
+            io_uring_setup(entries: c_uint, params: *mut c_void) -> c_int, uring, "remembers the ring; with one that can't be looked into (SQPOLL), everything goes back to TCP";
+            io_uring_queue_init(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int, uring, "remembers the ring";
+            io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut c_void) -> c_int, uring, "remembers the ring";
+            io_uring_queue_init_mem(entries: c_uint, ring: *mut c_void, params: *mut c_void, buf: *mut c_void, size: size_t) -> c_int, uring, "remembers the ring";
+            io_uring_queue_exit(ring: *mut c_void) -> (), uring, "forgets the ring";
+            io_uring_register(fd: c_uint, op: c_uint, argument: *const c_void, n: c_uint) -> c_int, uring, "sockets among the files go back to TCP";
+            io_uring_register_files(ring: *mut c_void, files: *const c_int, n: c_uint) -> c_int, uring, "as io_uring_register";
+            io_uring_register_files_tags(ring: *mut c_void, files: *const c_int, tags: *const u64, n: c_uint) -> c_int, uring, "as io_uring_register";
+            io_uring_register_files_update(ring: *mut c_void, offset: c_uint, files: *const c_int, n: c_uint) -> c_int, uring, "as io_uring_register";
+            io_uring_register_files_update_tag(ring: *mut c_void, offset: c_uint, files: *const c_int, tags: *const u64, n: c_uint) -> c_int, uring, "as io_uring_register"
         }
     };
 }

@@ -242,6 +242,18 @@ fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> 
     r
 }
 
+/// The kernel is about to be asked for a member by another way: one that the program took out must be out.
+pub fn forget_dormant(epfd: c_int, fd: c_int) {
+    if let (Some(inside), Some(set)) = (enter(fd), sets::find(epfd)) {
+        let mut m = set.lock.lock();
+        if let Some(i) = m.position(inside.fd.0, inside.slot)
+            && m.is_dormant(i)
+        {
+            set.forget(epfd, &mut m, i);
+        }
+    }
+}
+
 /// # Safety
 /// `events` must have room for `max`.
 unsafe fn room<'a>(events: *mut epoll_event, max: c_int) -> Option<&'a mut [epoll_event]> {
