@@ -12,6 +12,7 @@ mod table;
 mod ctx;
 mod epoll;
 mod fds;
+mod file;
 mod kernel;
 mod lock;
 mod poll;
@@ -19,12 +20,14 @@ mod process;
 mod raw;
 mod real;
 mod receive;
+mod scratch;
 mod select;
 mod send;
 mod setup;
 mod signals;
 #[cfg(target_arch = "x86_64")]
 mod variadic;
+mod vectors;
 
 use std::ffi::c_int;
 
