@@ -72,8 +72,32 @@ fn is_there(path: &Path) -> bool {
     rustix::fs::lstat(path).is_ok()
 }
 
+/// Refuses a file that the program's limits have no room for: to ask for one beyond RLIMIT_FSIZE is a signal that kills, and
+/// address space that we take under RLIMIT_AS is missing to the program, which keeps half of it at least.
+fn within_limits(len: usize) -> io::Result<()> {
+    use rustix::process::{Resource, getrlimit};
+    if getrlimit(Resource::Fsize)
+        .current
+        .is_some_and(|most| most < len as u64)
+    {
+        return Err(Errno::FBIG.into());
+    }
+    if let Some(most) = getrlimit(Resource::As).current {
+        // SAFETY: always valid to call.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        let used = read_small("/proc/self/statm")
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .map(|pages| pages.saturating_mul(page));
+        if used.is_none_or(|used| used.saturating_add(len as u64) > most / 2) {
+            return Err(Errno::NOMEM.into());
+        }
+    }
+    Ok(())
+}
+
 /// Creates a file that must not exist yet, `len` bytes of holes, and maps it. It is for its owner alone.
 pub fn create_mapped(path: &Path, len: usize) -> io::Result<Mapping> {
+    within_limits(len)?;
     let (dir, name) = trusted_parent(path)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mode = Mode::RUSR | Mode::WUSR;
@@ -223,8 +247,15 @@ pub fn network_namespace() -> u32 {
     rustix::fs::stat("/proc/self/ns/net").map_or(0, |s| s.st_ino as u32)
 }
 
+/// By the C library, which every program of ours has: looking the kernel's page up ourselves, as rustix does, finds something
+/// else under valgrind, and crashes.
 pub fn monotonic_ns() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: an out-pointer of ours; a clock that every kernel has.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
