@@ -1,7 +1,8 @@
 //! The front as a user meets it: `sgm run --report FILE -- program`, in a node directory of its own.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -55,6 +56,7 @@ impl Front {
     /// A node directory of its own on tmpfs.
     pub fn new() -> Front {
         let scratch = Scratch::below(Path::new("/dev/shm"));
+        fs::set_permissions(scratch.path(), Permissions::from_mode(0o700)).unwrap();
         Front {
             node: scratch.path().to_path_buf(),
             reports: AtomicU32::new(0),

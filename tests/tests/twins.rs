@@ -197,6 +197,14 @@ twins! {
         pair splice: Any;
         pair splice_mixed: Any;
     }
+    odd {
+        pair lengths: PROMOTED;
+        pair wide_select: PROMOTED;
+        pair careless_select: PROMOTED;
+        pair long_poll: PROMOTED;
+        pair pipes: PROMOTED;
+        pair small_stack: Carried(200_000);
+    }
     raw {
         pair read_write: Carried(3 * MIB);
         pair in_turn: PROMOTED;

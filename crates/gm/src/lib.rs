@@ -19,12 +19,14 @@ pub mod os;
 pub mod port;
 pub mod reason;
 pub mod segment;
+pub mod trust;
 
 pub use end::{End, Path, Role, State};
 pub use node::Node;
 pub use port::Port;
 pub use reason::Reason;
 pub use segment::Segment;
+pub use trust::Distrust;
 
 /// Why something of the node could not be used. Never shown by the front, always by `sgm doctor`.
 #[derive(Debug, thiserror::Error)]

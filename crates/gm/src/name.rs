@@ -32,7 +32,7 @@ pub fn set(dir: &Path, name: &str) -> Result<(), Error> {
     // Written under another name first: see the header.
     let draft = dir.join(format!("new-{:016x}", os::random()));
     let replace = || {
-        let map = os::create_mapped(&draft, name.len(), os::file_mode(dir))?;
+        let map = os::create_mapped(&draft, name.len())?;
         map.populate(0, name.len())?;
         // SAFETY: bytes, whatever they are.
         let bytes: &[AtomicU8] = unsafe { map.table(0, name.len()) }.unwrap_or_default();

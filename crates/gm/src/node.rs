@@ -124,14 +124,14 @@ impl Node {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         os::ensure_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
         let path = Self::file(dir);
-        match Self::attach(dir) {
+        match Self::attach_checked(dir) {
             Err(Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             other => return other,
         }
         // Made under another name and then published, so nobody ever sees half a registry.
         let draft = dir.join(format!("new-{:016x}", os::random()));
-        let map = os::create_mapped(&draft, FILE_BYTES, os::file_mode(dir))
-            .map_err(|e| Error::os("create", &draft, e))?;
+        let map =
+            os::create_mapped(&draft, FILE_BYTES).map_err(|e| Error::os("create", &draft, e))?;
         let filled = map.populate(0, FILE_BYTES);
         if let Err(e) = filled {
             os::remove(&draft);
@@ -146,7 +146,7 @@ impl Node {
             Ok(()) => Ok(node),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 os::remove(&draft);
-                Self::attach(dir)
+                Self::attach_checked(dir)
             }
             Err(e) => {
                 os::remove(&draft);
@@ -158,6 +158,10 @@ impl Node {
     /// Opens an existing node; makes nothing.
     pub fn attach(dir: &Path) -> Result<Self, Error> {
         os::check_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
+        Self::attach_checked(dir)
+    }
+
+    fn attach_checked(dir: &Path) -> Result<Self, Error> {
         let path = Self::file(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
             std::io::ErrorKind::InvalidInput => {

@@ -77,8 +77,8 @@ impl Port {
         let path = dir.join(format!("port-{}-{}", me.pid, me.start));
         // Only left behind by an exec of this very process: its sockets are not ours to describe any more.
         os::remove(&path);
-        let map = os::create_mapped(&path, FILE_BYTES, os::file_mode(dir))
-            .map_err(|e| Error::os("create", &path, e))?;
+        let map =
+            os::create_mapped(&path, FILE_BYTES).map_err(|e| Error::os("create", &path, e))?;
         if let Err(e) = map.populate(0, ENDS_OFFSET) {
             os::remove(&path);
             return Err(Error::os("populate", &path, e));

@@ -38,8 +38,7 @@ impl Segment {
     pub fn create(dir: &Path, id: u64, key: &Key, ring_bytes: usize) -> Result<Self, Error> {
         let path = file_name(dir, id);
         let bytes = segment_bytes(ring_bytes);
-        let map = os::create_mapped(&path, bytes, os::file_mode(dir))
-            .map_err(|e| Error::os("create", &path, e))?;
+        let map = os::create_mapped(&path, bytes).map_err(|e| Error::os("create", &path, e))?;
         let me = Self {
             map,
             ring_bytes,

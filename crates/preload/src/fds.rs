@@ -190,6 +190,11 @@ pub fn is_tracked(fd: c_int) -> bool {
     cell(fd).is_some_and(|c| !c.load(Relaxed).is_null())
 }
 
+/// No descriptor from here on is, or was ever, one of ours.
+pub fn limit() -> c_int {
+    HIGHEST.load(Relaxed) as c_int
+}
+
 /// Starts following a fresh kernel socket. Does nothing if there is no node, or no room: it stays plain.
 pub fn track(fd: c_int, role: Role, flags: u32) {
     let Some(ctx) = ctx::get() else { return };

@@ -13,6 +13,7 @@ mod ctx;
 mod epoll;
 mod fds;
 mod giving;
+mod file;
 mod kernel;
 mod lock;
 mod poll;
@@ -20,6 +21,7 @@ mod process;
 mod raw;
 mod real;
 mod receive;
+mod scratch;
 mod select;
 mod send;
 mod setup;
@@ -27,6 +29,7 @@ mod signals;
 mod uring;
 #[cfg(target_arch = "x86_64")]
 mod variadic;
+mod vectors;
 
 use std::ffi::c_int;
 

@@ -1,11 +1,12 @@
 //! poll and ppoll over carried and other descriptors together; select comes here as well.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 
 use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
 use sockets::{Kernel, Ready, Spin, Spun};
 
 use crate::fds::{self, Inside, enter};
+use crate::scratch::List;
 use crate::{epoll, kernel, real};
 
 /// A point in time, or never.
@@ -38,7 +39,9 @@ impl Deadline {
         match unsafe { t.as_ref() } {
             None => Self::never(),
             Some(t) => Self::after_us(
-                (t.tv_sec.max(0) as u64) * 1_000_000 + (t.tv_nsec.max(0) as u64).div_ceil(1000),
+                (t.tv_sec.max(0) as u64)
+                    .saturating_mul(1_000_000)
+                    .saturating_add((t.tv_nsec.max(0) as u64).div_ceil(1000)),
             ),
         }
     }
@@ -64,36 +67,40 @@ impl Deadline {
     }
 }
 
-/// The tracked descriptors of one call. A handful stay on the stack, because poll may be called where allocation may
-/// not.
-#[derive(Default)]
-struct Members {
-    few: [Option<Member>; 8],
-    many: Vec<Member>,
-    used: usize,
-}
+/// The tracked descriptors of one call. A handful stay on the stack; none of this is malloc's, for poll may be called where
+/// that may not.
+struct Members(List<Member, 8>);
 
 struct Member {
     at: usize,
-    inside: Inside,
+    /// What was asked of it, while the array says what the kernel is asked.
+    events: i16,
     engaged: bool,
+    inside: Inside,
 }
 
 impl Members {
-    fn add(&mut self, m: Member) {
-        match self.few.get_mut(self.used) {
-            Some(slot) => *slot = Some(m),
-            None => self.many.push(m),
+    /// `None`: no memory.
+    fn of(fds: &[pollfd]) -> Option<Self> {
+        let mut members = List::new();
+        for (at, p) in fds.iter().enumerate() {
+            if let Some(inside) = enter(p.fd) {
+                let member = Member {
+                    at,
+                    events: p.events,
+                    engaged: inside.engaged(),
+                    inside,
+                };
+                if !members.push(member) {
+                    return None;
+                }
+            }
         }
-        self.used += 1;
+        Some(Self(members))
     }
 
     fn engaged(&self) -> impl Iterator<Item = &Member> {
-        self.few
-            .iter()
-            .flatten()
-            .chain(&self.many)
-            .filter(|m| m.engaged)
+        self.0.iter().filter(|m| m.engaged)
     }
 }
 
@@ -116,17 +123,10 @@ static SPIN: std::sync::OnceLock<Spin> = std::sync::OnceLock::new();
 
 /// The call behind poll, ppoll and select.
 pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
-    let mut members = Members::default();
-    for (at, p) in fds.iter().enumerate() {
-        if let Some(inside) = enter(p.fd) {
-            let engaged = inside.engaged();
-            members.add(Member {
-                at,
-                inside,
-                engaged,
-            });
-        }
-    }
+    let Some(members) = Members::of(fds) else {
+        crate::set_errno(libc::ENOMEM);
+        return -1;
+    };
     if members.engaged().next().is_none() {
         // Staying inside the plain ones keeps them plain while we sleep.
         return ask_kernel(fds, deadline.left(), mask);
@@ -204,17 +204,12 @@ fn ask_substituted(
     left: Option<timespec>,
     mask: *const sigset_t,
 ) -> c_int {
-    let asked: Vec<(usize, i16)> = members
-        .engaged()
-        .map(|m| (m.at, fds[m.at].events))
-        .collect();
     for m in members.engaged() {
-        let p = &mut fds[m.at];
-        p.events = kernel_events(m, p.events);
+        fds[m.at].events = kernel_events(m, m.events);
     }
     let r = ask_kernel(fds, left, mask);
-    for (at, events) in asked {
-        fds[at].events = events;
+    for m in members.engaged() {
+        fds[m.at].events = m.events;
     }
     if r < 0 {
         return r;
@@ -356,16 +351,27 @@ pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_
     }
 }
 
+/// So many entries are worth looking at without asking whether the kernel would.
+const FEW: usize = 16;
+
+/// RLIMIT_NOFILE, beyond which poll's array is refused unread.
+fn most_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.map_or(usize::MAX, |n| n as usize)
+}
+
 /// The program's array, if a descriptor in it is one of ours.
 ///
 /// # Safety
 /// As for poll.
 unsafe fn carried<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
-    if fds.is_null() || n == 0 {
+    // The kernel's own argument is an unsigned int.
+    let n = n as c_uint as usize;
+    if fds.is_null() || n == 0 || (n > FEW && n > most_descriptors()) {
         return None;
     }
     // SAFETY: by the caller.
-    let fds = unsafe { std::slice::from_raw_parts_mut(fds, n as usize) };
+    let fds = unsafe { std::slice::from_raw_parts_mut(fds, n) };
     fds.iter().for_each(|p| epoll::be_watched(p.fd));
     fds.iter().any(|p| fds::is_tracked(p.fd)).then_some(fds)
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_uint};
 
-use crate::{epoll, poll, process, real, receive, select, send, setup, uring};
+use crate::{epoll, file, poll, process, real, receive, select, send, setup, uring};
 
 /// # Safety
 /// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
@@ -35,7 +35,7 @@ pub unsafe extern "C" fn syscall(
                 receive::recvmmsg(fd, b as _, c as c_uint, d as c_int, e as _).into()
             }
             libc::SYS_sendmmsg => send::sendmmsg(fd, b as _, c as c_uint, d as c_int).into(),
-            libc::SYS_sendfile => send::sendfile(fd, b as c_int, c as _, d) as c_long,
+            libc::SYS_sendfile => file::sendfile(fd, b as c_int, c as _, d) as c_long,
             libc::SYS_socket => setup::socket(fd, b as c_int, c as c_int).into(),
             libc::SYS_connect => setup::connect(fd, b as _, c as u32).into(),
             libc::SYS_listen => setup::listen(fd, b as c_int).into(),
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn syscall(
                 setup::getsockopt(fd, b as c_int, c as c_int, d as _, e as _).into()
             }
             libc::SYS_splice => {
-                send::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long
+                file::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long
             }
             libc::SYS_select => select::select(fd, b as _, c as _, d as _, e as _).into(),
             libc::SYS_epoll_create => epoll::epoll_create(fd).into(),

@@ -9,9 +9,8 @@ use sockets::{Fault, RecvOptions};
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
+use crate::vectors::{ANY, Buffers, IOV_MAX, is_negative};
 
-/// What the kernel takes of buffers in one call (UIO_MAXIOV).
-pub const IOV_MAX: c_int = 1024;
 fn options(inside: &Inside, flags: c_int) -> RecvOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
     RecvOptions {
@@ -37,7 +36,7 @@ fn receive(
     fd: c_int,
     flags: c_int,
     room: usize,
-    bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> ssize_t,
+    bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> Result<ssize_t, c_int>,
     plain: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
     let Some(inside) = enter(fd) else {
@@ -57,8 +56,13 @@ fn receive(
                 got = inside.conn().recv(&inside.fd, b, o);
                 got.map_or(-1, |n| n as ssize_t)
             });
-            if r >= 0 {
-                return r;
+            match r {
+                Ok(0..) => return r.unwrap_or_default(),
+                Ok(_) => {}
+                Err(e) => {
+                    crate::set_errno(e);
+                    return -1;
+                }
             }
         }
         if got != Err(Fault::UseKernel) {
@@ -72,30 +76,26 @@ fn receive(
     n
 }
 
-/// The program's buffer as a slice.
-///
 /// # Safety
 /// `buf` must be writable for `n` bytes, as the C function demands.
-unsafe fn one<'a>(buf: *mut c_void, n: size_t) -> IoSliceMut<'a> {
-    if n == 0 || buf.is_null() {
-        return IoSliceMut::new(&mut []);
-    }
-    // SAFETY: by the caller; no call takes more than isize::MAX bytes.
-    IoSliceMut::new(unsafe {
-        std::slice::from_raw_parts_mut(buf.cast(), n.min(isize::MAX as usize))
-    })
+unsafe fn fill_one(
+    buf: *mut c_void,
+    n: size_t,
+    f: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t,
+) -> Result<ssize_t, c_int> {
+    // SAFETY: by the caller.
+    unsafe { Ok(f(Buffers::one(buf, n)?.for_filling())) }
 }
 
-/// The program's buffers. `IoSliceMut` is promised to have iovec's layout.
-///
 /// # Safety
 /// As for readv.
-unsafe fn many<'a>(iov: *const iovec, n: usize) -> &'a mut [IoSliceMut<'a>] {
-    if n == 0 || iov.is_null() {
-        return &mut [];
-    }
-    // SAFETY: by the caller; the array itself is only read.
-    unsafe { std::slice::from_raw_parts_mut(iov.cast_mut().cast(), n) }
+unsafe fn fill_many(
+    iov: *const iovec,
+    n: usize,
+    f: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t,
+) -> Result<ssize_t, c_int> {
+    // SAFETY: by the caller.
+    unsafe { Ok(f(Buffers::many(iov, n, ANY)?.for_filling())) }
 }
 
 /// # Safety
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_i
         flags,
         n,
         // SAFETY: the caller's buffer.
-        |f| f(&mut [unsafe { one(buf, n) }]),
+        |f| unsafe { fill_one(buf, n, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::recv(fd, buf, n, flags) },
     )
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_i
 /// As read(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
-    if n == 0 && crate::fds::is_tracked(fd) {
+    if (n == 0 || is_negative(n)) && crate::fds::is_tracked(fd) {
         // read(2) of nothing, unlike recv(2), never waits.
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::read(fd, buf, n) };
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t
         0,
         n,
         // SAFETY: the caller's buffer.
-        |f| f(&mut [unsafe { one(buf, n) }]),
+        |f| unsafe { fill_one(buf, n, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::read(fd, buf, n) },
     )
@@ -150,13 +150,13 @@ pub unsafe extern "C" fn recvfrom(
         n,
         |f| {
             // SAFETY: the caller's buffer.
-            let r = f(&mut [unsafe { one(buf, n) }]);
+            let r = unsafe { fill_one(buf, n, f) }?;
             if r >= 0 && !from.is_null() && !len.is_null() {
                 // TCP reports no address: the kernel sets the length to zero.
                 // SAFETY: the caller's out-pointer.
                 unsafe { *len = 0 };
             }
-            r
+            Ok(r)
         },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::recvfrom(fd, buf, n, flags, from, len) },
@@ -185,7 +185,7 @@ unsafe fn receive_many(
     plain: impl Fn() -> ssize_t,
 ) -> ssize_t {
     // SAFETY: by the caller.
-    receive(fd, flags, 0, |f| f(unsafe { many(iov, n) }), plain)
+    receive(fd, flags, 0, |f| unsafe { fill_many(iov, n, f) }, plain)
 }
 
 /// The calls with an offset and flags: carried is what is at no offset, with `RWF_NOWAIT` or nothing.
@@ -227,10 +227,7 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
     }
     let room = if flags & libc::MSG_TRUNC != 0 {
         // SAFETY: the caller's header and its array.
-        unsafe { many((*msg).msg_iov, count) }
-            .iter()
-            .map(|b| b.len())
-            .sum()
+        unsafe { Buffers::many((*msg).msg_iov, count, ANY) }.map_or(0, |b| b.bytes())
     } else {
         0
     };
@@ -242,13 +239,13 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
             // SAFETY: the caller's header and the buffers in it.
             unsafe {
                 let m = &mut *msg;
-                let r = f(many(m.msg_iov, m.msg_iovlen));
+                let r = fill_many(m.msg_iov, m.msg_iovlen, f)?;
                 if r >= 0 {
                     m.msg_namelen = 0;
                     m.msg_controllen = 0;
                     m.msg_flags = 0;
                 }
-                r
+                Ok(r)
             }
         },
         // SAFETY: the caller's arguments, unchanged.
@@ -266,7 +263,9 @@ pub unsafe extern "C" fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    if !crate::fds::is_tracked(fd) {
+    // SAFETY: null or the caller's time-out.
+    let sound = !msgs.is_null() && unsafe { crate::poll::is_time(timeout) };
+    if !crate::fds::is_tracked(fd) || !sound {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };
     }

@@ -1,4 +1,4 @@
-//! write, send and their family, and sendfile.
+//! write, send and their family.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::IoSlice;
@@ -10,7 +10,8 @@ use sockets::{Fault, SendOptions};
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
-use crate::receive::{IOV_MAX, with_flags};
+use crate::receive::with_flags;
+use crate::vectors::{Buffers, IOV_MAX, MOST, is_negative};
 
 const CARRIED: c_int = libc::MSG_DONTWAIT
     | libc::MSG_NOSIGNAL
@@ -19,14 +20,14 @@ const CARRIED: c_int = libc::MSG_DONTWAIT
     | libc::MSG_DONTROUTE
     | libc::MSG_CONFIRM;
 
-fn options(inside: &Inside, flags: c_int) -> SendOptions {
+pub fn options(inside: &Inside, flags: c_int) -> SendOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
     SendOptions {
         dont_wait: nonblocking || flags & libc::MSG_DONTWAIT != 0,
     }
 }
 
-fn answer(r: Result<usize, Fault>, flags: c_int) -> ssize_t {
+pub fn answer(r: Result<usize, Fault>, flags: c_int) -> ssize_t {
     match r {
         Ok(n) => n as ssize_t,
         Err(f) => {
@@ -45,7 +46,7 @@ fn answer(r: Result<usize, Fault>, flags: c_int) -> ssize_t {
 fn transmit(
     fd: c_int,
     flags: c_int,
-    bufs: impl FnOnce(&dyn Fn(&[IoSlice<'_>]) -> ssize_t) -> ssize_t,
+    bufs: impl FnOnce(&dyn Fn(&[IoSlice<'_>]) -> ssize_t) -> Result<ssize_t, c_int>,
     plain: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
     let Some(inside) = enter(fd) else {
@@ -59,7 +60,11 @@ fn transmit(
     } else if inside.engaged() {
         if flags & !CARRIED == 0 {
             let o = options(&inside, flags);
-            return bufs(&|b| answer(inside.conn().send(&inside.fd, b, o), flags));
+            let sent = bufs(&|b| answer(inside.conn().send(&inside.fd, b, o), flags));
+            return sent.unwrap_or_else(|e| {
+                crate::set_errno(e);
+                -1
+            });
         }
         // MSG_ZEROCOPY ...: this direction goes back to TCP, in order, and then the kernel does it.
         inside
@@ -76,33 +81,39 @@ fn transmit(
 
 /// # Safety
 /// `buf` must be readable for `n` bytes.
-unsafe fn one<'a>(buf: *const c_void, n: size_t) -> IoSlice<'a> {
-    if n == 0 || buf.is_null() {
-        return IoSlice::new(&[]);
-    }
+unsafe fn send_one(
+    buf: *const c_void,
+    n: size_t,
+    f: &dyn Fn(&[IoSlice<'_>]) -> ssize_t,
+) -> Result<ssize_t, c_int> {
     // SAFETY: by the caller.
-    IoSlice::new(unsafe { std::slice::from_raw_parts(buf.cast(), n.min(isize::MAX as usize)) })
+    unsafe { Ok(f(Buffers::one(buf.cast_mut(), n)?.for_sending())) }
 }
 
 /// # Safety
-/// As for writev. `IoSlice` is promised to have iovec's layout.
-unsafe fn many<'a>(iov: *const iovec, n: usize) -> &'a [IoSlice<'a>] {
-    if n == 0 || iov.is_null() {
-        return &[];
-    }
+/// As for writev.
+unsafe fn send_many(
+    iov: *const iovec,
+    n: usize,
+    f: &dyn Fn(&[IoSlice<'_>]) -> ssize_t,
+) -> Result<ssize_t, c_int> {
     // SAFETY: by the caller.
-    unsafe { std::slice::from_raw_parts(iov.cast(), n) }
+    unsafe { Ok(f(Buffers::many(iov, n, MOST)?.for_sending())) }
 }
 
 /// # Safety
 /// As write(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
+    if is_negative(n) {
+        // SAFETY: the caller's arguments; the kernel refuses them.
+        return unsafe { real::write(fd, buf, n) };
+    }
     transmit(
         fd,
         0,
         // SAFETY: the caller's buffer.
-        |f| f(&[unsafe { one(buf, n) }]),
+        |f| unsafe { send_one(buf, n, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::write(fd, buf, n) },
     )
@@ -116,7 +127,7 @@ pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c
         fd,
         flags,
         // SAFETY: the caller's buffer.
-        |f| f(&[unsafe { one(buf, n) }]),
+        |f| unsafe { send_one(buf, n, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::send(fd, buf, n, flags) },
     )
@@ -137,7 +148,7 @@ pub unsafe extern "C" fn sendto(
         fd,
         flags,
         // SAFETY: the caller's buffer.
-        |f| f(&[unsafe { one(buf, n) }]),
+        |f| unsafe { send_one(buf, n, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::sendto(fd, buf, n, flags, to, len) },
     )
@@ -165,7 +176,7 @@ unsafe fn transmit_many(
     plain: impl Fn() -> ssize_t,
 ) -> ssize_t {
     // SAFETY: by the caller.
-    transmit(fd, flags, |f| f(unsafe { many(iov, n) }), plain)
+    transmit(fd, flags, |f| unsafe { send_many(iov, n, f) }, plain)
 }
 
 with_flags!(transmit_many: pwritev2, pwritev64v2);
@@ -185,7 +196,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
         fd,
         flags,
         // SAFETY: the caller's header and the buffers in it.
-        |f| unsafe { f(many((*msg).msg_iov, (*msg).msg_iovlen)) },
+        |f| unsafe { send_many((*msg).msg_iov, (*msg).msg_iovlen, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::sendmsg(fd, msg, flags) },
     )
@@ -195,10 +206,11 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
 /// As sendmmsg(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
-    if !crate::fds::is_tracked(fd) {
+    if !crate::fds::is_tracked(fd) || msgs.is_null() {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::sendmmsg(fd, msgs, n, flags) };
     }
+    let n = n.min(IOV_MAX as c_uint);
     for i in 0..n {
         // SAFETY: the caller's array of `n` headers.
         let r = unsafe {
@@ -228,7 +240,10 @@ pub unsafe fn hand_back_passed(msg: *const msghdr) {
         while !c.is_null() {
             if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(c).cast::<c_int>();
-                let bytes = ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let end = (*msg).msg_control as usize + (*msg).msg_controllen;
+                let bytes = ((*c).cmsg_len as usize)
+                    .saturating_sub(libc::CMSG_LEN(0) as usize)
+                    .min(end.saturating_sub(data as usize));
                 for i in 0..bytes / size_of::<c_int>() {
                     crate::process::give_away(data.add(i).read_unaligned(), Reason::Handed);
                 }
@@ -236,217 +251,4 @@ pub unsafe fn hand_back_passed(msg: *const msghdr) {
             c = libc::CMSG_NXTHDR(msg, c);
         }
     }
-}
-
-/// # Safety
-/// As sendfile(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t {
-    // SAFETY: the caller's arguments, unchanged.
-    transmit_file(out, from, offset, n, || unsafe {
-        real::sendfile(out, from, offset, n)
-    })
-}
-
-/// # Safety
-/// As sendfile64(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile64(
-    out: c_int,
-    from: c_int,
-    offset: *mut i64,
-    n: size_t,
-) -> ssize_t {
-    // SAFETY: the caller's arguments, unchanged.
-    transmit_file(out, from, offset, n, || unsafe {
-        real::sendfile64(out, from, offset, n)
-    })
-}
-
-/// A piece of file at a time through a buffer on the stack.
-const FILE_PIECE: usize = 32 * 1024;
-/// What sendfile(2) moves at most.
-const FILE_MOST: usize = 0x7fff_f000;
-
-fn transmit_file(
-    out: c_int,
-    from: c_int,
-    offset: *mut i64,
-    n: size_t,
-    plain: impl FnOnce() -> ssize_t,
-) -> ssize_t {
-    let Some(inside) = enter(out) else {
-        return plain();
-    };
-    if !inside.engaged() {
-        let r = plain();
-        if r > 0 {
-            inside.conn().count_plain(r as usize, 0);
-        }
-        return r;
-    }
-    let n = n.min(FILE_MOST);
-    let o = options(&inside, 0);
-    let mut piece = [0_u8; FILE_PIECE];
-    let mut done = 0;
-    // SAFETY: the caller's out-pointer, or null: then the file's own position counts, and moves only by what was sent.
-    let start = unsafe {
-        if offset.is_null() {
-            libc::lseek64(from, 0, libc::SEEK_CUR)
-        } else {
-            *offset
-        }
-    };
-    let mut fault = match start {
-        0.. => None,
-        _ if offset.is_null() => Some(crate::errno()),
-        _ => Some(libc::EINVAL),
-    };
-    while done < n && fault.is_none() {
-        let want = piece.len().min(n - done);
-        // SAFETY: into our own buffer.
-        let got =
-            unsafe { libc::pread64(from, piece.as_mut_ptr().cast(), want, start + done as i64) };
-        match got {
-            0 => break,
-            ..0 => fault = Some(crate::errno()),
-            got => {
-                let got = got as usize;
-                match inside
-                    .conn()
-                    .send(&inside.fd, &[IoSlice::new(&piece[..got])], o)
-                {
-                    Ok(sent) => {
-                        done += sent;
-                        if sent < got {
-                            break;
-                        }
-                    }
-                    Err(f) => {
-                        if f == Fault::Pipe && done == 0 {
-                            return answer(Err(f), 0);
-                        }
-                        fault = Some(errno_of(f));
-                    }
-                }
-            }
-        }
-    }
-    if done == 0
-        && let Some(e) = fault
-    {
-        crate::set_errno(e);
-        return -1;
-    }
-    // SAFETY: as above.
-    unsafe {
-        if offset.is_null() {
-            libc::lseek64(from, start + done as i64, libc::SEEK_SET);
-        } else {
-            *offset = start + done as i64;
-        }
-    }
-    done as ssize_t
-}
-
-/// # Safety
-/// As splice(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn splice(
-    from: c_int,
-    off_in: *mut i64,
-    to: c_int,
-    off_out: *mut i64,
-    n: size_t,
-    flags: c_uint,
-) -> ssize_t {
-    // SAFETY: the caller's arguments, unchanged.
-    let plain = || unsafe { real::splice(from, off_in, to, off_out, n, flags) };
-    if let Some(inside) = enter(from) {
-        if inside.engaged() {
-            return splice_out(&inside, to, n, flags);
-        }
-        let r = plain();
-        if r > 0 {
-            inside.conn().count_plain(0, r as usize);
-        }
-        return r;
-    }
-    let Some(inside) = enter(to) else {
-        return plain();
-    };
-    if inside.engaged() {
-        return splice_in(&inside, from, n, flags);
-    }
-    let r = plain();
-    if r > 0 {
-        inside.conn().count_plain(r as usize, 0);
-    }
-    r
-}
-
-/// What a splice moves at once: a pipe's usual capacity is twice as much.
-const SPLICE_PIECE: usize = 32 * 1024;
-
-fn splice_waits(inside: &Inside, flags: c_uint) -> bool {
-    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
-    !nonblocking && flags & libc::SPLICE_F_NONBLOCK == 0
-}
-
-/// From a carried connection into a pipe: looks, writes, and takes what the pipe took.
-fn splice_out(inside: &Inside, to: c_int, n: size_t, flags: c_uint) -> ssize_t {
-    let mut piece = [0_u8; SPLICE_PIECE];
-    let want = piece.len().min(n);
-    let o = sockets::RecvOptions {
-        dont_wait: !splice_waits(inside, flags),
-        peek: true,
-        ..Default::default()
-    };
-    let mut room = [std::io::IoSliceMut::new(&mut piece[..want])];
-    let seen = match inside.conn().recv(&inside.fd, &mut room, o) {
-        Ok(seen) => seen,
-        Err(f) => return answer(Err(f), libc::MSG_NOSIGNAL),
-    };
-    if seen == 0 {
-        return 0;
-    }
-    // SAFETY: from our own buffer.
-    let put = unsafe { real::write(to, piece.as_ptr().cast(), seen) };
-    if put > 0 {
-        let take = sockets::RecvOptions {
-            dont_wait: true,
-            ..Default::default()
-        };
-        let _ = inside.conn().skip(&inside.fd, put as usize, take);
-    }
-    put
-}
-
-/// From a pipe into a carried connection: only as much as there is room for, because a pipe takes nothing back.
-fn splice_in(inside: &Inside, from: c_int, n: size_t, flags: c_uint) -> ssize_t {
-    let mut piece = [0_u8; SPLICE_PIECE];
-    let waits = splice_waits(inside, flags);
-    let room = if waits {
-        piece.len()
-    } else {
-        inside.conn().room(&inside.fd)
-    };
-    let want = piece.len().min(n).min(room);
-    if want == 0 && n > 0 {
-        return answer(Err(Fault::WouldBlock), 0);
-    }
-    // SAFETY: into our own buffer.
-    let got = unsafe { real::read(from, piece.as_mut_ptr().cast(), want) };
-    if got <= 0 {
-        return got;
-    }
-    let bytes = &piece[..got as usize];
-    answer(
-        inside.conn().send(
-            &inside.fd,
-            &[IoSlice::new(bytes)],
-            SendOptions { dont_wait: false },
-        ),
-        0,
-    )
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use gm::{Node, Port};
+use gm::{Distrust, Node, Port};
 use serde::Serialize;
 
 #[derive(clap::Args)]
@@ -93,50 +93,46 @@ fn library() -> Check {
 
 fn directory(dir: &Path) -> Check {
     let shown = dir.display();
-    match std::fs::symlink_metadata(dir) {
-        Err(_) if gm::os::ensure_dir(dir).is_ok() => good(
+    let there = std::fs::symlink_metadata(dir);
+    if let Err(e) = gm::os::ensure_dir(dir) {
+        return bad("directory", format!("{shown}: {e}"), way_out(dir, &e));
+    }
+    match there {
+        Err(_) => good(
             "directory",
             format!("{shown} will be made by the first program"),
         ),
-        Err(e) => bad(
+        Ok(m) if probe(dir) => good(
             "directory",
-            format!("{shown}: {e}"),
-            "set SGM_DIR to a directory on a tmpfs",
+            format!(
+                "{shown}, mode {:o}, owner {}",
+                m.permissions().mode() & 0o7777,
+                m.uid()
+            ),
         ),
-        Ok(m) => match gm::os::ensure_dir(dir) {
-            Ok(()) if probe(dir) => good(
-                "directory",
-                format!(
-                    "{shown}, mode {:o}, owner {}",
-                    m.permissions().mode() & 0o7777,
-                    m.uid()
-                ),
-            ),
-            Ok(()) => bad(
-                "directory",
-                format!("{shown} can't be written to"),
-                format!("chown or chmod {shown}"),
-            ),
-            Err(e) => bad(
-                "directory",
-                format!(
-                    "{shown}: {e} (mode {:o}, owner {})",
-                    m.permissions().mode() & 0o7777,
-                    m.uid()
-                ),
-                format!(
-                    "it must be yours and not writable by everyone: chmod 700 {shown}, or set SGM_DIR"
-                ),
-            ),
-        },
+        Ok(_) => bad(
+            "directory",
+            format!("{shown} can't be written to"),
+            format!("chown or chmod {shown}"),
+        ),
     }
 }
 
-/// Can a file be made here?
+/// What to do about a node directory that can't be used.
+pub fn way_out(dir: &Path, error: &std::io::Error) -> String {
+    match Distrust::of(error) {
+        Some(why) => why.way_out(dir),
+        None => "set SGM_DIR to a directory on a tmpfs".into(),
+    }
+}
+
+/// Can a file be made here? Others can't say where it goes: its name is new, and the directory was judged open.
 fn probe(dir: &Path) -> bool {
-    let path = dir.join(format!("probe-{}", std::process::id()));
-    let made = std::fs::write(&path, b"x").is_ok();
-    let _ = std::fs::remove_file(&path);
+    let path = dir.join(format!("probe-{:016x}", gm::os::random()));
+    let made = gm::os::create_mapped(&path, 1).is_ok();
+    if made {
+        gm::os::remove(&path);
+    }
     made
 }
 
@@ -147,6 +143,10 @@ fn registry(dir: &Path) -> Check {
     );
     if !dir.exists() {
         return good("registry", "none yet");
+    }
+    // What is in there may be anybody's: no reason to remove it.
+    if gm::os::check_dir(dir).is_err() {
+        return good("registry", "not looked at");
     }
     match Node::attach(dir) {
         Ok(n) => {
@@ -284,8 +284,11 @@ fn cpus() -> Check {
     }
 }
 
-/// Removes what nobody alive owns.
+/// Removes what nobody alive owns. Where others may put links and names, nothing is ours to remove.
 fn clean(dir: &Path) {
+    if gm::os::check_dir(dir).is_err() {
+        return;
+    }
     for path in dead_ports(dir) {
         gm::os::remove(&path);
     }

@@ -60,7 +60,11 @@ pub fn main(args: Args) -> Result<ExitCode> {
     } else {
         print!("{}", table(&status));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if status.node.usable {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn look() -> Status {
@@ -69,7 +73,10 @@ fn look() -> Status {
     let made = gm::os::ensure_dir(&dir);
     let node = Node::attach(&dir);
     let problem = match (&made, &node) {
-        (Err(e), _) => Some(format!("node directory: {e}")),
+        (Err(e), _) => Some(format!(
+            "node directory: {e}; {}",
+            crate::doctor::way_out(&dir, e)
+        )),
         (_, Err(gm::Error::Os { error, .. })) if error.kind() == std::io::ErrorKind::NotFound => {
             None
         }

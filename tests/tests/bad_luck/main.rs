@@ -5,6 +5,7 @@ mod command;
 mod full;
 mod hostile;
 mod leftovers;
+mod limits;
 mod many;
 mod node;
 mod registry;

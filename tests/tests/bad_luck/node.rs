@@ -2,7 +2,8 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sgm_tests::front::Front;
 use sgm_tests::pair::{Setup, run, run_at};
@@ -40,11 +41,12 @@ fn unusable(node: &Path) {
     assert!(text.contains("-> "), "the doctor knows no remedy:\n{text}");
     assert_ne!(code, 0, "{text}");
 
-    let (text, _) = told(front.sgm(&["status"]));
+    let (text, code) = told(front.sgm(&["status"]));
     assert!(
-        text.contains("not usable"),
+        text.contains("not usable") && (text.contains("SGM_DIR") || text.contains("rm -r")),
         "status of a node that can't be used:\n{text}"
     );
+    assert_ne!(code, 0, "{text}");
 }
 
 fn exits_the_same(front: &Front) {
@@ -95,18 +97,115 @@ fn is_a_file() {
     assert_eq!(fs::read_to_string(scratch.join("file")).unwrap(), "mine");
 }
 
-#[test]
-fn is_writable_by_everyone() {
-    let scratch = Scratch::new();
-    let node = scratch.join("node");
+/// A fresh directory of that mode, which is nobody's node.
+fn directory_with(scratch: &Scratch, mode: u32) -> PathBuf {
+    let node = scratch.join(&format!("node-{mode:o}"));
     fs::create_dir(&node).unwrap();
-    fs::set_permissions(&node, Permissions::from_mode(0o777)).unwrap();
-    unusable(&node);
-    assert_eq!(
-        fs::read_dir(&node).unwrap().count(),
-        0,
-        "something was put where everyone can reach it"
-    );
+    fs::set_permissions(&node, Permissions::from_mode(mode)).unwrap();
+    node
+}
+
+#[test]
+fn is_open_to_others() {
+    let scratch = Scratch::new();
+    for mode in [0o777, 0o770, 0o2770, 0o701] {
+        let node = directory_with(&scratch, mode);
+        unusable(&node);
+        assert_eq!(
+            fs::read_dir(&node).unwrap().count(),
+            0,
+            "something was put where others can reach it"
+        );
+    }
+}
+
+/// The default directory's name is known before its user's first program runs: a stranger makes it, and lets the user's
+/// group in, or himself.
+#[test]
+fn was_made_by_a_stranger() {
+    if !is_root() {
+        return not_run("only root can make a directory that is somebody else's");
+    }
+    let scratch = Scratch::new();
+    for mode in [0o2770, 0o770, 0o700, 0o755] {
+        let node = directory_with(&scratch, mode);
+        chown(&node, Some(65534), Some(65534)).unwrap();
+        // The bits above the permissions are lost when the owner changes.
+        fs::set_permissions(&node, Permissions::from_mode(mode)).unwrap();
+        unusable(&node);
+        assert_eq!(
+            fs::read_dir(&node).unwrap().count(),
+            0,
+            "something was put where its owner can reach it"
+        );
+    }
+}
+
+/// A POSIX access control list as the kernel keeps it: user 65534 is let in as far as `mask` permits.
+fn access_list(mask: u16) -> Vec<u8> {
+    const NOBODY: u32 = u32::MAX;
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 7, NOBODY),
+        (0x02, 7, 65534),
+        (0x04, 0, NOBODY),
+        (0x10, mask, NOBODY),
+        (0x20, 0, NOBODY),
+    ];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, who) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(permissions.to_le_bytes());
+        list.extend(who.to_le_bytes());
+    }
+    list
+}
+
+#[test]
+fn has_an_access_control_list() {
+    for (name, mask) in [
+        ("system.posix_acl_access", 7),
+        ("system.posix_acl_access", 0),
+        ("system.posix_acl_default", 7),
+    ] {
+        let front = Front::new();
+        let flags = rustix::fs::XattrFlags::empty();
+        if rustix::fs::setxattr(front.node(), name, &access_list(mask), flags).is_err() {
+            return not_run("no access control lists on /dev/shm");
+        }
+        unusable(front.node());
+        assert_eq!(fs::read_dir(front.node()).unwrap().count(), 0);
+    }
+}
+
+/// Even one to a good directory: whoever made the link can point it elsewhere.
+#[test]
+fn is_a_link() {
+    let (scratch, front) = (Scratch::new(), Front::new());
+    symlink(front.node(), scratch.join("node")).unwrap();
+    unusable(&scratch.join("node"));
+    assert_eq!(fs::read_dir(front.node()).unwrap().count(), 0);
+}
+
+/// What others put into a node that the doctor looks at as root: it writes through no link, and removes nothing.
+#[test]
+fn doctor_is_not_led_astray() {
+    let (scratch, front) = (Scratch::new(), Front::new());
+    let precious = scratch.join("port-precious");
+    fs::write(&precious, "mine").unwrap();
+    // The number of the shell is the doctor's.
+    let script = r#"ln -s "$1" "$SGM_DIR/probe-$$" && exec "$2" doctor"#;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh"])
+        .args([&precious, &sgm_tests::paths::sgm()])
+        .env("SGM_DIR", front.node());
+    told(command);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+
+    let link = front.node().join("link");
+    symlink(scratch.path(), &link).unwrap();
+    told(Front::at(&link).sgm(&["doctor", "--clean"]));
+    assert!(precious.exists(), "the doctor removed a stranger's file");
 }
 
 /// A directory of ours that others were let into only after the registry had been made.
@@ -136,19 +235,6 @@ fn cannot_be_written_to() {
     let node = scratch.join("node");
     fs::create_dir(&node).unwrap();
     fs::set_permissions(&node, Permissions::from_mode(0o500)).unwrap();
-    unusable(&node);
-}
-
-#[test]
-fn belongs_to_somebody_else() {
-    if !is_root() {
-        return not_run("only root can make a directory that is somebody else's");
-    }
-    let scratch = Scratch::new();
-    let node = scratch.join("node");
-    fs::create_dir(&node).unwrap();
-    fs::set_permissions(&node, Permissions::from_mode(0o755)).unwrap();
-    chown(&node, Some(65534), Some(65534)).unwrap();
     unusable(&node);
 }
 

@@ -1,14 +1,17 @@
 //! Linux: tmpfs files, shared mappings, and processes told apart by pid and start time.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::Mapping;
+use crate::trust::Distrust;
 
 fn map(fd: impl rustix::fd::AsFd, len: usize) -> io::Result<Mapping> {
     // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
@@ -41,24 +44,79 @@ pub(super) unsafe fn populate_pages(base: *mut u8, len: usize) -> io::Result<()>
     Ok(())
 }
 
-/// Creates a file that must not exist yet, `len` bytes of holes, and maps it.
-pub fn create_mapped(path: &Path, len: usize, mode: u32) -> io::Result<Mapping> {
+/// The directory that holds `path`, open and judged by what was opened: whoever puts another one in its place meanwhile
+/// gets nothing. Access lists are for [`check_dir`], for this one runs in programs that have given system calls up.
+fn trusted_parent(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+    let (dir, name) = path
+        .parent()
+        .zip(path.file_name())
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((open_dir(dir, OFlags::PATH)?, name))
+}
+
+fn open_dir(path: &Path, how: OFlags) -> io::Result<OwnedFd> {
+    // A slash at the end would have a link followed.
+    let path = path.components().as_path();
+    let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
+        Errno::NOTDIR | Errno::LOOP if is_there(path) => Distrust::NotDirectory.into(),
+        e => io::Error::from(e),
+    })?;
+    let stat = rustix::fs::fstat(&fd)?;
+    let me = rustix::process::geteuid().as_raw();
+    Distrust::judge(me, stat.st_uid, stat.st_mode)?;
+    Ok(fd)
+}
+
+fn is_there(path: &Path) -> bool {
+    rustix::fs::lstat(path).is_ok()
+}
+
+/// Refuses a file that the program's limits have no room for: to ask for one beyond RLIMIT_FSIZE is a signal that kills, and
+/// address space that we take under RLIMIT_AS is missing to the program, which keeps half of it at least.
+fn within_limits(len: usize) -> io::Result<()> {
+    use rustix::process::{Resource, getrlimit};
+    if getrlimit(Resource::Fsize)
+        .current
+        .is_some_and(|most| most < len as u64)
+    {
+        return Err(Errno::FBIG.into());
+    }
+    if let Some(most) = getrlimit(Resource::As).current {
+        // SAFETY: always valid to call.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        let used = read_small("/proc/self/statm")
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .map(|pages| pages.saturating_mul(page));
+        if used.is_none_or(|used| used.saturating_add(len as u64) > most / 2) {
+            return Err(Errno::NOMEM.into());
+        }
+    }
+    Ok(())
+}
+
+/// Creates a file that must not exist yet, `len` bytes of holes, and maps it. It is for its owner alone.
+pub fn create_mapped(path: &Path, len: usize) -> io::Result<Mapping> {
+    within_limits(len)?;
+    let (dir, name) = trusted_parent(path)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let fd = rustix::fs::openat(&dir, name, flags, mode)?;
     // Once more, because the mask of the program may have taken bits away.
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))
+    rustix::fs::fchmod(&fd, mode)
         .and_then(|()| rustix::fs::ftruncate(&fd, len as u64))
         .map_err(io::Error::from)
         .and_then(|()| map(&fd, len))
         .inspect_err(|_| {
-            let _ = rustix::fs::unlink(path);
+            let _ = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
         })
 }
 
 /// Maps an existing regular file, whole. Files smaller than `min` or larger than `max` bytes are refused.
 pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
+    let (dir, name) = trusted_parent(path)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    let fd = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
     let len = usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidInput)?;
     let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
@@ -97,10 +155,9 @@ pub fn node_dir(name: &std::ffi::OsStr) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Makes the node directory (mode 0700) if it is missing and checks that nobody else can write to it unless its
-/// owner said so (a group's 2770 directory).
+/// Makes the node directory (mode 0700) if it is missing, and checks it.
 pub fn ensure_dir(path: &Path) -> io::Result<()> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)) {
+    match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e.into()),
     }
@@ -109,21 +166,15 @@ pub fn ensure_dir(path: &Path) -> io::Result<()> {
 
 /// The same for a directory that must be there already.
 pub fn check_dir(path: &Path) -> io::Result<()> {
-    let stat = rustix::fs::lstat(path)?;
-    let ours = stat.st_uid == rustix::process::geteuid().as_raw() || stat.st_mode & 0o020 != 0;
-    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
-        || stat.st_mode & 0o002 != 0
-        || !ours
-    {
-        return Err(Errno::PERM.into());
+    let fd = open_dir(path, OFlags::RDONLY)?;
+    // Where they can't be asked for, the mode has said it: a list's mask is its group bits.
+    let listed = ["system.posix_acl_access", "system.posix_acl_default"]
+        .iter()
+        .any(|name| rustix::fs::fgetxattr_query(&fd, *name).is_ok_and(|n| n > 0));
+    if listed {
+        return Err(Distrust::AccessList.into());
     }
     Ok(())
-}
-
-/// Permissions of files in a node directory: the owner's, and the group's if the directory is shared with it.
-pub fn file_mode(dir: &Path) -> u32 {
-    let shared = rustix::fs::stat(dir).is_ok_and(|s| s.st_mode & 0o020 != 0);
-    if shared { 0o660 } else { 0o600 }
 }
 
 /// A process for certain: its pid may be used again, with another start time.
@@ -196,8 +247,15 @@ pub fn network_namespace() -> u32 {
     rustix::fs::stat("/proc/self/ns/net").map_or(0, |s| s.st_ino as u32)
 }
 
+/// By the C library, which every program of ours has: looking the kernel's page up ourselves, as rustix does, finds something
+/// else under valgrind, and crashes.
 pub fn monotonic_ns() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: an out-pointer of ours; a clock that every kernel has.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 

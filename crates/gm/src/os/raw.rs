@@ -20,6 +20,7 @@ pub mod nr {
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const STAT: usize = 4;
+    pub const LSTAT: usize = 6;
     pub const SCHED_YIELD: usize = 24;
     pub const MADVISE: usize = 28;
     pub const SENDTO: usize = 44;
@@ -37,6 +38,7 @@ pub mod nr {
     pub const GETEUID: usize = 107;
     pub const IOCTL: usize = 16;
     pub const GETTID: usize = 186;
+    pub const LGETXATTR: usize = 192;
     pub const FUTEX: usize = 202;
     pub const SCHED_GETAFFINITY: usize = 204;
     pub const PPOLL: usize = 271;
@@ -192,14 +194,23 @@ pub fn read_small(path: &CStr) -> Option<Vec<u8>> {
     Some(buf)
 }
 
-/// Inode number and mode of a file. `path` ends with a zero.
+/// Inode number, mode and owner of a file. `path` ends with a zero.
 pub fn stat(path: &CStr) -> Result<Stat, i32> {
+    stat_by(nr::STAT, path)
+}
+
+/// The same, of a link itself.
+pub fn lstat(path: &CStr) -> Result<Stat, i32> {
+    stat_by(nr::LSTAT, path)
+}
+
+fn stat_by(number: usize, path: &CStr) -> Result<Stat, i32> {
     // struct stat of x86-64: st_dev, st_ino, st_nlink, st_mode + st_uid, ... 144 bytes.
     let mut words = [0_u64; 18];
     // SAFETY: a zero-terminated path and an out-buffer of the structure's size.
     let r = unsafe {
         call(
-            nr::STAT,
+            number,
             [
                 path.as_ptr() as usize,
                 words.as_mut_ptr() as usize,

@@ -105,19 +105,15 @@ fn options(create: bool) -> std::fs::OpenOptions {
     o
 }
 
-/// Creates a file that must not exist yet, `len` bytes of zeros, and maps it. `mode`: permissions, where they are Unix's.
-pub fn create_mapped(path: &Path, len: usize, mode: u32) -> io::Result<Mapping> {
+/// Creates a file that must not exist yet, `len` bytes of zeros, and maps it. It is for its owner alone.
+pub fn create_mapped(path: &Path, len: usize) -> io::Result<Mapping> {
     let file = options(true).open(path)?;
     let made = || {
         if raw::usable() {
             let name = unix_path(path)?;
             // SAFETY: a zero-terminated path.
-            let r = unsafe {
-                raw::call(
-                    raw::nr::CHMOD,
-                    [name.as_ptr() as usize, mode as usize, 0, 0, 0, 0],
-                )
-            };
+            let r =
+                unsafe { raw::call(raw::nr::CHMOD, [name.as_ptr() as usize, 0o600, 0, 0, 0, 0]) };
             raw::checked(r).map_err(unix_error)?;
         }
         file.set_len(len as u64)?;
@@ -205,12 +201,25 @@ pub fn ensure_dir(path: &Path) -> io::Result<()> {
 /// The same for a directory that must be there already. On Windows its access list is the one of the user's own data.
 pub fn check_dir(path: &Path) -> io::Result<()> {
     if raw::usable() {
-        const TYPE: u32 = 0o170_000;
-        const DIRECTORY: u32 = 0o040_000;
-        let s = raw::stat(&unix_path(path)?).map_err(unix_error)?;
-        let ours = s.uid == raw::geteuid() || s.mode & 0o020 != 0;
-        if s.mode & TYPE != DIRECTORY || s.mode & 0o002 != 0 || !ours {
-            return Err(unix_error(raw::EPERM));
+        // A slash at the end would have a link followed.
+        let name = unix_path(path.components().as_path())?;
+        let s = raw::lstat(&name).map_err(unix_error)?;
+        crate::Distrust::judge(raw::geteuid(), s.uid, s.mode)?;
+        let listed = [c"system.posix_acl_access", c"system.posix_acl_default"]
+            .iter()
+            .any(|list| {
+                let list = list.as_ptr() as usize;
+                // SAFETY: zero-terminated strings; the size alone is asked for.
+                let r = unsafe {
+                    raw::call(
+                        raw::nr::LGETXATTR,
+                        [name.as_ptr() as usize, list, 0, 0, 0, 0],
+                    )
+                };
+                r > 0
+            });
+        if listed {
+            return Err(crate::Distrust::AccessList.into());
         }
         return Ok(());
     }
@@ -219,13 +228,6 @@ pub fn check_dir(path: &Path) -> io::Result<()> {
     } else {
         Err(io::ErrorKind::NotADirectory.into())
     }
-}
-
-/// Permissions of files in a node directory: the owner's, and the group's if the directory is shared with it.
-pub fn file_mode(dir: &Path) -> u32 {
-    let shared = raw::usable()
-        && unix_path(dir).is_ok_and(|d| raw::stat(&d).is_ok_and(|s| s.mode & 0o020 != 0));
-    if shared { 0o660 } else { 0o600 }
 }
 
 /// A process for certain: its pid may be used again, with another start time.

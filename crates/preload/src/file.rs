@@ -1,0 +1,326 @@
+//! sendfile and splice: between files or pipes and connections, a piece at a time through a buffer.
+
+use std::ffi::{c_int, c_uint};
+use std::io::{IoSlice, IoSliceMut};
+
+use libc::{size_t, ssize_t};
+use sockets::{Fault, RecvOptions, SendOptions};
+
+use crate::fds::{Inside, enter};
+use crate::real;
+use crate::scratch::Piece;
+use crate::send::{answer, options};
+use crate::vectors::MOST;
+
+/// # Safety
+/// As sendfile(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t {
+    // SAFETY: the caller's arguments, or nothing to move.
+    transmit_file(out, from, offset, n, |n| unsafe {
+        real::sendfile(out, from, offset, n)
+    })
+}
+
+/// # Safety
+/// As sendfile64(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile64(
+    out: c_int,
+    from: c_int,
+    offset: *mut i64,
+    n: size_t,
+) -> ssize_t {
+    // SAFETY: the caller's arguments, or nothing to move.
+    transmit_file(out, from, offset, n, |n| unsafe {
+        real::sendfile64(out, from, offset, n)
+    })
+}
+
+/// `plain`: the kernel's sendfile of that many bytes.
+fn transmit_file(
+    out: c_int,
+    from: c_int,
+    offset: *mut i64,
+    n: size_t,
+    plain: impl Fn(size_t) -> ssize_t,
+) -> ssize_t {
+    let Some(inside) = enter(out) else {
+        return plain(n);
+    };
+    // Of nothing: the kernel looks at its arguments all the same.
+    if !inside.engaged() || n == 0 {
+        let r = plain(n);
+        if r > 0 {
+            inside.conn().count_plain(r as usize, 0);
+        }
+        return r;
+    }
+    // SAFETY: the caller's out-pointer, or null: then the file's own position counts, and moves only by what was sent.
+    let start = unsafe {
+        if offset.is_null() {
+            libc::lseek64(from, 0, libc::SEEK_CUR)
+        } else {
+            *offset
+        }
+    };
+    let moved = match start {
+        0.. => move_file(&inside, from, start, n.min(MOST)),
+        _ => Err(None),
+    };
+    let done = match moved {
+        Ok(done) => done,
+        Err(Some(fault)) => return answer(Err(fault), 0),
+        Err(None) => {
+            // A pipe, a socket, a bad offset: the kernel has its own word for each, and no byte moves.
+            let e = crate::errno();
+            if plain(0) >= 0 {
+                crate::set_errno(e);
+            }
+            return -1;
+        }
+    };
+    // SAFETY: as above.
+    unsafe {
+        if offset.is_null() {
+            libc::lseek64(from, start + done as i64, libc::SEEK_SET);
+        } else {
+            *offset = start + done as i64;
+        }
+    }
+    done as ssize_t
+}
+
+/// Sends what the file holds from `start` on. The error: why nothing could be sent; `None`: the file, with its errno.
+fn move_file(inside: &Inside, from: c_int, start: i64, n: usize) -> Result<usize, Option<Fault>> {
+    let o = options(inside, 0);
+    let mut piece = Piece::take();
+    let mut done = 0;
+    while done < n {
+        let want = piece.len().min(n - done);
+        let at = start.saturating_add(done as i64);
+        // SAFETY: into our own buffer.
+        let got = unsafe { libc::pread64(from, piece.as_mut_ptr().cast(), want, at) };
+        let got = match got {
+            0 => break,
+            1.. => got as usize,
+            _ if done > 0 => break,
+            _ => return Err(None),
+        };
+        match inside
+            .conn()
+            .send(&inside.fd, &[IoSlice::new(&piece[..got])], o)
+        {
+            Ok(sent) => {
+                done += sent;
+                if sent < got {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(fault) => return Err(Some(fault)),
+        }
+    }
+    Ok(done)
+}
+
+/// # Safety
+/// As splice(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn splice(
+    from: c_int,
+    off_in: *mut i64,
+    to: c_int,
+    off_out: *mut i64,
+    n: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: the caller's arguments, unchanged.
+    let plain = || unsafe { real::splice(from, off_in, to, off_out, n, flags) };
+    let unheard = !(libc::SPLICE_F_MOVE
+        | libc::SPLICE_F_NONBLOCK
+        | libc::SPLICE_F_MORE
+        | libc::SPLICE_F_GIFT);
+    let refused =
+        n == 0 || flags & unheard != 0 || !off_in.is_null() || !off_out.is_null() || from == to;
+    if let Some(inside) = enter(from) {
+        // What the kernel refuses moves no byte: offsets of a socket, anything but a pipe at the other side.
+        if inside.engaged() && !refused && is_pipe(to) {
+            let moved = splice_out(&inside, to, n.min(MOST), flags);
+            match moved {
+                Err(Fault::UseKernel) => {}
+                Ok(moved) => return moved,
+                Err(f) => return answer(Err(f), libc::MSG_NOSIGNAL),
+            }
+        }
+        let r = plain();
+        if r > 0 {
+            inside.conn().count_plain(0, r as usize);
+        }
+        return r;
+    }
+    let Some(inside) = enter(to) else {
+        return plain();
+    };
+    if inside.engaged() && !refused && is_pipe(from) {
+        return splice_in(&inside, from, n.min(MOST), flags);
+    }
+    let r = plain();
+    if r > 0 {
+        inside.conn().count_plain(r as usize, 0);
+    }
+    r
+}
+
+fn pipe_bytes(fd: c_int) -> Option<usize> {
+    // SAFETY: asks only.
+    let size = unsafe { libc::fcntl(fd, libc::F_GETPIPE_SZ) };
+    usize::try_from(size).ok()
+}
+
+fn is_pipe(fd: c_int) -> bool {
+    let saved = crate::errno();
+    let is = pipe_bytes(fd).is_some();
+    crate::set_errno(saved);
+    is
+}
+
+/// May the call wait for the pipe? `SPLICE_F_NONBLOCK` is about that alone, not about the connection.
+fn pipe_waits(fd: c_int, flags: c_uint) -> bool {
+    // SAFETY: asks only.
+    let status = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags & libc::SPLICE_F_NONBLOCK == 0 && status & libc::O_NONBLOCK == 0
+}
+
+/// Would reading from (`POLLIN`), or writing a page to (`POLLOUT`) this pipe return at once?
+fn pipe_ready(fd: c_int, events: i16) -> bool {
+    let mut entry = libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    };
+    // SAFETY: one entry of ours, no sleep.
+    unsafe { real::poll(&raw mut entry, 1, 0) > 0 }
+}
+
+/// How much a pipe with unread bytes takes in one write without a sleep, if it takes any (PIPE_BUF).
+const PAGE: usize = 4096;
+
+/// Writes what there is room for; `first`: and waits for some, if the pipe may. As write(2).
+fn put(to: c_int, bytes: &[u8], first: bool, flags: c_uint) -> ssize_t {
+    let mut unread: c_int = 0;
+    // SAFETY: an out-pointer of ours.
+    let asked = unsafe { libc::ioctl(to, libc::FIONREAD, &raw mut unread) };
+    let room = match pipe_bytes(to) {
+        Some(all) if asked == 0 && unread == 0 => all,
+        _ => PAGE,
+    };
+    let may_sleep = first && pipe_waits(to, flags);
+    if !may_sleep && !pipe_ready(to, libc::POLLOUT) {
+        crate::set_errno(libc::EAGAIN);
+        return -1;
+    }
+    // SAFETY: from our own buffer.
+    unsafe { real::write(to, bytes.as_ptr().cast(), bytes.len().min(room)) }
+}
+
+/// From a carried connection into a pipe: looks, writes, and takes what the pipe took. The pipe's own errors are in errno.
+#[inline(never)] // one buffer on the stack at a time
+fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssize_t, Fault> {
+    if !pipe_waits(to, flags) && !pipe_ready(to, libc::POLLOUT) {
+        return Err(Fault::WouldBlock);
+    }
+    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    let mut piece = Piece::take();
+    let mut done = 0;
+    while done < n {
+        let want = piece.len().min(n - done);
+        let look = RecvOptions {
+            dont_wait: nonblocking || done > 0,
+            peek: true,
+            ..Default::default()
+        };
+        let mut room = [IoSliceMut::new(&mut piece[..want])];
+        let seen = match inside.conn().recv(&inside.fd, &mut room, look) {
+            Ok(seen) if seen > 0 => seen,
+            Err(f) if done == 0 => return Err(f),
+            _ => break,
+        };
+        let mut taken = 0;
+        while taken < seen {
+            let put = put(to, &piece[taken..seen], done + taken == 0, flags);
+            if put <= 0 {
+                break;
+            }
+            taken += put as usize;
+        }
+        let take = RecvOptions {
+            dont_wait: true,
+            ..Default::default()
+        };
+        if taken > 0 {
+            // Once more into the same place: what only skips has a page on the stack.
+            let mut gone = [IoSliceMut::new(&mut piece[..taken])];
+            let _ = inside.conn().recv(&inside.fd, &mut gone, take);
+        }
+        done += taken;
+        if done == 0 {
+            return Ok(-1);
+        }
+        if taken < seen {
+            break;
+        }
+    }
+    Ok(done as ssize_t)
+}
+
+/// From a pipe into a carried connection: only as much as there is room for, because a pipe takes nothing back.
+#[inline(never)] // as above
+fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
+    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    let mut piece = Piece::take();
+    let mut done = 0;
+    while done < n {
+        if !pipe_ready(from, libc::POLLIN) && (done > 0 || !pipe_waits(from, flags)) {
+            crate::set_errno(libc::EAGAIN);
+            break;
+        }
+        let mut want = piece.len().min(n - done);
+        match inside.conn().room(&inside.fd) {
+            0 if nonblocking => {
+                crate::set_errno(libc::EAGAIN);
+                break;
+            }
+            // Little, because a signal can't give it back.
+            0 => want = want.min(PAGE),
+            room => want = want.min(room),
+        }
+        // SAFETY: into our own buffer.
+        let got = unsafe { real::read(from, piece.as_mut_ptr().cast(), want) };
+        if got == 0 {
+            return done as ssize_t;
+        }
+        if got < 0 {
+            break;
+        }
+        match send_all(inside, &piece[..got as usize]) {
+            Ok(()) => done += got as usize,
+            Err(_) if done > 0 => break,
+            Err(f) => return answer(Err(f), 0),
+        }
+    }
+    if done == 0 { -1 } else { done as ssize_t }
+}
+
+/// Sends what was taken from a pipe, whatever signals and time-outs say.
+fn send_all(inside: &Inside, mut bytes: &[u8]) -> Result<(), Fault> {
+    let o = SendOptions { dont_wait: false };
+    while !bytes.is_empty() {
+        match inside.conn().send(&inside.fd, &[IoSlice::new(bytes)], o) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(Fault::Interrupted | Fault::WouldBlock) => {}
+            Err(f) => return Err(f),
+        }
+    }
+    Ok(())
+}
