@@ -7,10 +7,12 @@
 //! - [`front`]: a node directory of its own for each run, `sgm run --report` and what the report says
 //! - [`pair`]: one case of a C program as a server and a client process
 //! - [`twin`]: the same case natively and under the front, with equal transcripts
+//! - [`fuzz`]: random call sequences in batches, natively and under the front
 //! - [`wine`]: the Wine prefixes, and Windows programs in them on Wine's own Winsock or on ours
 //! - [`world`]: real servers and clients (redis, nginx, ...), likewise twice
 
 pub mod front;
+pub mod fuzz;
 pub mod pair;
 pub mod paths;
 pub mod process;

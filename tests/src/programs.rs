@@ -31,6 +31,20 @@ impl Build {
 
 const SHARED: [&str; 4] = ["common.c", "stream.c", "common.h", "epoll_common.h"];
 
+/// The other sources of a program that has several, and its header.
+fn parts(program: &str) -> &'static [&'static str] {
+    match program {
+        "fuzz" => &[
+            "fuzz_script.c",
+            "fuzz_ops.c",
+            "fuzz_wait.c",
+            "fuzz_leave.c",
+            "fuzz.h",
+        ],
+        _ => &[],
+    }
+}
+
 /// The compiled program; every (program, build) is compiled at most once in a process.
 pub fn compiled(program: &str, build: Build) -> PathBuf {
     type Cell = &'static OnceLock<PathBuf>;
@@ -54,6 +68,7 @@ fn compile(program: &str, build: Build) -> PathBuf {
     let modified = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
     let newest = SHARED
         .iter()
+        .chain(parts(program))
         .map(|name| sources.join(name))
         .chain([source.clone()])
         .filter_map(|path| modified(&path))
@@ -76,9 +91,15 @@ fn compile(program: &str, build: Build) -> PathBuf {
     gcc.arg("-o")
         .arg(&draft)
         .arg(&source)
-        .arg(sources.join("stream.c"));
+        .arg(sources.join("stream.c"))
+        .args(
+            parts(program)
+                .iter()
+                .filter(|name| name.ends_with(".c"))
+                .map(|name| sources.join(name)),
+        );
     // These take common.c in, to give themselves a main of their own.
-    if !["kill", "luck", "hostile", "peer"].contains(&program) {
+    if !["kill", "luck", "hostile", "peer", "fuzz"].contains(&program) {
         gcc.arg(sources.join("common.c"));
     }
     let output = gcc.output().unwrap();

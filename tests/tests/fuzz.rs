@@ -1,0 +1,168 @@
+//! The differential fuzzer: random call sequences of several processes, natively and carried, with the same answers.
+//!
+//! A run takes fresh seeds each time and says from where on. Environment:
+//! - `SGM_FUZZ_SECONDS`: how long fresh seeds are tried (default 40); `SGM_FUZZ_SEED`: the first one, or the one to replay
+//! - `SGM_FUZZ_MASK`: of a replay, which steps are played, as ones and zeros
+//! - `SGM_FUZZ_SHRINK`: seconds for shrinking the first finding of each kind (default 15)
+//! - `FUZZ_WITHOUT`: steps that no script shall have, as "push,fill"; `SGM_BIN`: another `sgm` to try
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sgm_tests::front::{Report, sum};
+use sgm_tests::fuzz::{Finding, Fuzzer, Side};
+
+/// Seeds that once found something. They mean other scripts when the generator changes: new finds go to the twins, too.
+const REGRESSIONS: &[(Side, u64)] = &[];
+
+const BATCH: u64 = 40;
+const WORKERS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Past the test harness, which keeps what a running test says to itself.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What a run has found, by kind.
+#[derive(Default)]
+struct Found {
+    kinds: BTreeMap<String, Vec<u64>>,
+    told: String,
+}
+
+impl Found {
+    fn add(&mut self, fuzzer: &Fuzzer, mut finding: Finding, since: Instant) {
+        let kind = finding.kind();
+        let seeds = self.kinds.entry(kind.clone()).or_default();
+        seeds.push(finding.seed);
+        if seeds.len() > 1 {
+            return;
+        }
+        let seconds = since.elapsed().as_secs_f64();
+        fuzzer.shrink(
+            &mut finding,
+            Duration::from_secs(number("SGM_FUZZ_SHRINK").unwrap_or(15)),
+        );
+        let text = format!("after {seconds:.1} s: {kind}\n{}", finding.tell());
+        say(&text);
+        self.told += &text;
+    }
+
+    fn summary(&self) -> String {
+        let mut kinds: Vec<_> = self.kinds.iter().collect();
+        kinds.sort_by_key(|(_, seeds)| std::cmp::Reverse(seeds.len()));
+        kinds
+            .iter()
+            .map(|(kind, seeds)| {
+                format!(
+                    "{:5} {kind}: {:?}\n",
+                    seeds.len(),
+                    &seeds[..seeds.len().min(4)]
+                )
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn regressions() {
+    let fuzzer = Fuzzer::new();
+    let mut found = Found::default();
+    for (side, seed) in REGRESSIONS {
+        for finding in fuzzer.compare(*side, *seed, 1).0 {
+            found.add(&fuzzer, finding, Instant::now());
+        }
+    }
+    assert!(found.kinds.is_empty(), "{}", found.told);
+}
+
+/// Fresh seeds for a while.
+#[test]
+fn fresh() {
+    let seconds = number("SGM_FUZZ_SECONDS").unwrap_or(40);
+    let base = number("SGM_FUZZ_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        now.as_millis() as u64 % 1_000_000_000 * 1000
+    });
+    say(&format!("fuzz: {seconds} s from seed {base} on"));
+    let fuzzer = Fuzzer::new();
+    let found = Mutex::new(Found::default());
+    let reports = Mutex::new(Vec::<Report>::new());
+    let next = AtomicU64::new(0);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while start.elapsed() < Duration::from_secs(seconds) {
+                    let batch = next.fetch_add(1, Ordering::Relaxed);
+                    let side = if batch % 4 == 3 {
+                        Side::AtOnce
+                    } else {
+                        Side::Carried
+                    };
+                    let (findings, report) = fuzzer.compare(side, base + batch * BATCH, BATCH);
+                    reports.lock().unwrap().push(report);
+                    for finding in findings {
+                        found.lock().unwrap().add(&fuzzer, finding, start);
+                    }
+                }
+            });
+        }
+    });
+    let (found, reports) = (found.into_inner().unwrap(), reports.into_inner().unwrap());
+    let seeds = reports.len() as u64 * BATCH;
+    let total = sum(&reports);
+    say(&format!(
+        "fuzz: {seeds} seeds in {:.0} s, {} MB carried on {} of {} ends\n{}",
+        start.elapsed().as_secs_f64(),
+        total.carried.tx_bytes >> 20,
+        total.connections.carried,
+        total.connections.seen,
+        found.summary()
+    ));
+    assert!(found.kinds.is_empty(), "{}{}", found.told, found.summary());
+    assert!(
+        total.carried.tx_bytes > seeds * 5000,
+        "hardly anything was carried: {total:?}"
+    );
+}
+
+/// One seed, again and again.
+#[test]
+#[ignore = "needs SGM_FUZZ_SEED"]
+fn replay() {
+    let seed = number("SGM_FUZZ_SEED").expect("SGM_FUZZ_SEED says which");
+    let mask = std::env::var("SGM_FUZZ_MASK").ok();
+    let fuzzer = Fuzzer::new();
+    let play = |side| {
+        let (mut transcripts, _) = fuzzer.batch(side, seed, 1, mask.as_deref());
+        transcripts.remove(&seed).unwrap_or_default()
+    };
+    let native = play(Side::Native);
+    say(&native.lines.join("\n"));
+    let mut differ = 0;
+    for _ in 0..10 {
+        // SGM_PROMOTE_CALLS comes from the environment.
+        let (native, carried) = (play(Side::Native), play(Side::Carried));
+        let finding = Finding {
+            seed,
+            side: Side::Carried,
+            native,
+            carried,
+            again: 0,
+            mask: mask.clone(),
+        };
+        if finding.native.lines != finding.carried.lines {
+            differ += 1;
+            say(&finding.tell());
+        }
+    }
+    assert_eq!(differ, 0, "differs {differ} of 10 times");
+}
