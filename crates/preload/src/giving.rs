@@ -3,9 +3,11 @@
 use std::ffi::c_int;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Acquire;
 
 use gm::Reason;
 use rustix::io::FdFlags;
+use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use sockets::{Fault, Given, RecvOptions};
 
@@ -28,7 +30,11 @@ pub fn hand_back(inside: &Inside, why: Reason) {
 /// it has those bytes, and then the end. `None`: that can't be done.
 fn substitute(inside: &Inside) -> Option<()> {
     let (fresh, source) = loopback_pair().ok()?;
-    let whole = pour(inside, &source);
+    let shared = inside.conn().end().refs.load(Acquire) > 1;
+    let whole = match shared {
+        true => pour_copy(inside, &source),
+        false => pour(inside, &source),
+    };
     if !whole {
         // Bytes first, as far as they go, then ECONNRESET.
         let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
@@ -36,6 +42,35 @@ fn substitute(inside: &Inside) -> Option<()> {
     drop(source);
     take_place(inside, &fresh);
     Some(())
+}
+
+/// As [`pour`], and leaves it where it is: other processes hold the connection too, and may be the ones that read.
+fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
+    let bytes = sockets::RING_BYTES;
+    let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a fresh mapping, zeroed; unmapped below, when nothing refers to it.
+    let Ok(room) = (unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) })
+    else {
+        return false;
+    };
+    // SAFETY: mapped just now with that many bytes, nobody else knows of it.
+    let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<u8>(), bytes) };
+    let o = RecvOptions {
+        dont_wait: true,
+        peek: true,
+        ..Default::default()
+    };
+    let seen = inside
+        .conn()
+        .recv(&inside.fd, &mut [IoSliceMut::new(room)], o);
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let whole = match seen {
+        Ok(n) => net::send(to, &room[..n], flags) == Ok(n),
+        Err(f) => f == Fault::WouldBlock,
+    };
+    // SAFETY: the mapping made above.
+    let _ = unsafe { mm::munmap(room.as_mut_ptr().cast(), bytes) };
+    whole
 }
 
 /// What is left to be read goes into `to`. False: not all of it, or it ends in a reset.

@@ -1,6 +1,7 @@
 //! The kernel's socket, for the engine: raw system calls, so errno stays the program's.
 
 use std::cell::Cell;
+use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -155,6 +156,24 @@ impl Kernel for Fd {
 
     fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
         rustix::net::send(self.get(), buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(fault)
+    }
+
+    fn send_many(&self, bufs: &[IoSlice<'_>], mut skip: usize) -> Result<usize, Fault> {
+        const MANY: usize = 16;
+        let mut rest = [IoSlice::new(&[]); MANY];
+        let mut n = 0;
+        for buf in bufs {
+            if skip >= buf.len() {
+                skip -= buf.len();
+            } else if n < MANY {
+                rest[n] = IoSlice::new(&buf[skip..]);
+                skip = 0;
+                n += 1;
+            }
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut none = rustix::net::SendAncillaryBuffer::default();
+        rustix::net::sendmsg(self.get(), &rest[..n], &mut none, flags).map_err(fault)
     }
 
     fn widen_send(&self, bytes: usize) -> Option<u64> {

@@ -157,7 +157,7 @@ impl Conn {
         let mut help_at = since + HELP_AFTER_US;
         while self.settle(k) && !self.is_pure(k, segment) {
             if self.peer_is_gone(k) {
-                return self.without_peer(k);
+                return self.without_peer(k, rx);
             }
             if self.is_spoilt(rx) {
                 return Given::Spoilt;
@@ -185,12 +185,12 @@ impl Conn {
     }
 
     /// The peer's process has ended, or closed: nothing more comes by the stream, whatever is in the ring.
-    fn without_peer(&self, k: &impl Kernel) -> Given {
+    fn without_peer(&self, k: &impl Kernel, rx: Rx<'_>) -> Given {
         self.note_kernel(k.poll());
-        if self.readable_bytes(k) > k.queued() || self.takes_back(k) {
+        if rx.readable() != Ok(0) || self.takes_back(k) {
             return Given::Orphaned;
         }
-        let _ = self.take_bells(k);
+        self.take_last_bells(k, rx);
         Given::Stream
     }
 

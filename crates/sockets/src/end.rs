@@ -132,9 +132,9 @@ impl Conn {
         false
     }
 
-    /// Unread doorbells would make the kernel reset the connection, and drop what it has not sent. After READ_CLOSED no
-    /// more are counted.
-    fn take_last_bells(&self, k: &impl Kernel, rx: Rx<'_>) {
+    /// Unread doorbells would make the kernel reset the connection, and drop what it has not sent; and who reads the stream
+    /// from now on would take them for payload. After READ_CLOSED, or without a peer, no more are counted.
+    pub(crate) fn take_last_bells(&self, k: &impl Kernel, rx: Rx<'_>) {
         let end = self.end;
         let _rx = lock(&end.rx_lock, k);
         let mut scratch = [0_u8; 64];

@@ -1,5 +1,7 @@
 //! What the engine asks of the kernel's TCP socket underneath a connection.
 
+use std::io::IoSlice;
+
 use ring::sync::AtomicU32;
 
 /// Why a call ended without bytes. The fronts map it to errno and WSA codes.
@@ -40,6 +42,16 @@ pub trait Kernel {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault>;
     /// Puts bytes on the stream.
     fn send(&self, buf: &[u8]) -> Result<usize, Fault>;
+    /// Puts bytes of several buffers on the stream, from byte `skip` on; perhaps not of all of them. At least one is there.
+    fn send_many(&self, bufs: &[IoSlice<'_>], mut skip: usize) -> Result<usize, Fault> {
+        for buf in bufs {
+            if skip < buf.len() {
+                return self.send(&buf[skip..]);
+            }
+            skip -= buf.len();
+        }
+        Ok(0)
+    }
     /// Lets `bytes` more be sent than the socket's send buffer takes, for bytes that are taken from the program already. What
     /// it gives puts the limit back. `None`: it can't.
     fn widen_send(&self, _bytes: usize) -> Option<u64> {

@@ -166,7 +166,9 @@ impl Conn {
         bufs: &[IoSlice<'_>],
     ) -> bool {
         let end = self.end;
-        if tx.asks() != 0 || end.has(flag::KERNEL_DEAD) {
+        // An end of the stream that was seen while the peer's own sending was on the ring: it closed, or died.
+        let gone = end.has(flag::KERNEL_EOF) && segment.rx().writer_is_on_ring();
+        if tx.asks() != 0 || end.has(flag::KERNEL_DEAD) || gone {
             self.switch_down(k, tx, None);
             return false;
         }
@@ -209,7 +211,7 @@ impl Conn {
         &self,
         k: &impl Kernel,
         bufs: &[IoSlice<'_>],
-        mut skip: usize,
+        skip: usize,
     ) -> Result<Put, Fault> {
         if self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD) {
             self.end.set(flag::RESET_TOLD);
@@ -218,26 +220,22 @@ impl Conn {
         if self.end.resend.load(Relaxed) != 0 && !self.send_rest(k, self.rings()?.tx()) {
             return Ok(Put::StreamFull);
         }
-        for buf in bufs {
-            if skip >= buf.len() {
-                skip -= buf.len();
-                continue;
-            }
-            return match k.send(&buf[skip..]) {
-                Ok(n) => {
-                    self.count_tcp(n as u64, 0);
-                    Ok(Put::Bytes(n))
-                }
-                Err(Fault::WouldBlock) => Ok(Put::StreamFull),
-                Err(f) => {
-                    if f == Fault::Reset {
-                        self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
-                    }
-                    Err(f)
-                }
-            };
+        if bufs.iter().all(|b| b.is_empty()) {
+            return Ok(Put::Bytes(0));
         }
-        Ok(Put::Bytes(0))
+        match k.send_many(bufs, skip) {
+            Ok(n) => {
+                self.count_tcp(n as u64, 0);
+                Ok(Put::Bytes(n))
+            }
+            Err(Fault::WouldBlock) => Ok(Put::StreamFull),
+            Err(f) => {
+                if f == Fault::Reset {
+                    self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+                }
+                Err(f)
+            }
+        }
     }
 
     /// Sends one doorbell byte. Caller holds the sending lock, the direction is on the ring. If the stream takes no

@@ -200,7 +200,7 @@ pub fn to_tcp(fd: c_int) {
         && inside.conn().end().role() != Role::Listener
     {
         let why = Reason::Unsupported;
-        inside.conn().hand_back(&inside.ctx().node, &inside.fd, why);
+        crate::giving::hand_back(&inside, why);
     }
 }
 
