@@ -5,7 +5,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"SGMSEG01"`, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SGMSEG01");
 /// Layout version: two builds talk to each other only if it is equal. It is part of the node directory's file names.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Header page of a segment; the rings' bytes follow at [`DATA_OFFSET`].
 pub const DATA_OFFSET: usize = 4096;
@@ -73,9 +73,13 @@ pub struct SegmentHeader {
     pub ring_bytes: AtomicU32,
     /// See [`crate::handover`].
     pub decision: AtomicU32,
-    pub reserved: AtomicU32,
+    /// Which ends are over: 1 the client's, 2 the server's. With both the file's name goes.
+    pub over: AtomicU32,
     pub key: [AtomicU64; 5],
-    _pad: [AtomicU64; 8],
+    /// Of each end, the client's first: its entry's number over the pid of its port's maker, and that one's start time; 0: not
+    /// known yet.
+    pub owners: [[AtomicU64; 2]; 2],
+    _pad: [AtomicU64; 4],
     /// 0: client to server, 1: server to client.
     pub directions: [Direction; 2],
 }
@@ -197,8 +201,9 @@ impl Default for SegmentHeader {
             version: AtomicU32::new(0),
             ring_bytes: AtomicU32::new(0),
             decision: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
+            over: AtomicU32::new(0),
             key: Default::default(),
+            owners: Default::default(),
             _pad: Default::default(),
             directions: Default::default(),
         }
