@@ -50,8 +50,7 @@ fn stays_open(fd: c_int) -> bool {
 }
 
 fn way_of_exec(ctx: &Ctx) -> Way {
-    let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
-    if vfork::is_child() || ctx.node.me().pid != pid {
+    if vfork::is_child() || ctx.node.me().pid != vfork::pid() {
         Way::Guest
     } else {
         Way::Exec

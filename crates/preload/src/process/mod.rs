@@ -9,7 +9,6 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
 use gm::Reason;
-use gm::os::ProcessId;
 
 pub use self::target::names_library;
 
@@ -55,14 +54,14 @@ unsafe extern "C" fn in_child() {
 fn leave() {
     let Some(ctx) = ctx::opened() else { return };
     let me = ctx.node.me();
-    if vfork::is_child() || me != ProcessId::me() {
+    if vfork::is_child() || me.pid != vfork::pid() {
         // A child of vfork or of a raw clone: not a member of the family.
         return;
     }
     fds::at_exit();
     for port in ctx::ports() {
         port.leave(me);
-        if !port.alive() && port.header().run.load(Relaxed) == 0 {
+        if port.is_left() && port.header().run.load(Relaxed) == 0 {
             gm::os::remove(port.path());
         }
     }
