@@ -2,7 +2,7 @@
 //!
 //! Rules:
 //! 1. A file goes only when it is sure that nobody alive uses it: a port whose family is dead, a segment whose two ends
-//!    are over or dead. What can't be read (half made, or nonsense) or is a draft goes when it is a minute old.
+//!    are over or dead. A segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
 //! 2. The ports of a run whose `sgm run --report` still waits for them stay.
 //! 3. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
 
@@ -87,11 +87,15 @@ fn is_left(dir: &Path, name: &str, path: &Path, ports: &mut Ports) -> bool {
 
 /// A port that nobody lives in and nobody waits for.
 pub fn port_is_dead(path: &Path) -> bool {
-    if Port::maker_of(path).is_some_and(|maker| maker.alive()) {
+    let Some(maker) = Port::maker_of(path) else {
+        return is_old(path);
+    };
+    // Also one that is half made.
+    if maker.alive() {
         return false;
     }
     let Ok(port) = Port::open(path) else {
-        return is_old(path);
+        return true;
     };
     let run = port.header().run.load(Acquire);
     let awaited = run != 0 && os::process_exists(waiter(run));
