@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sgm_tests::front::{Front, read_report};
 use sgm_tests::pair::tails;
-use sgm_tests::paths::Scratch;
+use sgm_tests::paths::{Scratch, installed};
 use sgm_tests::process::{Ended, Started};
 use sgm_tests::programs::{Build, compiled};
 
@@ -85,4 +85,37 @@ fn carried() {
         files <= 32 && bytes <= 16 << 20,
         "after another loop {files} files of {bytes} bytes are left"
     );
+}
+
+/// Python: a process that is both ends of a carried connection, and ends by an ordinary signal.
+const TERMINATED: &str = "
+import os, signal, socket
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+for i in range(40):
+    client.sendall(b'question'); server.recv(8)
+    server.sendall(b'answer'); client.recv(8)
+os.kill(os.getpid(), signal.SIGTERM)
+";
+
+#[test]
+fn what_is_left_goes_with_the_next_program() {
+    let front = Front::new();
+    let python = installed("python3", "python3");
+    let python = python.to_str().unwrap();
+    let run = |script: &str| {
+        let ended = front.sgm(&["run", "--", python, "-c", script]).status();
+        ended.unwrap()
+    };
+    run(TERMINATED);
+    assert!(
+        contents(front.node()).0 >= 3,
+        "a registry, a port and a segment should be left: {:?}",
+        contents(front.node())
+    );
+    // The program that was killed swept as it began, and the next sweep is due a second after that.
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(run("import socket; socket.socket()").success());
+    assert_eq!(contents(front.node()).0, 1, "the registry alone is left");
 }

@@ -11,6 +11,8 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 /// Less than what a warm-up carries after the promotion.
 const PROMOTED: Expect = Carried(400);
+/// What `adopt` moves each way between two changes of program.
+const PART: u64 = 256 * KIB;
 
 type Expect = sgm_tests::twin::Expect;
 
@@ -277,6 +279,23 @@ twins! {
         #[ignore = "pending: the urgent mark among carried bytes"]
         pair urgent: Any;
         pair urgent_inline: Any;
+    }
+    adopt {
+        raw exec: Carried(6 * PART - 16 * KIB);
+        raw exec_self: Carried(4 * PART - 16 * KIB);
+        raw exec_copies: Carried(4 * PART - 16 * KIB);
+        raw exec_cleared: Carried(6 * PART - 16 * KIB);
+        raw exec_refused: Carried(2 * PART - 16 * KIB);
+        raw exec_script: Carried(4 * PART - 16 * KIB);
+        raw spawn: Carried(8 * PART - 16 * KIB);
+        raw spawn_last: Carried(4 * PART - 16 * KIB);
+        raw spawn_fails: Carried(4 * PART - 16 * KIB);
+        raw unread: Carried(3 * PART / 4 - 16 * KIB);
+        raw holders: Carried(6 * PART - 16 * KIB);
+        raw vfork: Carried(8 * PART - 16 * KIB);
+        pair vfork_memory: PROMOTED;
+        raw passed: Carried(2 * PART - 64 * KIB);
+        pair passed_to_self: Any;
     }
 }
 

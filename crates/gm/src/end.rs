@@ -96,9 +96,9 @@ pub struct End {
     pub rx_passed: AtomicU32,
     pub flags: AtomicU32,
     pub reason: AtomicU32,
-    /// Descriptors on this socket, over all processes of the port.
+    /// Holders of the socket: processes, whatever number of descriptors each has on it, and messages on their way to one.
     pub refs: AtomicU32,
-    /// Process that used it last.
+    /// Process that came to hold it last; 0: gone, and another holds it.
     pub pid: AtomicU32,
     /// Thread id of the holder; 0: free.
     pub tx_lock: AtomicU32,
@@ -126,7 +126,13 @@ pub struct End {
     pub resend_to: AtomicU64,
     /// 1 + a descriptor that process `pid` has (or had) on this socket; 0: not known. For `sgm status` alone.
     pub descriptor: AtomicU32,
-    _pad: [u32; 9],
+    /// Holders that were counted in `refs` and have not come yet: programs just started, messages on their way.
+    pub due: AtomicU32,
+    /// The kernel's own number of the socket (SO_COOKIE), once somebody may have to find this end by it; 0: not yet.
+    pub cookie: AtomicU64,
+    /// Names the segment of an offered or engaged connection; 0: none.
+    pub segment: AtomicU64,
+    _pad: [u32; 4],
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -180,6 +186,20 @@ impl End {
         self.flags.fetch_and(!flags, Relaxed);
     }
 
+    /// The caller is a holder that was counted. False: nobody is due.
+    pub fn take_due(&self) -> bool {
+        self.due
+            .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+            .is_ok()
+    }
+
+    /// Is its only holder gone, without a close?
+    pub fn is_deserted(&self) -> bool {
+        let pid = self.pid.load(Relaxed);
+        let alone = self.refs.load(ring::sync::Ordering::Acquire) <= 1;
+        alone && pid != 0 && !crate::os::process_exists(pid)
+    }
+
     pub fn reason(&self) -> crate::Reason {
         crate::Reason::from_number(self.reason.load(Relaxed)).unwrap_or(crate::Reason::None)
     }
@@ -215,6 +235,7 @@ impl End {
             &self.plain_calls,
             &self.seen_generation,
             &self.descriptor,
+            &self.due,
         ] {
             w.store(0, Relaxed);
         }
@@ -231,6 +252,8 @@ impl End {
             &self.sleeps,
             &self.resend,
             &self.resend_to,
+            &self.cookie,
+            &self.segment,
         ]
         .into_iter()
         .chain(&self.address)

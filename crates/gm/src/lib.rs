@@ -13,12 +13,14 @@
 
 pub mod clock;
 pub mod end;
+pub mod held;
 pub mod name;
 pub mod node;
 pub mod os;
 pub mod port;
 pub mod reason;
 pub mod segment;
+pub mod sweep;
 pub mod trust;
 
 pub use end::{End, Path, Role, State};

@@ -1,9 +1,10 @@
-//! The node directory and its registry: who listens, and which connections are offered.
+//! The node directory and its registry: who listens, which connections are offered, and (see held.rs) which end belongs
+//! to a socket.
 //!
 //! ```text
-//! <dir>/node-v2            header, table of listeners, table of offers (this file)
+//! <dir>/node-v2            header, tables of listeners, offers and held sockets (this file)
 //! <dir>/port-<pid>-<start> one per process family (see port.rs)
-//! <dir>/seg-<random>       a segment between offer and claim (see segment.rs)
+//! <dir>/seg-<random>       a segment, from the offer until both ends are over (see segment.rs)
 //! ```
 //!
 //! Rules:
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use ring::Key;
 
 use crate::Error;
+use crate::held::{HELD, Held};
 use crate::os::{self, Mapping, ProcessId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
@@ -29,12 +31,13 @@ const OFFERS: usize = 8192;
 const PROBE: usize = 16;
 const LISTENERS_OFFSET: usize = 4096;
 const OFFERS_OFFSET: usize = LISTENERS_OFFSET + BUCKETS * BUCKET * size_of::<Listener>();
-const FILE_BYTES: usize = OFFERS_OFFSET + OFFERS * size_of::<Offer>();
+const HELD_OFFSET: usize = OFFERS_OFFSET + OFFERS * size_of::<Offer>();
+const FILE_BYTES: usize = HELD_OFFSET + HELD * size_of::<Held>();
 
 /// States of a table entry.
-const FREE: u32 = 0;
-const BUSY: u32 = 1;
-const LIVE: u32 = 2;
+pub(crate) const FREE: u32 = 0;
+pub(crate) const BUSY: u32 = 1;
+pub(crate) const LIVE: u32 = 2;
 
 #[repr(C, align(128))]
 pub struct NodeHeader {
@@ -42,7 +45,11 @@ pub struct NodeHeader {
     pub version: AtomicU32,
     _pad: AtomicU32,
     pub made: AtomicU64,
-    _pad2: [AtomicU64; 13],
+    /// When leftovers were last looked for (see sweep.rs), and where the next look starts.
+    pub swept: AtomicU64,
+    pub sweep_from: AtomicU32,
+    _pad1: AtomicU32,
+    _pad2: [AtomicU64; 11],
     /// See rule 3.
     pub offers_generation: AtomicU32,
 }
@@ -116,14 +123,19 @@ impl Node {
         }
     }
 
-    fn file(dir: &Path) -> PathBuf {
+    fn file_in(dir: &Path) -> PathBuf {
         dir.join(format!("node-v{}", ring::VERSION))
+    }
+
+    /// The registry's file.
+    pub fn file(&self) -> PathBuf {
+        Self::file_in(&self.dir)
     }
 
     /// Opens the node, making directory and registry if they are missing.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         os::ensure_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
-        let path = Self::file(dir);
+        let path = Self::file_in(dir);
         match Self::attach_checked(dir) {
             Err(Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             other => return other,
@@ -162,7 +174,7 @@ impl Node {
     }
 
     fn attach_checked(dir: &Path) -> Result<Self, Error> {
-        let path = Self::file(dir);
+        let path = Self::file_in(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
             std::io::ErrorKind::InvalidInput => {
                 Error::unsound(&path, "not a registry of this version")
@@ -221,6 +233,11 @@ impl Node {
         unsafe { self.map.table(OFFERS_OFFSET, OFFERS) }.unwrap_or_default()
     }
 
+    pub(crate) fn held(&self) -> &[Held] {
+        // SAFETY: `Held` is all atomics.
+        unsafe { self.map.table(HELD_OFFSET, HELD) }.unwrap_or_default()
+    }
+
     /// This generation of offers; see rule 3.
     #[inline]
     pub fn offers_generation(&self) -> u32 {
@@ -253,6 +270,15 @@ impl Node {
     pub fn unlisten(&self, e: Entry) {
         if let Some(l) = self.listeners().get(e.0 as usize) {
             l.state.store(FREE, Release);
+        }
+    }
+
+    /// After an exec of this process: what it listened at before it lists anew.
+    pub fn unlisten_mine(&self) {
+        let me = self.me();
+        let mine = |l: &&Listener| owner(&l.pid, &l.start) == me;
+        for l in self.listeners().iter().filter(mine) {
+            let _ = l.state.compare_exchange(LIVE, FREE, AcqRel, Relaxed);
         }
     }
 
@@ -352,7 +378,8 @@ impl Node {
             .iter()
             .map(|l| (&l.state, &l.pid, &l.start));
         let offers = self.offers().iter().map(|o| (&o.state, &o.pid, &o.start));
-        for (state, pid, start) in listeners.chain(offers) {
+        let held = self.held().iter().map(Held::entry);
+        for (state, pid, start) in listeners.chain(offers).chain(held) {
             if state.load(Acquire) == LIVE && !owner(pid, start).alive() {
                 state.store(FREE, Release);
                 n += 1;
@@ -378,7 +405,7 @@ fn owner(pid: &AtomicU32, start: &AtomicU64) -> ProcessId {
 }
 
 /// Takes a free entry, else one whose owner is gone. The entry is left BUSY, for the caller to fill.
-fn take_entry<'a>(
+pub(crate) fn take_entry<'a>(
     entries: impl Iterator<Item = (&'a AtomicU32, &'a AtomicU32, &'a AtomicU64)> + Clone,
 ) -> Option<usize> {
     let free = |(state, _, _): (&AtomicU32, _, _)| {

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::os::{self, Mapping, ProcessId};
-use crate::{End, Error, Reason, Role, State};
+use crate::segment::Side;
+use crate::{End, Error, Reason, Role, Segment, State};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMPRT01");
 /// Ends per port. The file is sparse: only pages with ends in use take memory.
@@ -67,15 +68,41 @@ const _: () = assert!(size_of::<PortHeader>() <= ENDS_OFFSET);
 pub struct Port {
     map: Mapping,
     path: PathBuf,
+    /// Who made it.
+    maker: ProcessId,
     /// Where the next look for ends of dead processes starts.
     cursor: AtomicU32,
 }
 
 impl Port {
-    /// Makes this process's port. `run`: see [`PortHeader::run`].
+    fn file(dir: &Path, maker: ProcessId) -> PathBuf {
+        dir.join(format!("port-{}-{}", maker.pid, maker.start))
+    }
+
+    /// Whose port is the file of that name?
+    pub fn maker_of(path: &Path) -> Option<ProcessId> {
+        let name = path.file_name()?.to_str()?.strip_prefix("port-")?;
+        let (pid, start) = name.split_once('-')?;
+        Some(ProcessId {
+            pid: pid.parse().ok()?,
+            start: start.parse().ok()?,
+        })
+    }
+
+    /// Has this process a port already, from before an exec?
+    pub fn exists(dir: &Path, me: ProcessId) -> bool {
+        Self::file(dir, me).exists()
+    }
+
+    /// Makes this process's port, or opens the one that it made before an exec. `run`: see [`PortHeader::run`].
     pub fn create(dir: &Path, me: ProcessId, run: u64) -> Result<Self, Error> {
-        let path = dir.join(format!("port-{}-{}", me.pid, me.start));
-        // Only left behind by an exec of this very process: its sockets are not ours to describe any more.
+        let path = Self::file(dir, me);
+        if let Ok(port) = Self::open(&path) {
+            port.join(me);
+            port.free_closed(me.pid);
+            return Ok(port);
+        }
+        // Another version's, or half of one.
         os::remove(&path);
         let map =
             os::create_mapped(&path, FILE_BYTES).map_err(|e| Error::os("create", &path, e))?;
@@ -86,6 +113,7 @@ impl Port {
         let port = Self {
             map,
             path,
+            maker: me,
             cursor: AtomicU32::new(0),
         };
         let h = port.header();
@@ -97,13 +125,19 @@ impl Port {
         Ok(port)
     }
 
-    /// Opens a port file for reading its state.
+    /// Opens the port that `maker` made, for what of it a process holds that got it from there.
+    pub fn open_of(dir: &Path, maker: ProcessId) -> Result<Self, Error> {
+        Self::open(&Self::file(dir, maker))
+    }
+
+    /// Opens a port file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let map = os::open_mapped(path, FILE_BYTES, FILE_BYTES)
             .map_err(|e| Error::os("open", path, e))?;
         let port = Self {
             map,
             path: path.to_owned(),
+            maker: Self::maker_of(path).unwrap_or_default(),
             cursor: AtomicU32::new(0),
         };
         let h = port.header();
@@ -141,6 +175,10 @@ impl Port {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn maker(&self) -> ProcessId {
+        self.maker
     }
 
     pub fn ends(&self) -> &[End] {
@@ -183,6 +221,14 @@ impl Port {
     /// Does any process of the family live?
     pub fn alive(&self) -> bool {
         self.header().family.iter().any(|s| s.process().alive())
+    }
+
+    /// Does no process of the family live? Where a number is another process's by now, this says no: cheaper than `alive`.
+    pub fn is_left(&self) -> bool {
+        let family = self.header().family.iter();
+        !family
+            .map(|s| s.pid.load(Acquire))
+            .any(|pid| pid != 0 && os::process_exists(pid))
     }
 
     /// Takes a free end. `hint`: an index that was free lately.
@@ -240,19 +286,52 @@ impl Port {
             let i = self.cursor.fetch_add(1, Relaxed) % used.len() as u32;
             let end = &used[i as usize];
             let state = end.state.load(Acquire);
-            let left = state != State::Free as u32
-                && end.refs.load(Acquire) <= 1
-                && !os::process_exists(end.pid.load(Relaxed));
-            let taken = left
+            let taken = state != State::Free as u32
+                && end.is_deserted()
                 && end
                     .state
                     .compare_exchange(state, State::Claimed as u32, AcqRel, Relaxed)
                     .is_ok();
             taken.then(|| {
-                fold(&self.header().totals, end);
+                self.bury(end);
                 i
             })
         })
+    }
+
+    /// What an end leaves behind whose holders did not close it: counters, and its half of a segment.
+    fn bury(&self, end: &End) {
+        fold(&self.header().totals, end);
+        let id = end.segment.load(Relaxed);
+        if id != 0
+            && let Some(dir) = self.path.parent()
+            && let Ok(segment) = Segment::look(dir, id)
+        {
+            let side = if end.role() == Role::Server {
+                Side::Server
+            } else {
+                Side::Client
+            };
+            segment.end_side(dir, id, side, true);
+        }
+    }
+
+    /// After an exec of its maker: ends that had no other holder, and were closed by it.
+    fn free_closed(&self, pid: u32) {
+        for end in self.used_ends() {
+            let state = end.state.load(Acquire);
+            if state != State::Free as u32
+                && end.refs.load(Acquire) == 0
+                && end.pid.load(Relaxed) == pid
+                && end
+                    .state
+                    .compare_exchange(state, State::Claimed as u32, AcqRel, Relaxed)
+                    .is_ok()
+            {
+                self.bury(end);
+                end.set_state(State::Free);
+            }
+        }
     }
 
     /// Gives an end back and adds its counters to the totals.

@@ -1,14 +1,18 @@
-//! A segment: the shared memory of one promoted connection. Created by the client's end under a random name, opened
-//! and unlinked by the server's end when it claims the offer.
+//! A segment: the shared memory of one promoted connection. Created by the client's end under a random name, opened by the
+//! server's end when it claims the offer, and by whoever comes to hold one of the ends later. Its name goes with the second
+//! end that is over; what killed programs leave is swept (sweep.rs).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use ring::bytes::Bytes;
 use ring::layout::{self, DATA_OFFSET, SegmentHeader, segment_bytes};
 use ring::{Corrupt, Key, Rx, Tx};
 
 use crate::Error;
+use crate::held::Place;
 use crate::os::{self, Mapping};
+use crate::port::Port;
 
 /// Pages that exist from the start: the header and the first page of each ring. The others come as the rings are
 /// first passed through (see [`Segment::grow`]).
@@ -20,6 +24,29 @@ const CHUNK_MAX: usize = 64 * 1024;
 pub enum Side {
     Client,
     Server,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
+}
+
+fn index(side: Side) -> usize {
+    match side {
+        Side::Client => 0,
+        Side::Server => 1,
+    }
+}
+
+/// Did the end at `at`, whose port is `port`, die with the segment `id` open?
+pub(crate) fn is_gone(port: Option<&Port>, at: Place, id: u64) -> bool {
+    let end = port.and_then(|p| p.ends().get(at.index as usize));
+    end.is_none_or(|e| e.segment.load(Relaxed) != id || e.is_deserted())
+        || port.is_none_or(|p| !p.alive())
 }
 
 /// A mapped segment, checked.
@@ -56,8 +83,19 @@ impl Segment {
         Ok(me)
     }
 
-    /// Server: opens the segment that was offered under `id` and checks that it is for the connection `key`.
-    pub fn open(dir: &Path, id: u64, key: &Key) -> Result<Self, Error> {
+    /// Opens the segment `id` for one of its ends and checks that it is for the connection `key`.
+    pub fn open(dir: &Path, id: u64, key: &Key, side: Side) -> Result<Self, Error> {
+        let mut me = Self::look(dir, id)?;
+        let sound = me.header().check(key, me.map.bytes());
+        me.ring_bytes = sound.map_err(|Corrupt| {
+            Error::unsound(&file_name(dir, id), "not a segment of this version")
+        })?;
+        me.side = side;
+        Ok(me)
+    }
+
+    /// For its header alone, which is not checked.
+    pub(crate) fn look(dir: &Path, id: u64) -> Result<Self, Error> {
         let path = file_name(dir, id);
         let limits = (
             segment_bytes(layout::RING_BYTES_MIN),
@@ -65,15 +103,52 @@ impl Segment {
         );
         let map =
             os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
-        let mut me = Self {
+        Ok(Self {
             map,
             ring_bytes: layout::RING_BYTES_MIN,
             side: Side::Server,
+        })
+    }
+
+    /// Puts down where the end of this side is.
+    pub fn own(&self, place: Place) {
+        let [who, start] = &self.header().owners[self.tx_index()];
+        start.store(place.port.start, Relaxed);
+        let pid = u64::from(place.port.pid);
+        who.store(pid | u64::from(place.index) << 32, Release);
+    }
+
+    pub(crate) fn owner(&self, side: Side) -> Option<Place> {
+        let [who, start] = &self.header().owners[index(side)];
+        let who = who.load(Acquire);
+        let port = os::ProcessId {
+            pid: who as u32,
+            start: start.load(Relaxed),
         };
-        let sound = me.header().check(key, me.map.bytes());
-        me.ring_bytes =
-            sound.map_err(|Corrupt| Error::unsound(&path, "not a segment of this version"))?;
-        Ok(me)
+        (port.pid != 0).then_some(Place {
+            port,
+            index: (who >> 32) as u32,
+        })
+    }
+
+    /// The end of this side is closed by its last holder: with the second one the name goes. `bereaved`: the kernel said
+    /// that the peer is gone; if it died, this one is the second.
+    pub fn end_side(&self, dir: &Path, id: u64, side: Side, bereaved: bool) {
+        let mine = 1_u32 << index(side);
+        let before = self.header().over.fetch_or(mine, AcqRel);
+        let gone = || {
+            self.outstanding(side.other())
+                .is_none_or(|at| is_gone(Port::open_of(dir, at.port).ok().as_ref(), at, id))
+        };
+        if before & !mine != 0 || bereaved && gone() {
+            os::remove(&file_name(dir, id));
+        }
+    }
+
+    /// Where the end of that side is, unless it is over or nobody has claimed it: then all depends on the other one.
+    pub(crate) fn outstanding(&self, side: Side) -> Option<Place> {
+        let over = self.header().over.load(Acquire) & 1 << index(side) != 0;
+        self.owner(side).filter(|_| !over)
     }
 
     /// Takes the name away. Both ends keep their mappings.
@@ -98,10 +173,7 @@ impl Segment {
     }
 
     fn tx_index(&self) -> usize {
-        match self.side {
-            Side::Client => 0,
-            Side::Server => 1,
-        }
+        index(self.side)
     }
 
     #[inline]

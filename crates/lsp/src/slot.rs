@@ -235,9 +235,10 @@ impl Slot {
         if let Some(conn) = &body.conn
             && let Some(ctx) = ctx::get()
         {
-            ctx.port.free(conn.index());
+            conn.release(&ctx.node);
+            ctx.port.free(conn.place().index);
             // The next socket in this slot tries the same end first.
-            self.hint.store(conn.index() + 1, Relaxed);
+            self.hint.store(conn.place().index + 1, Relaxed);
         }
         drop(body);
         locked(&FREE).push(self);
@@ -345,7 +346,8 @@ fn connection(slot: &Slot, f: &Fresh) -> Option<Conn> {
     if let Some(why) = f.keep_tcp {
         end.keep_tcp(why);
     }
-    Some(Conn::new(end, index))
+    let port = ctx.port.maker();
+    Some(Conn::new(end, gm::held::Place { port, index }))
 }
 
 impl Inside {

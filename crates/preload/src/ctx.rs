@@ -1,16 +1,45 @@
-//! This process's node and port, opened at the first TCP socket; without them everything is plain.
+//! This process's node and ports, opened at the first TCP socket; without a node everything is plain.
+//!
+//! The own port is where the ends of sockets are that this process makes. Ends of sockets that it got from elsewhere are in
+//! the ports of those that made them.
 
+use std::ffi::{CStr, CString};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use gm::os::ProcessId;
 use gm::{Node, Port};
 
 pub struct Ctx {
     pub node: Node,
-    pub port: Port,
+    /// What brought the front here, to be put back into an environment that lost it.
+    pub kept: Kept,
+    /// The registry's file: who can't open it shares no node with us.
+    pub registry: CString,
+    /// This library's file.
+    pub library: CString,
+    run: u64,
+    own: OnceLock<Option<&'static Port>>,
+}
+
+/// `NAME=value`, as they were when the context was opened.
+pub struct Kept {
+    pub preload: CString,
+    pub dir: Option<CString>,
+    pub run: Option<CString>,
+    pub calls: Option<CString>,
+}
+
+/// A port in use here; never dropped.
+struct Known {
+    port: Port,
+    next: AtomicPtr<Known>,
 }
 
 static CTX: OnceLock<Option<Ctx>> = OnceLock::new();
+/// Ports in use, the last one first: a list that only grows, so that handlers and exits need no lock.
+static PORTS: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The context, if the node can be used.
 #[inline]
@@ -41,10 +70,110 @@ fn open() -> Option<&'static Ctx> {
             .ok()
             .and_then(|v| u64::from_str_radix(&v, 16).ok());
         let node = Node::open(&dir).ok()?;
-        let port = Port::create(&dir, ProcessId::me(), run.unwrap_or(0)).ok()?;
+        if Port::exists(&dir, node.me()) {
+            node.unlisten_mine();
+        }
+        node.sweep_if_due();
         crate::process::at_first_socket();
-        Some(Ctx { node, port })
+        Some(Ctx {
+            registry: CString::new(node.file().into_os_string().into_encoded_bytes()).ok()?,
+            node,
+            kept: Kept::from_env()?,
+            library: CString::new(own_path()?).ok()?,
+            run: run.unwrap_or(0),
+            own: OnceLock::new(),
+        })
     });
     crate::set_errno(saved);
     ctx.as_ref()
+}
+
+impl Ctx {
+    /// This process's own port, made when it is first wanted.
+    #[inline]
+    pub fn port(&self) -> Option<&'static Port> {
+        match self.own.get() {
+            Some(p) => *p,
+            None => self.make_port(),
+        }
+    }
+
+    #[cold]
+    fn make_port(&self) -> Option<&'static Port> {
+        let make = || {
+            let port = Port::create(self.node.dir(), self.node.me(), self.run);
+            port.ok().map(remember)
+        };
+        *self.own.get_or_init(make)
+    }
+
+    /// The port that `maker` made, with this process in its family.
+    pub fn port_of(&self, maker: ProcessId) -> Option<&'static Port> {
+        if maker == self.node.me() {
+            return self.port();
+        }
+        if let Some(p) = ports().find(|p| p.maker() == maker) {
+            return Some(p);
+        }
+        let port = Port::open_of(self.node.dir(), maker).ok()?;
+        port.join(self.node.me());
+        Some(remember(port))
+    }
+}
+
+fn remember(port: Port) -> &'static Port {
+    let known = Box::leak(Box::new(Known {
+        port,
+        next: AtomicPtr::default(),
+    }));
+    let mut head = PORTS.load(Acquire);
+    loop {
+        known.next.store(head, Relaxed);
+        match PORTS.compare_exchange(head, known, AcqRel, Acquire) {
+            Ok(_) => return &known.port,
+            Err(other) => head = other,
+        }
+    }
+}
+
+/// Every port in which this process has, or had, ends.
+pub fn ports() -> impl Iterator<Item = &'static Port> {
+    let mut at = PORTS.load(Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY: list members are never dropped.
+        let known: &'static Known = unsafe { at.as_ref() }?;
+        at = known.next.load(Acquire);
+        Some(&known.port)
+    })
+}
+
+impl Kept {
+    fn from_env() -> Option<Self> {
+        let pair = |name: &str, value: Vec<u8>| {
+            CString::new([name.as_bytes(), b"=", value.as_slice()].concat()).ok()
+        };
+        let known = |name: &str| pair(name, std::env::var_os(name)?.into_encoded_bytes()).map(Some);
+        let preload = std::env::var_os("LD_PRELOAD").map(|v| v.into_encoded_bytes());
+        let loads = |v: &Vec<u8>| crate::process::names_library(v);
+        let preload = preload.filter(loads).or_else(own_path)?;
+        Some(Self {
+            preload: pair("LD_PRELOAD", preload)?,
+            dir: known("SGM_DIR").flatten(),
+            run: known("SGM_RUN").flatten(),
+            calls: known("SGM_PROMOTE_CALLS").flatten(),
+        })
+    }
+}
+
+/// The file that the loader has this library from.
+fn own_path() -> Option<Vec<u8>> {
+    // SAFETY: an address in this library, an out-pointer to a local; the name is the loader's, and stays.
+    unsafe {
+        let mut info = std::mem::zeroed::<libc::Dl_info>();
+        let here = std::ptr::from_ref(&CTX).cast();
+        if libc::dladdr(here, &mut info) == 0 || info.dli_fname.is_null() {
+            return None;
+        }
+        Some(CStr::from_ptr(info.dli_fname).to_bytes().to_vec())
+    }
 }

@@ -11,17 +11,20 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
-use gm::Role;
+use gm::held::Place;
+use gm::{End, Port, Role};
 use sockets::{Conn, Gate};
 
+use crate::adopt::Came;
 use crate::ctx::{self, Ctx};
 use crate::kernel::Fd;
 use crate::lock::Lock;
+use crate::process::vfork;
 
 /// Descriptors beyond this stay plain.
 const FDS_MAX: usize = 1 << 20;
 /// Standard input, output and error: what stdio reads and writes there never comes by here.
-const STDIO_FDS: c_int = 3;
+pub const STDIO_FDS: c_int = 3;
 const NO_LISTENER: u32 = u32::MAX;
 
 /// One socket of this process.
@@ -39,6 +42,16 @@ pub struct Slot {
     pub watches: AtomicU32,
     /// Its end has a holder less because exec was called; to be put right if that fails.
     pub left_by_exec: AtomicBool,
+    /// A program that will be spawned gets a copy, even if this process's descriptors close on exec.
+    pub spawn_copy: AtomicBool,
+    /// The round of `process::exec` that found a descriptor of it that stays open.
+    pub stays: AtomicU32,
+    /// The last holder closed it: the end is to be freed.
+    ends: AtomicBool,
+    /// Who held the end before this process came; 0: nobody.
+    pub pid_before: AtomicU32,
+    /// Where the end is.
+    port: AtomicPtr<Port>,
     /// Process that put our listener into the registry.
     pub listener_pid: AtomicU32,
     pub listener: Lock<Option<gm::node::Entry>>,
@@ -82,7 +95,7 @@ fn table() -> Option<&'static [AtomicPtr<Slot>]> {
 #[inline]
 fn cell(fd: c_int) -> Option<&'static AtomicPtr<Slot>> {
     // Before the first tracked socket there is nothing to look up, nor a table to make.
-    if fd < 0 || fd as usize >= HIGHEST.load(Relaxed) {
+    if fd < 0 || fd as usize >= HIGHEST.load(Relaxed) || vfork::is_child() {
         return None;
     }
     table()?.get(fd as usize)
@@ -100,6 +113,24 @@ impl Inside {
         // SAFETY: inside, and the descriptor pointed here after we entered: the connection is initialised and is not
         // dropped before we leave.
         unsafe { (*self.slot.conn.get()).assume_init_ref() }
+    }
+
+    /// This process holds the socket no more. True: nobody does.
+    fn leave_end(&self) -> bool {
+        let end = self.conn().end();
+        let me = self.ctx().node.me().pid;
+        // The end is somebody else's now: of the one from whom it came, if that one lives.
+        let before = self.slot.pid_before.load(Relaxed);
+        let before = if gm::os::process_exists(before) {
+            before
+        } else {
+            0
+        };
+        let alone = end.refs.load(Acquire) == 1;
+        if !alone && end.role() != Role::Listener {
+            let _ = end.pid.compare_exchange(me, before, AcqRel, Relaxed);
+        }
+        end.refs.fetch_sub(1, AcqRel) == 1
     }
 
     pub fn ctx(&self) -> &'static Ctx {
@@ -197,27 +228,22 @@ pub fn limit() -> c_int {
 
 /// Starts following a fresh kernel socket. Does nothing if there is no node, or no room: it stays plain.
 pub fn track(fd: c_int, role: Role, flags: u32) {
+    if vfork::is_child() {
+        return;
+    }
     let Some(ctx) = ctx::get() else { return };
     if fd < 0 || fd as usize >= FDS_MAX {
         return;
     }
-    let Some(cell) = table().and_then(|t| t.get(fd as usize)) else {
-        return;
-    };
-    if !cell.load(Acquire).is_null() {
-        // Its predecessor was closed by a call that we did not see.
-        leave_behind(fd, false);
-    }
+    let Some(port) = ctx.port() else { return };
+    leave_behind(fd, false);
     let slot = FREE.lock().pop().unwrap_or_else(new_slot);
     let hint = slot.hint.load(Relaxed);
-    let Ok(index) = ctx
-        .port
-        .allocate(hint.checked_sub(1), role, ctx.node.me().pid)
-    else {
+    let Ok(index) = port.allocate(hint.checked_sub(1), role, ctx.node.me().pid) else {
         FREE.lock().push(slot);
         return;
     };
-    let end = &ctx.port.ends()[index as usize];
+    let end = &port.ends()[index as usize];
     end.set(flags);
     end.descriptor.store(fd as u32 + 1, Relaxed);
     if fd < STDIO_FDS {
@@ -225,16 +251,90 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     }
     end.seen_generation
         .store(ctx.node.offers_generation(), Relaxed);
-    // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
-    unsafe { (*slot.conn.get()).write(Conn::new(end, index)) };
-    slot.fds.store(1, Relaxed);
-    slot.watches.store(0, Relaxed);
-    slot.dead.store(0, Release);
-    HIGHEST.fetch_max(fd as usize + 1, Relaxed);
-    cell.store(std::ptr::from_ref(slot).cast_mut(), Release);
+    let place = Place {
+        port: port.maker(),
+        index,
+    };
+    slot.begin(port, Conn::new(end, place));
+    vfork::note_new();
+    point(fd, slot);
     if crate::uring::blind() {
         end.keep_tcp(gm::Reason::Unsupported);
     }
+}
+
+/// `fd` is a descriptor of the slot's socket from now on.
+fn point(fd: c_int, slot: &'static Slot) {
+    HIGHEST.fetch_max(fd as usize + 1, Relaxed);
+    if let Some(cell) = table().and_then(|t| t.get(fd as usize)) {
+        cell.store(std::ptr::from_ref(slot).cast_mut(), Release);
+    }
+}
+
+/// Follows a socket that others hold, or held: `end` is in `port`, which is not this process's own, or is from before an
+/// exec.
+pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, came: Came) {
+    let Some(ctx) = ctx::opened() else { return };
+    if fd < 0 || fd as usize >= FDS_MAX {
+        return;
+    }
+    leave_behind(fd, false);
+    if let Some(known) = holder_of(place) {
+        alias(&known, fd);
+        if came == Came::Message && end.take_due() {
+            end.refs.fetch_sub(1, AcqRel);
+        }
+        return;
+    }
+    // Who started this program by a call that we did not see has not counted it.
+    if came == Came::Copied || !end.take_due() {
+        end.refs.fetch_add(1, AcqRel);
+    }
+    let conn = Conn::new(end, place);
+    conn.rejoin(&ctx.node, &Fd(fd));
+    let slot = FREE.lock().pop().unwrap_or_else(new_slot);
+    slot.begin(port, conn);
+    if end.role() != Role::Listener {
+        let me = ctx.node.me().pid;
+        let before = end.pid.swap(me, Relaxed);
+        slot.pid_before
+            .store(if before == me { 0 } else { before }, Relaxed);
+    }
+    end.descriptor.store(fd as u32 + 1, Relaxed);
+    vfork::note_new();
+    point(fd, slot);
+    let Some(inside) = enter(fd) else { return };
+    if end.role() == Role::Listener {
+        crate::setup::register(&inside);
+    } else if fd < STDIO_FDS {
+        let why = gm::Reason::Stdio;
+        crate::giving::hand_back(&inside, why);
+    }
+}
+
+/// Goes inside the socket of that cookie, by a descriptor of its own numbering: for a vfork child, which has other
+/// descriptors than the table's.
+pub fn of_cookie(cookie: u64, fd: c_int) -> Option<Inside> {
+    let table = table()?;
+    let known = |cell: &AtomicPtr<Slot>| {
+        // SAFETY: slots are never freed.
+        let slot: &'static Slot = unsafe { cell.load(Acquire).as_ref() }?;
+        slot.gate.enter(rustix::thread::sched_yield);
+        let inside = Inside { slot, fd: Fd(fd) };
+        let live = slot.dead.load(Acquire) == 0;
+        (live && inside.conn().end().cookie.load(Relaxed) == cookie).then_some(inside)
+    };
+    let likely = table.get(fd as usize).and_then(known);
+    let all = || table[..HIGHEST.load(Relaxed)].iter().find_map(known);
+    likely.or_else(all).filter(|_| cookie != 0)
+}
+
+/// The slot by which this process holds the end at `place` already.
+fn holder_of(place: Place) -> Option<Inside> {
+    (0..HIGHEST.load(Relaxed) as c_int)
+        .filter(|fd| is_tracked(*fd))
+        .filter_map(enter)
+        .find(|inside| inside.conn().place() == place)
 }
 
 fn new_slot() -> &'static Slot {
@@ -246,6 +346,11 @@ fn new_slot() -> &'static Slot {
         round: AtomicU32::new(0),
         watches: AtomicU32::new(0),
         left_by_exec: AtomicBool::new(false),
+        spawn_copy: AtomicBool::new(false),
+        stays: AtomicU32::new(0),
+        ends: AtomicBool::new(false),
+        pid_before: AtomicU32::new(0),
+        port: AtomicPtr::new(std::ptr::null_mut()),
         listener_pid: AtomicU32::new(NO_LISTENER),
         listener: Lock::new(None),
         conn: UnsafeCell::new(MaybeUninit::uninit()),
@@ -253,6 +358,26 @@ fn new_slot() -> &'static Slot {
 }
 
 impl Slot {
+    /// A free slot gets a connection whose end is in `port`, and one descriptor.
+    fn begin(&'static self, port: &'static Port, conn: Conn) {
+        // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
+        unsafe { (*self.conn.get()).write(conn) };
+        self.port
+            .store(std::ptr::from_ref(port).cast_mut(), Relaxed);
+        self.fds.store(1, Relaxed);
+        self.watches.store(0, Relaxed);
+        self.pid_before.store(0, Relaxed);
+        self.spawn_copy.store(false, Relaxed);
+        self.ends.store(false, Relaxed);
+        self.dead.store(0, Release);
+    }
+
+    /// Where its end is.
+    pub fn port(&self) -> Option<&'static Port> {
+        // SAFETY: null before the first connection, else a port that is never dropped.
+        unsafe { self.port.load(Relaxed).as_ref() }
+    }
+
     /// The last one is out of a closed socket's slot.
     fn clean(&'static self) {
         // Only one of those who see it empty does the work; who enters meanwhile sees `dead` and leaves.
@@ -261,16 +386,18 @@ impl Slot {
         }
         // SAFETY: dead and empty: no reference to the connection exists, none can be made.
         let conn = unsafe { (*self.conn.get()).assume_init_read() };
-        let index = conn.index();
-        let end = conn.end();
-        drop(conn);
+        let index = conn.place().index;
         if let Some(ctx) = ctx::opened()
-            && end.refs.load(Acquire) == 0
+            && let Some(port) = self.port()
+            && self.ends.load(Acquire)
         {
-            ctx.port.free(index);
+            conn.release(&ctx.node);
+            port.free(index);
         }
-        // The next socket in this slot tries the same end first.
-        self.hint.store(index + 1, Relaxed);
+        // The next socket in this slot tries the same end first, if that is in our own port.
+        let own = ctx::opened().is_some_and(|ctx| conn.place().port == ctx.node.me());
+        drop(conn);
+        self.hint.store(if own { index + 1 } else { 0 }, Relaxed);
         FREE.lock().push(self);
     }
 }
@@ -287,10 +414,7 @@ pub fn alias(inside: &Inside, fd: c_int) {
     inside.slot.fds.fetch_add(1, AcqRel);
     let end = inside.conn().end();
     end.descriptor.store(fd as u32 + 1, Relaxed);
-    HIGHEST.fetch_max(fd as usize + 1, Relaxed);
-    if let Some(cell) = table().and_then(|t| t.get(fd as usize)) {
-        cell.store(std::ptr::from_ref(inside.slot).cast_mut(), Release);
-    }
+    point(fd, inside.slot);
     if fd < STDIO_FDS && inside.conn().end().role() != Role::Listener {
         crate::giving::hand_back(inside, gm::Reason::Stdio);
     }
@@ -331,7 +455,8 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }
     if last_here {
-        let last = inside.conn().end().refs.fetch_sub(1, AcqRel) == 1;
+        let last = inside.leave_end();
+        inside.slot.ends.store(last, Release);
         let ctx = inside.ctx();
         if let Some(entry) = inside.slot.listener.lock().take()
             && inside.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
@@ -413,8 +538,10 @@ pub fn after_fork_in_child() {
 pub fn at_exit() {
     each_slot_once(|inside| {
         let conn = inside.conn();
-        if conn.end().refs.fetch_sub(1, AcqRel) == 1 {
-            conn.close(&inside.ctx().node, &inside.fd, true);
+        let last = inside.leave_end();
+        conn.close(&inside.ctx().node, &inside.fd, last);
+        if last {
+            conn.release(&inside.ctx().node);
         }
     });
 }

@@ -9,6 +9,7 @@
 
 #[macro_use]
 mod table;
+mod adopt;
 mod ctx;
 mod epoll;
 mod fds;

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_uint};
 
-use crate::{epoll, file, poll, process, real, receive, select, send, setup, uring};
+use crate::{adopt, epoll, file, poll, process, real, receive, select, send, setup, uring};
 
 /// # Safety
 /// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
@@ -91,8 +91,17 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_io_uring_enter => uring::enter(a, b, c, d, e, f),
             libc::SYS_io_uring_register => uring::register(a, b, c, d),
             libc::SYS_fork | libc::SYS_vfork => process::fork().into(),
-            libc::SYS_execve => process::execve(a as _, b as _, c as _).into(),
-            libc::SYS_execveat => process::execveat(fd, b as _, c as _, d as _, e as c_int).into(),
+            libc::SYS_execve => process::exec::execve(a as _, b as _, c as _).into(),
+            libc::SYS_execveat => {
+                process::exec::execveat(fd, b as _, c as _, d as _, e as c_int).into()
+            }
+            libc::SYS_pidfd_getfd => {
+                let fd = real::syscall(number, a, b, c, d, e, f);
+                if fd >= 0 {
+                    adopt::meet(fd as c_int, adopt::Came::Copied);
+                }
+                fd
+            }
             _ => real::syscall(number, a, b, c, d, e, f),
         }
     }

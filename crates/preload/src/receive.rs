@@ -231,7 +231,9 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
     } else {
         0
     };
-    receive(
+    // SAFETY: the caller's header.
+    let control = unsafe { (*msg).msg_controllen };
+    let n = receive(
         fd,
         flags,
         room,
@@ -250,7 +252,12 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
         },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::recvmsg(fd, msg, flags) },
-    )
+    );
+    if n >= 0 && control > 0 {
+        // SAFETY: the caller's header, as the kernel left it.
+        unsafe { crate::adopt::received(msg, flags & libc::MSG_PEEK != 0) };
+    }
+    n
 }
 
 /// # Safety
@@ -267,7 +274,17 @@ pub unsafe extern "C" fn recvmmsg(
     let sound = !msgs.is_null() && unsafe { crate::poll::is_time(timeout) };
     if !crate::fds::is_tracked(fd) || !sound {
         // SAFETY: the caller's arguments, unchanged.
-        return unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };
+        let r = unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };
+        for i in 0..usize::try_from(r).unwrap_or(0) {
+            // SAFETY: the kernel has filled the first `r` of the caller's headers.
+            unsafe {
+                crate::adopt::received(
+                    &raw const (*msgs.add(i)).msg_hdr,
+                    flags & libc::MSG_PEEK != 0,
+                )
+            };
+        }
+        return r;
     }
     let mut done = 0;
     while done < n {

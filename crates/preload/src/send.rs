@@ -191,15 +191,20 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
         return unsafe { real::sendmsg(fd, msg, flags) };
     }
     // SAFETY: the caller's header.
-    unsafe { hand_back_passed(msg) };
-    transmit(
+    let passed = unsafe { pass(msg) };
+    let n = transmit(
         fd,
         flags,
         // SAFETY: the caller's header and the buffers in it.
         |f| unsafe { send_many((*msg).msg_iov, (*msg).msg_iovlen, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::sendmsg(fd, msg, flags) },
-    )
+    );
+    if n < 0 && passed {
+        // SAFETY: the caller's header.
+        unsafe { not_passed(msg) };
+    }
+    n
 }
 
 /// # Safety
@@ -226,29 +231,37 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flag
     n as c_int
 }
 
-/// Descriptors in a message's control data leave for another process that may not run our code.
+/// Descriptors in the control data of a message that the kernel sends by itself: all go back to TCP.
 ///
 /// # Safety
 /// `msg` as for sendmsg.
 pub unsafe fn hand_back_passed(msg: *const msghdr) {
-    // SAFETY: the CMSG macros walk the caller's control buffer within its length.
-    unsafe {
-        if msg.is_null() || (*msg).msg_control.is_null() || (*msg).msg_controllen == 0 {
-            return;
-        }
-        let mut c = libc::CMSG_FIRSTHDR(msg);
-        while !c.is_null() {
-            if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
-                let data = libc::CMSG_DATA(c).cast::<c_int>();
-                let end = (*msg).msg_control as usize + (*msg).msg_controllen;
-                let bytes = ((*c).cmsg_len as usize)
-                    .saturating_sub(libc::CMSG_LEN(0) as usize)
-                    .min(end.saturating_sub(data as usize));
-                for i in 0..bytes / size_of::<c_int>() {
-                    crate::process::give_away(data.add(i).read_unaligned(), Reason::Handed);
-                }
-            }
-            c = libc::CMSG_NXTHDR(msg, c);
-        }
-    }
+    let give = |fd| crate::process::give_away(fd, Reason::Handed);
+    // SAFETY: by the caller.
+    unsafe { crate::adopt::each_passed(msg, give) };
+}
+
+/// Descriptors in a message's control data leave for a process that may not run our code. A carried connection goes back to
+/// TCP; a plain one stays free to be carried by who receives it, once nobody else holds it. True: one was posted so.
+///
+/// # Safety
+/// `msg` as for sendmsg.
+#[inline]
+unsafe fn pass(msg: *const msghdr) -> bool {
+    let mut any = false;
+    // SAFETY: by the caller.
+    unsafe { crate::adopt::each_passed(msg, |fd| any |= crate::process::exec::pass(fd)) };
+    any
+}
+
+/// The message was not sent.
+///
+/// # Safety
+/// `msg` as for sendmsg.
+#[cold]
+unsafe fn not_passed(msg: *const msghdr) {
+    let saved = crate::errno();
+    // SAFETY: by the caller.
+    unsafe { crate::adopt::each_passed(msg, crate::process::exec::not_passed) };
+    crate::set_errno(saved);
 }

@@ -102,7 +102,7 @@ pub unsafe extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
 }
 
 /// Puts the listener into the node's registry, once per process that listens or accepts on it.
-fn register(inside: &Inside) {
+pub fn register(inside: &Inside) {
     let ctx = inside.ctx();
     let me = ctx.node.me().pid;
     if inside.slot.listener_pid.swap(me, Relaxed) == me {
@@ -141,23 +141,11 @@ fn listen_address(inside: &Inside) -> Option<ListenAddress> {
     })
 }
 
-/// Is this a TCP socket over IP? Asked only of what an unknown listener accepted.
-fn is_tcp(fd: c_int) -> bool {
-    // SAFETY: the descriptor is the kernel's fresh answer.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let inet = [
-        rustix::net::AddressFamily::INET,
-        rustix::net::AddressFamily::INET6,
-    ];
-    rustix::net::sockopt::socket_domain(fd).is_ok_and(|d| inet.contains(&d))
-        && rustix::net::sockopt::socket_protocol(fd) == Ok(Some(rustix::net::ipproto::TCP))
-}
-
 fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
     if fd < 0 {
         return;
     }
-    if !fds::is_tracked(listener) && is_tcp(fd) {
+    if !fds::is_tracked(listener) && crate::adopt::is_tcp(fd) {
         // It came by exec, or from another process. Who knows what was set there.
         fds::track(listener, Role::Listener, flag::PASSES_OPTIONS);
     }

@@ -11,7 +11,7 @@ macro_rules! for_each_hook {
             read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t, receive, "read from the ring";
             recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t, receive, "read from the ring; MSG_PEEK, MSG_WAITALL, MSG_DONTWAIT, MSG_TRUNC carried, MSG_OOB goes to the kernel";
             recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t, receive, "as recv; the address is left alone, as TCP does";
-            recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t, receive, "as recv, into all buffers; no control data";
+            recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t, receive, "as recv, into all buffers; no control data. A socket that comes in a message is recognised";
             readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, receive, "as read, into all buffers";
             __read_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t) -> ssize_t, receive, "fortified read";
             __recv_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t, receive, "fortified recv";
@@ -23,7 +23,7 @@ macro_rules! for_each_hook {
             write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t, send, "write to the ring";
             send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t, send, "write to the ring; MSG_OOB goes back to TCP first";
             sendto(fd: c_int, buf: *const c_void, n: size_t, flags: c_int, to: *const sockaddr, len: socklen_t) -> ssize_t, send, "as send";
-            sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t, send, "as send, from all buffers; a descriptor passed along (SCM_RIGHTS) goes back to TCP first";
+            sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t, send, "as send, from all buffers; a carried connection passed along (SCM_RIGHTS) goes back to TCP first, a plain one may be carried by who receives it";
             writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, send, "as write, from all buffers";
             sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int, send, "one message at a time";
             pwritev2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as writev when the offset is -1";
@@ -64,23 +64,23 @@ macro_rules! for_each_hook {
             epoll_pwait2(set: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";
             // Processes
             fork() -> c_int, process, "the child holds the same connections; the state is shared";
-            vfork() -> c_int, process, "is fork: a child that shares our memory can't be told from us";
+            vfork() -> c_int, process, "the child shares our memory: there every descriptor goes straight to the kernel, until it execs (x86-64; elsewhere it is fork)";
             _exit(status: c_int) -> !, process, "gives this process's sockets back";
             _Exit(status: c_int) -> !, process, "as _exit";
-            execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "connections that stay open over exec go back to TCP";
-            execv(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
-            execvp(path: *const c_char, argv: *const *const c_char) -> c_int, handback, "as execve";
-            execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
-            fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
-            execveat(dir: c_int, path: *const c_char, argv: *const *const c_char, env: *const *const c_char, flags: c_int) -> c_int, handback, "as execve";
-            execl(path: *const c_char, first: *const c_char) -> c_int, handback, "as execv (x86-64)";
-            execle(path: *const c_char, first: *const c_char) -> c_int, handback, "as execve (x86-64)";
-            execlp(file: *const c_char, first: *const c_char) -> c_int, handback, "as execvp (x86-64)";
-            posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
-            posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, handback, "as execve";
-            posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int, handback, "the connection that the new program will get goes back to TCP";
-            system(command: *const c_char) -> c_int, handback, "as execve";
-            popen(command: *const c_char, mode: *const c_char) -> *mut c_void, handback, "as execve";
+            execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "a program that will load the front joins the connections that stay open; for another they go back to TCP";
+            execv(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";
+            execvp(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";
+            execvpe(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "as execve";
+            fexecve(fd: c_int, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "as execve";
+            execveat(dir: c_int, path: *const c_char, argv: *const *const c_char, env: *const *const c_char, flags: c_int) -> c_int, process, "as execve";
+            execl(path: *const c_char, first: *const c_char) -> c_int, process, "as execv (x86-64)";
+            execle(path: *const c_char, first: *const c_char) -> c_int, process, "as execve (x86-64)";
+            execlp(file: *const c_char, first: *const c_char) -> c_int, process, "as execvp (x86-64)";
+            posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "as execve";
+            posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "as execve";
+            posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int, process, "a copy on 0, 1 or 2 goes back to TCP; another is the new program's as with execve";
+            system(command: *const c_char) -> c_int, process, "as execve";
+            popen(command: *const c_char, mode: *const c_char) -> *mut c_void, process, "as execve";
             // Ways around the others
             aio_read(block: *mut aiocb) -> c_int, handback, "goes back to TCP: the C library's threads read and write unseen";
             aio_read64(block: *mut aiocb) -> c_int, handback, "as aio_read";

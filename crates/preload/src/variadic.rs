@@ -8,7 +8,8 @@ use std::ffi::{c_char, c_int, c_void};
 
 use libc::size_t;
 
-use crate::{fds, process, real, send};
+use crate::process::exec;
+use crate::{fds, real, send};
 
 /// Integer registers that hold arguments.
 const REGISTERS: usize = 6;
@@ -115,15 +116,15 @@ macro_rules! bodies {
 bodies! {
     execl_of(a) {
         let path = a.next() as *const c_char;
-        with_list(&mut a, |argv, _| process::execv(path, argv))
+        with_list(&mut a, |argv, _| exec::execv(path, argv))
     }
     execle_of(a) {
         let path = a.next() as *const c_char;
-        with_list(&mut a, |argv, a| process::execve(path, argv, a.next() as _))
+        with_list(&mut a, |argv, a| exec::execve(path, argv, a.next() as _))
     }
     execlp_of(a) {
         let file = a.next() as *const c_char;
-        with_list(&mut a, |argv, _| process::execvp(file, argv))
+        with_list(&mut a, |argv, _| exec::execvp(file, argv))
     }
     dprintf_of(a) {
         let (fd, format) = (a.next() as c_int, a.next() as *const c_char);

@@ -73,9 +73,13 @@ pub struct SegmentHeader {
     pub ring_bytes: AtomicU32,
     /// See [`crate::handover`].
     pub decision: AtomicU32,
-    pub reserved: AtomicU32,
+    /// Which ends are over: 1 the client's, 2 the server's. With both the file's name goes.
+    pub over: AtomicU32,
     pub key: [AtomicU64; 5],
-    _pad: [AtomicU64; 8],
+    /// Of each end, the client's first: its entry's number over the pid of its port's maker, and that one's start time; 0: not
+    /// known yet.
+    pub owners: [[AtomicU64; 2]; 2],
+    _pad: [AtomicU64; 4],
     /// 0: client to server, 1: server to client.
     pub directions: [Direction; 2],
 }
@@ -209,8 +213,9 @@ impl Default for SegmentHeader {
             version: AtomicU32::new(0),
             ring_bytes: AtomicU32::new(0),
             decision: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
+            over: AtomicU32::new(0),
             key: Default::default(),
+            owners: Default::default(),
             _pad: Default::default(),
             directions: Default::default(),
         }

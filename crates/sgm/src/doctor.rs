@@ -217,7 +217,7 @@ fn populate() -> Check {
 }
 
 fn dead_ports(dir: &Path) -> Vec<std::path::PathBuf> {
-    let dead = |p: &std::path::PathBuf| Port::open(p).map_or(true, |p| !p.alive());
+    let dead = |p: &std::path::PathBuf| gm::sweep::port_is_dead(p);
     Port::list(dir).into_iter().filter(dead).collect()
 }
 
@@ -289,16 +289,8 @@ fn clean(dir: &Path) {
     if gm::os::check_dir(dir).is_err() {
         return;
     }
-    for path in dead_ports(dir) {
-        gm::os::remove(&path);
-    }
+    gm::sweep::sweep_all(dir);
     if let Ok(node) = Node::attach(dir) {
         node.sweep();
-        // A segment has a name only between offer and claim.
-        if node.census().offers == 0 {
-            for path in files(dir, "seg-") {
-                gm::os::remove(&path);
-            }
-        }
     }
 }

@@ -78,7 +78,7 @@ pub fn execute(
     if !wanted.explain && wanted.report.is_none() {
         return Ok(cannot_run(program, &command.exec()));
     }
-    let run = gm::os::random() | 1;
+    let run = gm::sweep::run_of(std::process::id());
     command.env("SGM_RUN", format!("{run:x}"));
     let status = match supervise(&mut command) {
         Ok(status) => status,

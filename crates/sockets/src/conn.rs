@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 
+use gm::held::Place;
 use gm::{End, Segment, State};
 use ring::sync::{
     AtomicU32, AtomicU64,
@@ -15,7 +16,7 @@ use crate::Spin;
 /// Process-private part of a socket. Everything that other holders must see is in `end`.
 pub struct Conn {
     pub(crate) end: &'static End,
-    index: u32,
+    place: Place,
     pub(crate) segment: OnceLock<Segment>,
     pub(crate) write_cache: WriteCache,
     pub(crate) read_cache: ReadCache,
@@ -50,11 +51,11 @@ pub(crate) struct Offer {
 }
 
 impl Conn {
-    /// A socket that has just been made or accepted; `end` is entry `index` of this process's port.
-    pub fn new(end: &'static End, index: u32) -> Self {
+    /// A socket that has just been made, accepted or found; `end` is at `place`.
+    pub fn new(end: &'static End, place: Place) -> Self {
         Self {
             end,
-            index,
+            place,
             segment: OnceLock::new(),
             write_cache: WriteCache::default(),
             read_cache: ReadCache::default(),
@@ -77,8 +78,9 @@ impl Conn {
         self.end
     }
 
-    pub fn index(&self) -> u32 {
-        self.index
+    /// Where the end is: the port's maker, and the number in it.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Must calls on this socket go through the engine? False: the kernel's socket is all there is.

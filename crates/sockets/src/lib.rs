@@ -5,6 +5,7 @@
 //! processes that hold the socket), its rings are in a [`gm::Segment`] (common with the peer).
 //!
 //! * `promote`: from plain TCP to the ring (INV-1), one exclusive step at a time
+//! * `rejoin`: an end that other processes hold as well
 //! * `recv`, `send`: bytes, waiting, and the path each direction is on (INV-2)
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
 //! * `idle`: a reader that finds nothing; `bells`: doorbells on its stream
@@ -24,6 +25,7 @@ mod lock;
 mod promote;
 mod ready;
 mod recv;
+mod rejoin;
 mod send;
 mod spin;
 mod wait;

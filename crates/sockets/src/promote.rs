@@ -2,6 +2,7 @@
 //! this end ([`crate::Gate`]), with signals blocked, so the stream's positions stand still.
 
 use gm::end::flag;
+use gm::segment::Side;
 use gm::{End, Node, Reason, Role, Segment, State};
 use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Key};
@@ -55,7 +56,7 @@ impl Conn {
     }
 
     /// The connection's name, from this end's addresses.
-    fn key(&self, node: &Node, k: &impl Kernel) -> Option<Key> {
+    pub(crate) fn key(&self, node: &Node, k: &impl Kernel) -> Option<Key> {
         let s = k.stream()?;
         let mine = Key {
             client_addr: s.local.0,
@@ -119,6 +120,7 @@ impl Conn {
         let Ok(segment) = Segment::create(node.dir(), id, &key, RING_BYTES) else {
             return end.keep_tcp(Reason::NoMemory);
         };
+        segment.own(self.place());
         match node.offer(&key, id) {
             Ok(entry) => {
                 let _ = self.segment.set(segment);
@@ -128,6 +130,7 @@ impl Conn {
                     posted_us: k.now_us(),
                 });
                 end.reason.store(Reason::NotClaimed as u32, Relaxed);
+                end.segment.store(id, Relaxed);
                 end.set_state(State::Offered);
             }
             Err(_) => {
@@ -164,14 +167,15 @@ impl Conn {
             }
         }
         // Not openable: it was withdrawn this moment, or it is another user's. Either way this stays TCP.
-        let Ok(segment) = Segment::open(node.dir(), id, &key) else {
+        let Ok(segment) = Segment::open(node.dir(), id, &key, Side::Server) else {
             return;
         };
         let claimed = segment.header().claim();
-        Segment::unlink(node.dir(), id);
         node.remove_offer(entry, id);
         if claimed {
+            segment.own(self.place());
             let _ = self.segment.set(segment);
+            end.segment.store(id, Relaxed);
             end.reason.store(Reason::None as u32, Relaxed);
             end.set_state(State::Claimed);
         }

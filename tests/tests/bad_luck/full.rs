@@ -78,7 +78,7 @@ fn still_lives(server: &Server) {
 /// Too small for the registry, or just large enough for it.
 #[test]
 fn no_room_for_a_node() {
-    for size in ["64k", "1m", "1288k", "1320k"] {
+    for size in ["64k", "1m", "1544k", "1576k"] {
         let Some(small) = Small::new(size) else {
             return;
         };
@@ -93,9 +93,9 @@ fn no_room_for_a_node() {
 #[test]
 fn room_for_a_few() {
     for (size, kind) in [
-        ("1400k", "epoll"),
-        ("2m", "epoll"),
-        ("2m", "threads"),
+        ("1660k", "epoll"),
+        ("2256k", "epoll"),
+        ("2256k", "threads"),
         ("3m", "epoll"),
         ("5m", "threads"),
     ] {
@@ -105,7 +105,7 @@ fn room_for_a_few() {
         let report = same_on(&small, kind, &["bulk", "50", "600000"]);
         let short = report.reasons.get("no-memory").copied().unwrap_or(0);
         assert!(short > 0, "{size}: memory was never short: {report:?}");
-        if size != "1400k" {
+        if size != "1660k" {
             assert!(
                 report.carried.tx_bytes > 0,
                 "{size}: nothing was carried: {report:?}"

@@ -194,6 +194,11 @@ impl ProcessId {
         }
     }
 
+    /// The live process of that number.
+    pub fn of(pid: u32) -> Option<Self> {
+        start_time(pid).map(|start| Self { pid, start })
+    }
+
     /// Does it live? A zombie does not.
     pub fn alive(self) -> bool {
         self.pid != 0 && start_time(self.pid) == Some(self.start)

@@ -10,6 +10,7 @@ use sockets::Spin;
 use super::members::{Members, Seen, Watch, register, unregister};
 use crate::fds::{Inside, Slot};
 use crate::lock::Lock;
+use crate::process::vfork;
 
 /// Sets on descriptors beyond this are not followed (their members stay plain).
 const SETS_MAX: usize = 1 << 16;
@@ -69,6 +70,9 @@ static ALL: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
 static FREE: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
 
 fn cell(set: c_int) -> Option<&'static AtomicPtr<Set>> {
+    if vfork::is_child() {
+        return None;
+    }
     SETS.get(usize::try_from(set).ok()?)
 }
 

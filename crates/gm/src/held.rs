@@ -1,0 +1,113 @@
+//! Which end belongs to a socket: the table by which a process finds the state of a descriptor that came to it by exec,
+//! from the program that started it, or in a message.
+//!
+//! The key is the kernel's own number of the socket (SO_COOKIE), which no other socket gets before the next boot. Who is
+//! about to give a socket away posts where its end is; who gets one looks it up, once.
+//!
+//! Rules:
+//! 1. An entry only says where to look. The end it names has the same cookie, or the entry means nothing.
+//! 2. An entry is good until its end is free, and may be taken by anyone when its poster is gone: whoever gets a socket
+//!    from it has looked by then, or the socket is plain TCP, and stays so.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::Error;
+use crate::node::{BUSY, FREE, LIVE, Node, take_entry};
+use crate::os::ProcessId;
+
+pub(crate) const HELD: usize = 4096;
+const PROBE: usize = 16;
+
+#[repr(C, align(64))]
+pub struct Held {
+    state: AtomicU32,
+    /// Who posted it.
+    pid: AtomicU32,
+    start: AtomicU64,
+    cookie: AtomicU64,
+    /// Who made the port.
+    port_start: AtomicU64,
+    port_pid: AtomicU32,
+    /// The end's number in it.
+    index: AtomicU32,
+}
+
+/// Where an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The process that made the port.
+    pub port: ProcessId,
+    /// The end's number in it.
+    pub index: u32,
+}
+
+impl Held {
+    fn place(&self) -> Place {
+        Place {
+            port: ProcessId {
+                pid: self.port_pid.load(Relaxed),
+                start: self.port_start.load(Relaxed),
+            },
+            index: self.index.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn entry(&self) -> (&AtomicU32, &AtomicU32, &AtomicU64) {
+        (&self.state, &self.pid, &self.start)
+    }
+}
+
+impl Node {
+    fn window(&self, cookie: u64) -> &[Held] {
+        let start = (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % (HELD - PROBE);
+        self.held().get(start..start + PROBE).unwrap_or_default()
+    }
+
+    fn holding(&self, cookie: u64) -> Option<&Held> {
+        self.window(cookie)
+            .iter()
+            .find(|h| h.cookie.load(Relaxed) == cookie && h.state.load(Acquire) == LIVE)
+    }
+
+    /// Says that the socket `cookie` has its end at `place`.
+    pub fn hold(&self, cookie: u64, place: Place) -> Result<(), Error> {
+        let known = self.holding(cookie);
+        let taken = known.filter(|h| {
+            h.state
+                .compare_exchange(LIVE, BUSY, AcqRel, Relaxed)
+                .is_ok()
+        });
+        let entry = taken.or_else(|| {
+            let window = self.window(cookie);
+            take_entry(window.iter().map(Held::entry)).map(|i| &window[i])
+        });
+        let h = entry.ok_or(Error::Full("sockets to be found"))?;
+        h.cookie.store(cookie, Relaxed);
+        h.port_pid.store(place.port.pid, Relaxed);
+        h.port_start.store(place.port.start, Relaxed);
+        h.index.store(place.index, Relaxed);
+        h.pid.store(self.me().pid, Relaxed);
+        h.start.store(self.me().start, Relaxed);
+        h.state.store(LIVE, Release);
+        Ok(())
+    }
+
+    /// Where is the end of the socket `cookie`? To be compared with the end itself (rule 1).
+    pub fn find_held(&self, cookie: u64) -> Option<Place> {
+        self.holding(cookie).map(Held::place)
+    }
+
+    /// The end at `place` is free from now on.
+    pub fn release_held(&self, cookie: u64, place: Place) {
+        if let Some(h) = self.holding(cookie)
+            && h.place() == place
+            && h.state
+                .compare_exchange(LIVE, BUSY, AcqRel, Relaxed)
+                .is_ok()
+        {
+            h.cookie.store(0, Relaxed);
+            h.state.store(FREE, Release);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What programs that were killed leave in the node directory goes with the next program that opens the node.
+//!
+//! Rules:
+//! 1. A file goes only when it is sure that nobody alive uses it: a port whose family is dead, a segment whose two ends
+//!    are over or dead. A segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
+//! 2. The ports of a run whose `sgm run --report` still waits for them stay.
+//! 3. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
+
+use std::path::Path;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::time::{Duration, SystemTime};
+
+use crate::os::{self, ProcessId};
+use crate::segment::{self, Segment, Side};
+use crate::{Node, Port};
+
+const PAUSE_NS: u64 = 1_000_000_000;
+const PATIENCE_NS: u64 = 3_000_000;
+const HALF_MADE: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Sweeps, unless somebody did so a moment ago.
+    pub fn sweep_if_due(&self) {
+        let now = os::monotonic_ns();
+        let last = self.header().swept.load(Relaxed);
+        // A time to come is nonsense, or of another boot.
+        let due = last > now || now - last >= PAUSE_NS;
+        if due
+            && self
+                .header()
+                .swept
+                .compare_exchange(last, now, AcqRel, Relaxed)
+                .is_ok()
+        {
+            let from = self.header().sweep_from.load(Relaxed) as usize;
+            let next = sweep(self.dir(), from, now + PATIENCE_NS);
+            self.header().sweep_from.store(next as u32, Relaxed);
+        }
+    }
+}
+
+/// Looks at all files of the directory, however long it takes.
+pub fn sweep_all(dir: &Path) {
+    // Ports first: segments are told by them.
+    for _ in 0..2 {
+        sweep(dir, 0, u64::MAX);
+    }
+}
+
+/// Looks at the files from the `from`th on until `deadline`. Returns where to go on.
+fn sweep(dir: &Path, from: usize, deadline: u64) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    let mut ports = Ports::new();
+    for (i, entry) in entries.flatten().enumerate().skip(from) {
+        if os::monotonic_ns() > deadline {
+            return i;
+        }
+        let name = entry.file_name();
+        let name = name.to_str().unwrap_or_default();
+        if is_left(dir, name, &entry.path(), &mut ports) {
+            os::remove(&entry.path());
+        }
+    }
+    0
+}
+
+/// Ports that a sweep has opened: many segments have their ends in the same.
+type Ports = Vec<(ProcessId, Option<Port>)>;
+
+fn is_left(dir: &Path, name: &str, path: &Path, ports: &mut Ports) -> bool {
+    if name.starts_with("port-") {
+        return port_is_dead(path);
+    }
+    if name.starts_with("new-") {
+        return is_old(path);
+    }
+    let id = name
+        .strip_prefix("seg-")
+        .map(|n| u64::from_str_radix(n, 16));
+    match id {
+        Some(Ok(id)) => segment_is_dead(dir, id, path, ports),
+        _ => false,
+    }
+}
+
+/// A port that nobody lives in and nobody waits for.
+pub fn port_is_dead(path: &Path) -> bool {
+    let Some(maker) = Port::maker_of(path) else {
+        return is_old(path);
+    };
+    // Also one that is half made.
+    if maker.alive() {
+        return false;
+    }
+    let Ok(port) = Port::open(path) else {
+        return true;
+    };
+    let run = port.header().run.load(Acquire);
+    let awaited = run != 0 && os::process_exists(waiter(run));
+    !port.alive() && !awaited
+}
+
+/// `sgm run --report` gathers the ports with this number: its pid over something random.
+pub fn run_of(waiter: u32) -> u64 {
+    u64::from(waiter) << 32 | os::random() & 0xffff_ffff
+}
+
+fn waiter(run: u64) -> u32 {
+    (run >> 32) as u32
+}
+
+fn segment_is_dead(dir: &Path, id: u64, path: &Path, ports: &mut Ports) -> bool {
+    let Ok(segment) = Segment::look(dir, id) else {
+        return is_old(path);
+    };
+    if segment.owner(Side::Client).is_none() {
+        return is_old(path);
+    }
+    [Side::Client, Side::Server].into_iter().all(|side| {
+        segment.outstanding(side).is_none_or(|at| {
+            let known = ports.iter().position(|(maker, _)| *maker == at.port);
+            let i = known.unwrap_or_else(|| {
+                ports.push((at.port, Port::open_of(dir, at.port).ok()));
+                ports.len() - 1
+            });
+            segment::is_gone(ports[i].1.as_ref(), at, id)
+        })
+    })
+}
+
+fn is_old(path: &Path) -> bool {
+    let made = std::fs::symlink_metadata(path).and_then(|m| m.modified());
+    made.is_ok_and(|t| {
+        SystemTime::now()
+            .duration_since(t)
+            .is_ok_and(|age| age > HALF_MADE)
+    })
+}

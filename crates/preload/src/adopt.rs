@@ -1,0 +1,157 @@
+//! Descriptors that came from elsewhere: by exec, from the program that started this one, or in a message. The socket's
+//! cookie leads to the end that others have used so far, and this process becomes one more of its holders.
+//!
+//! A socket that nobody posted (see `gm::held`) stays unknown, and so plain TCP: who else holds it can't be told.
+
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use gm::State;
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::net::{AddressFamily, ipproto, sockopt};
+
+use crate::{ctx, fds};
+
+/// How a descriptor came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// It was open when this program began: the process holds it, whatever number of descriptors it has.
+    Inherited,
+    /// In a message, which was itself a holder.
+    Message,
+    /// As one more of what somebody else keeps.
+    Copied,
+}
+
+/// Looks at what is open as the program begins. Later it could not be told from what the program opens itself, and at the
+/// latest when it ends it would have to be known.
+extern "C" fn at_start() {
+    let saved = crate::errno();
+    each_open(|fd| meet(fd, Came::Inherited));
+    crate::set_errno(saved);
+}
+
+/// Before the constructors of the program and of its other libraries, after the C library's.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = at_start;
+
+/// Every open descriptor of this process. Takes no memory.
+pub fn each_open(mut f: impl FnMut(c_int)) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()) else {
+        return each_open_by_poll(f);
+    };
+    let mut room = [MaybeUninit::<u8>::uninit(); 2048];
+    let mut entries = RawDir::new(dir.as_fd(), &mut room);
+    while let Some(Ok(entry)) = entries.next() {
+        let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
+        if let Some(fd) = number {
+            f(fd);
+        }
+    }
+}
+
+/// Without /proc: asks of the first 1024 which are open.
+fn each_open_by_poll(mut f: impl FnMut(c_int)) {
+    const ONCE: usize = 128;
+    const MOST: usize = 1024;
+    for first in (0..MOST).step_by(ONCE) {
+        let mut set: [libc::pollfd; ONCE] = std::array::from_fn(|i| libc::pollfd {
+            fd: (first + i) as c_int,
+            events: 0,
+            revents: 0,
+        });
+        // SAFETY: our own array. Not the hook: nothing is tracked yet, and nobody waits.
+        let r = unsafe { crate::real::poll(set.as_mut_ptr(), ONCE as libc::nfds_t, 0) };
+        if r < 0 {
+            return;
+        }
+        for p in set.iter().filter(|p| p.revents & libc::POLLNVAL == 0) {
+            f(p.fd);
+        }
+    }
+}
+
+fn borrowed(fd: c_int) -> BorrowedFd<'static> {
+    // SAFETY: whoever calls has the descriptor; if it is closed meanwhile, the kernel says EBADF.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Is this a TCP socket over IP?
+pub fn is_tcp(fd: c_int) -> bool {
+    let fd = borrowed(fd);
+    let inet = [AddressFamily::INET, AddressFamily::INET6];
+    sockopt::socket_protocol(fd) == Ok(Some(ipproto::TCP))
+        && sockopt::socket_domain(fd).is_ok_and(|d| inet.contains(&d))
+}
+
+/// The kernel's own number of a socket; 0: it tells none.
+pub fn cookie(fd: c_int) -> u64 {
+    sockopt::socket_cookie(borrowed(fd)).unwrap_or(0)
+}
+
+/// A descriptor came: if its socket is known on this node, this process is one of its holders from now on.
+pub fn meet(fd: c_int, came: Came) {
+    if !is_tcp(fd) {
+        return;
+    }
+    let Some(ctx) = ctx::get() else { return };
+    let cookie = cookie(fd);
+    let Some(place) = ctx.node.find_held(cookie).filter(|_| cookie != 0) else {
+        return;
+    };
+    let Some(port) = ctx.port_of(place.port) else {
+        return;
+    };
+    let known = port.used_ends().get(place.index as usize);
+    let sound = |e: &&gm::End| {
+        e.cookie.load(std::sync::atomic::Ordering::Relaxed) == cookie && e.state() != State::Free
+    };
+    if let Some(end) = known.filter(sound) {
+        fds::join(fd, port, end, place, came);
+    }
+}
+
+/// A message was received: what came with it.
+///
+/// # Safety
+/// `msg` as recvmsg left it.
+pub unsafe fn received(msg: *const libc::msghdr, peeked: bool) {
+    let saved = crate::errno();
+    // SAFETY: by the caller: the kernel filled the control buffer, to the length that it left there.
+    unsafe {
+        each_passed(msg, |fd| {
+            fds::stale(fd);
+            let came = if peeked { Came::Copied } else { Came::Message };
+            meet(fd, came);
+        });
+    }
+    crate::set_errno(saved);
+}
+
+/// The descriptors in a message's control data.
+///
+/// # Safety
+/// `msg` as for sendmsg.
+#[inline]
+pub unsafe fn each_passed(msg: *const libc::msghdr, mut f: impl FnMut(c_int)) {
+    // SAFETY: the CMSG macros walk the caller's control buffer within its length.
+    unsafe {
+        if msg.is_null() || (*msg).msg_control.is_null() || (*msg).msg_controllen == 0 {
+            return;
+        }
+        let mut c = libc::CMSG_FIRSTHDR(msg);
+        while !c.is_null() {
+            if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(c).cast::<c_int>();
+                let bytes = ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                for i in 0..bytes / size_of::<c_int>() {
+                    f(data.add(i).read_unaligned());
+                }
+            }
+            c = libc::CMSG_NXTHDR(msg, c);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! Another program is about to start, and gets what stays open. If it will load the front (`target`), nothing is taken
+//! back: the ends are posted in the node (`gm::held`), each with one holder more (or, for exec, with the one that this
+//! process was), and the new program joins them as it starts (`adopt`). Else connections go back to TCP.
+//!
+//! What is on descriptor 0, 1 or 2 has gone back already, because stdio's calls are not seen.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use gm::os::ProcessId;
+use gm::{End, Port, Reason, Role, State};
+
+use super::target::{ENTRIES, Environment, Target, Verdict, environment, judge, reaches, restored};
+use super::{give_away, vfork};
+use crate::ctx::{self, Ctx};
+use crate::fds::{self, Inside};
+use crate::{adopt, real};
+
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
+/// Ends that are remembered, to be taken back when the call fails. If there were more, those keep a holder too many.
+const MOST: usize = 32;
+
+/// What a program that is about to start was given.
+struct Given {
+    list: [Option<(&'static End, &'static Port)>; MOST],
+    n: usize,
+    /// Each has a holder more: the new program is a process of its own.
+    added: bool,
+}
+
+/// How the new program comes to its descriptors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It takes this process's place.
+    Exec,
+    /// It takes the place of a child that shares our memory or is unknown to the tables, and so has no holder's part yet.
+    Guest,
+    /// It is a new process.
+    Spawn,
+}
+
+fn stays_open(fd: c_int) -> bool {
+    // SAFETY: F_GETFD takes no argument.
+    let flags = unsafe { real::fcntl(fd, libc::F_GETFD, 0) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
+fn way_of_exec(ctx: &Ctx) -> Way {
+    if vfork::is_child() || ctx.node.me().pid != vfork::pid() {
+        Way::Guest
+    } else {
+        Way::Exec
+    }
+}
+
+/// Marks the sockets that the new program will have, with a number that is returned. `None`: there are none.
+fn mark(way: Way) -> Option<u32> {
+    static ROUND: AtomicU32 = AtomicU32::new(0);
+    let round = ROUND.fetch_add(1, Relaxed) + 1;
+    let mut any = false;
+    let mut see = |inside: &Inside| {
+        inside.slot.stays.store(round, Relaxed);
+        any = true;
+    };
+    match way {
+        Way::Exec => fds::each(|fd, inside| {
+            if stays_open(fd) {
+                see(inside);
+            }
+        }),
+        Way::Spawn => fds::each(|fd, inside| {
+            if stays_open(fd) || inside.slot.spawn_copy.load(Relaxed) {
+                see(inside);
+            }
+        }),
+        Way::Guest => each_of_guest(|_, inside| see(inside)),
+    }
+    any.then_some(round)
+}
+
+/// The known sockets among the descriptors of a child that shares our memory: its numbers are not ours.
+fn each_of_guest(mut f: impl FnMut(c_int, &Inside)) {
+    adopt::each_open(|fd| {
+        if stays_open(fd)
+            && adopt::is_tcp(fd)
+            && let Some(inside) = fds::of_cookie(adopt::cookie(fd), fd)
+        {
+            f(fd, &inside);
+        }
+    });
+}
+
+/// Each marked socket once.
+fn each_marked(way: Way, round: u32, mut f: impl FnMut(&Inside)) {
+    let mut once = |inside: &Inside| {
+        let stays = &inside.slot.stays;
+        if stays.compare_exchange(round, 0, Relaxed, Relaxed).is_ok() {
+            f(inside);
+        }
+    };
+    match way {
+        Way::Guest => each_of_guest(|_, inside| once(inside)),
+        _ => fds::each(|_, inside| once(inside)),
+    }
+}
+
+impl Given {
+    fn new() -> Self {
+        Self {
+            list: [None; MOST],
+            n: 0,
+            added: false,
+        }
+    }
+
+    /// Posts the end, or hands the connection back where that can't be done.
+    fn give(&mut self, ctx: &Ctx, inside: &Inside) {
+        let conn = inside.conn();
+        let end = conn.end();
+        if end.cookie.load(Relaxed) == 0 {
+            end.cookie.store(adopt::cookie(inside.fd.0), Relaxed);
+        }
+        let cookie = end.cookie.load(Relaxed);
+        if cookie == 0 || ctx.node.hold(cookie, conn.place()).is_err() {
+            return crate::giving::hand_back(inside, Reason::Handed);
+        }
+        if self.added {
+            end.refs.fetch_add(1, AcqRel);
+        }
+        end.due.fetch_add(1, AcqRel);
+        if let (Some(place), Some(port)) = (self.list.get_mut(self.n), inside.slot.port()) {
+            *place = Some((end, port));
+            self.n += 1;
+        }
+    }
+
+    fn ends(&self) -> impl Iterator<Item = (&'static End, &'static Port)> {
+        self.list[..self.n].iter().flatten().copied()
+    }
+
+    /// The ports live as long as the new process, even if it has not looked yet when all others are gone.
+    fn settle(&self, child: ProcessId) {
+        let mut last = std::ptr::null();
+        for (_, port) in self.ends() {
+            if !std::ptr::eq(port, last) {
+                port.join(child);
+            }
+            last = port;
+        }
+    }
+
+    /// There is no new program.
+    fn take_back(&self, way: Way) {
+        for (end, port) in self.ends() {
+            if end.take_due() && self.added {
+                end.refs.fetch_sub(1, AcqRel);
+            }
+            if way == Way::Guest {
+                port.leave(ProcessId::me());
+            }
+        }
+    }
+}
+
+/// Before a program starts with environment `env`. Returns the environment that it shall have, perhaps in `room`.
+///
+/// # Safety
+/// `env` is null or a list as for execve.
+unsafe fn before(
+    ctx: &'static Ctx,
+    way: Way,
+    target: Target<'_>,
+    env: *const *const c_char,
+    room: Option<&mut [*const c_char; ENTRIES]>,
+    given: &mut Given,
+) -> *const *const c_char {
+    let Some(round) = mark(way) else {
+        return env;
+    };
+    // SAFETY: by the caller.
+    let keeps = unsafe { environment(ctx, env) };
+    let verdict = match keeps {
+        Environment::Refuses => Verdict::Stranger,
+        _ => judge(target),
+    };
+    if verdict == Verdict::Missing {
+        return env;
+    }
+    let mut passed = env;
+    let mut carry = verdict == Verdict::Loads && reaches(ctx);
+    if carry && keeps == Environment::Lost {
+        carry = room.is_some_and(|room| {
+            passed = room.as_ptr();
+            // SAFETY: by the caller; ours live as long as the process.
+            unsafe { restored(ctx, env, room) }
+        });
+        if !carry {
+            passed = env;
+        }
+    }
+    given.added = way != Way::Exec;
+    each_marked(way, round, |inside| {
+        let stdio = way == Way::Guest && inside.fd.0 < fds::STDIO_FDS;
+        if carry && !(stdio && inside.conn().end().role() != Role::Listener) {
+            given.give(ctx, inside);
+        } else {
+            let why = if stdio { Reason::Stdio } else { Reason::Handed };
+            crate::giving::hand_back(inside, why);
+        }
+    });
+    if way == Way::Guest {
+        given.settle(ProcessId::me());
+    }
+    passed
+}
+
+/// What closes on exec has a holder less.
+fn leave_closing() {
+    fds::each(|fd, inside| {
+        if stays_open(fd) {
+            inside.slot.stays.store(u32::MAX, Relaxed);
+        }
+    });
+    fds::each_slot_once(|inside| {
+        let closes = inside.slot.stays.swap(0, Relaxed) != u32::MAX;
+        if closes {
+            inside.conn().end().refs.fetch_sub(1, AcqRel);
+        }
+        inside.slot.left_by_exec.store(closes, Relaxed);
+    });
+}
+
+/// Exec failed: the holders are all here still.
+fn return_to_closing() {
+    fds::each_slot_once(|inside| {
+        if inside.slot.left_by_exec.swap(false, Relaxed) {
+            inside.conn().end().refs.fetch_add(1, AcqRel);
+        }
+    });
+}
+
+/// One call of the exec family.
+///
+/// # Safety
+/// `env` is null or a list as for execve.
+unsafe fn exec(
+    target: Target<'_>,
+    env: *const *const c_char,
+    call: impl FnOnce(*const *const c_char) -> c_int,
+) -> c_int {
+    let Some(ctx) = ctx::opened() else {
+        return call(env);
+    };
+    let saved = crate::errno();
+    let way = way_of_exec(ctx);
+    let mut room = [std::ptr::null(); ENTRIES];
+    let mut given = Given::new();
+    // SAFETY: by the caller.
+    let env = unsafe { before(ctx, way, target, env, Some(&mut room), &mut given) };
+    if way == Way::Exec {
+        leave_closing();
+    }
+    crate::set_errno(saved);
+    let r = call(env);
+    let saved = crate::errno();
+    given.take_back(way);
+    if way == Way::Exec {
+        return_to_closing();
+    }
+    crate::set_errno(saved);
+    r
+}
+
+/// # Safety
+/// Null or a C string.
+unsafe fn text<'a>(s: *const c_char) -> Option<&'a CStr> {
+    // SAFETY: by the caller.
+    (!s.is_null()).then(|| unsafe { CStr::from_ptr(s) })
+}
+
+/// The front's call of a function of the exec family. `$path`: its text, which may be null: the kernel refuses that.
+macro_rules! exec_path {
+    ($kind:ident($path:ident), $env:expr, |$new:ident| $call:expr) => {
+        // SAFETY: the caller's arguments; the environment is theirs or one made of it.
+        unsafe {
+            let call = |$new: *const *const c_char| $call;
+            match text($path) {
+                Some(path) => exec(Target::$kind(path), $env, call),
+                None => call($env),
+            }
+        }
+    };
+}
+
+/// # Safety
+/// As execve(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execve(
+    path: *const c_char,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+) -> c_int {
+    exec_path!(Path(path), env, |new| real::execve(path, argv, new))
+}
+
+/// # Safety
+/// As execv(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execv(path: *const c_char, argv: *const *const c_char) -> c_int {
+    exec_path!(Path(path), environ, |new| real::execve(path, argv, new))
+}
+
+/// # Safety
+/// As execvp(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execvp(file: *const c_char, argv: *const *const c_char) -> c_int {
+    exec_path!(File(file), environ, |new| real::execvpe(file, argv, new))
+}
+
+/// # Safety
+/// As execvpe(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execvpe(
+    file: *const c_char,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+) -> c_int {
+    exec_path!(File(file), env, |new| real::execvpe(file, argv, new))
+}
+
+/// # Safety
+/// As fexecve(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fexecve(
+    fd: c_int,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+) -> c_int {
+    // SAFETY: the caller's arguments; the environment is theirs or one made of it.
+    unsafe { exec(Target::Open(fd), env, |new| real::fexecve(fd, argv, new)) }
+}
+
+/// # Safety
+/// As execveat(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execveat(
+    dir: c_int,
+    path: *const c_char,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the caller's arguments; the environment is theirs or one made of it.
+    unsafe {
+        let call = |new: *const *const c_char| real::execveat(dir, path, argv, new, flags);
+        match text(path) {
+            Some(path) => exec(Target::At(dir, path, flags), env, call),
+            None => call(env),
+        }
+    }
+}
+
+/// One call that starts a program in a new process. `call` gives the child, if it is known; `None`: it failed.
+///
+/// # Safety
+/// `env` is null or a list as for execve.
+unsafe fn spawn<T>(
+    target: Target<'_>,
+    env: *const *const c_char,
+    room: Option<&mut [*const c_char; ENTRIES]>,
+    call: impl FnOnce(*const *const c_char) -> (T, Option<u32>),
+) -> T {
+    let Some(ctx) = ctx::opened() else {
+        return call(env).0;
+    };
+    let saved = crate::errno();
+    // In a guest, `mark` must look at the guest's own descriptors.
+    let way = match way_of_exec(ctx) {
+        Way::Guest => Way::Guest,
+        _ => Way::Spawn,
+    };
+    let mut given = Given::new();
+    // SAFETY: by the caller.
+    let env = unsafe { before(ctx, way, target, env, room, &mut given) };
+    crate::set_errno(saved);
+    let (r, child) = call(env);
+    if given.n > 0 {
+        let saved = crate::errno();
+        match child {
+            None => given.take_back(way),
+            Some(0) => {}
+            Some(pid) => ProcessId::of(pid).into_iter().for_each(|c| given.settle(c)),
+        }
+        crate::set_errno(saved);
+    }
+    r
+}
+
+macro_rules! posix_spawns {
+    ($($name:ident: $kind:ident;)*) => {$(
+        /// # Safety
+        /// As posix_spawn(3).
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            pid: *mut c_int,
+            path: *const c_char,
+            actions: *const c_void,
+            attributes: *const c_void,
+            argv: *const *const c_char,
+            env: *const *const c_char,
+        ) -> c_int {
+            let mut room = [std::ptr::null(); ENTRIES];
+            // SAFETY: the caller's arguments; the environment is theirs or one made of it.
+            unsafe {
+                let call = |new: *const *const c_char| {
+                    let mut child = 0;
+                    let r = real::$name(&mut child, path, actions, attributes, argv, new);
+                    if r == 0 && !pid.is_null() {
+                        *pid = child;
+                    }
+                    (r, (r == 0).then_some(child as u32))
+                };
+                match text(path) {
+                    Some(path) => {
+                        // Where a relative path leads, the file actions may change.
+                        let fixed = actions.is_null()
+                            || path.to_bytes().starts_with(b"/")
+                            || !path.to_bytes().contains(&b'/');
+                        let target = if fixed { Target::$kind(path) } else { Target::Unsure };
+                        spawn(target, env, Some(&mut room), call)
+                    }
+                    None => call(env).0,
+                }
+            }
+        }
+    )*};
+}
+posix_spawns! {
+    posix_spawn: Path;
+    posix_spawnp: File;
+}
+
+/// What system and popen start.
+const SHELL: Target<'_> = Target::Path(c"/bin/sh");
+
+/// # Safety
+/// As system(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
+    // SAFETY: the caller's argument; the program's own environment.
+    unsafe {
+        if command.is_null() {
+            return real::system(command);
+        }
+        spawn(SHELL, environ, None, |_| {
+            let r = real::system(command);
+            (r, (r != -1).then_some(0))
+        })
+    }
+}
+
+/// # Safety
+/// As popen(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn popen(command: *const c_char, mode: *const c_char) -> *mut c_void {
+    // SAFETY: the caller's arguments; the program's own environment.
+    unsafe {
+        spawn(SHELL, environ, None, |_| {
+            let stream = real::popen(command, mode);
+            (stream, (!stream.is_null()).then_some(0))
+        })
+    }
+}
+
+/// # Safety
+/// As posix_spawn_file_actions_adddup2(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_spawn_file_actions_adddup2(
+    actions: *mut c_void,
+    fd: c_int,
+    to: c_int,
+) -> c_int {
+    if to < fds::STDIO_FDS {
+        give_away(fd, Reason::Handed);
+    } else if let Some(inside) = fds::enter(fd) {
+        // The copy stays open in the new program, even if `fd` closes on exec.
+        inside.slot.spawn_copy.store(true, Relaxed);
+    }
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::posix_spawn_file_actions_adddup2(actions, fd, to) }
+}
+
+/// A descriptor goes into a message. True: its end was posted, and the message is one of the holders.
+pub fn pass(fd: c_int) -> bool {
+    let Some(inside) = fds::enter(fd) else {
+        return false;
+    };
+    let saved = crate::errno();
+    let mut given = Given::new();
+    if inside.conn().end().state() == State::Plain {
+        given.added = true;
+        given.give(inside.ctx(), &inside);
+    } else {
+        give_away(fd, Reason::Handed);
+    }
+    crate::set_errno(saved);
+    given.n > 0
+}
+
+/// The message was not sent.
+pub fn not_passed(fd: c_int) {
+    if let Some(inside) = fds::enter(fd) {
+        let end = inside.conn().end();
+        if end.take_due() {
+            end.refs.fetch_sub(1, AcqRel);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Processes: fork and exit here; `exec` for what leaves to another program, `target` for whether that one will load the
+//! front, `vfork` for the child that is not yet a process of its own.
+
+pub mod exec;
+mod target;
+pub mod vfork;
+
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::atomic::Ordering::Relaxed;
+
+use gm::Reason;
+
+pub use self::target::names_library;
+
+use crate::{ctx, epoll, fds, kernel, real, uring};
+
+/// Once, when the first TCP socket is made.
+pub fn at_first_socket() {
+    // Fork handlers cover fork, daemon and forkpty, which call no interposable fork.
+    // SAFETY: three handlers that stay loaded as long as the library.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+}
+
+unsafe extern "C" fn before() {
+    fds::before_fork();
+    epoll::before_fork();
+}
+
+unsafe extern "C" fn in_parent() {
+    epoll::after_fork();
+    fds::after_fork_in_parent();
+}
+
+unsafe extern "C" fn in_child() {
+    epoll::after_fork();
+    fds::after_fork_in_child();
+    kernel::forget_thread();
+    uring::in_child();
+    if let Some(ctx) = ctx::opened() {
+        ctx.node.after_fork();
+        ctx::ports().for_each(|p| p.join(ctx.node.me()));
+        let pid = ctx.node.me().pid;
+        fds::each_slot_once(|inside| {
+            let end = inside.conn().end();
+            if end.role() != gm::Role::Listener {
+                let before = end.pid.swap(pid, Relaxed);
+                inside.slot.pid_before.store(before, Relaxed);
+            }
+        });
+        epoll::in_child();
+    }
+}
+
+/// The process ends in an orderly way.
+fn leave() {
+    let Some(ctx) = ctx::opened() else { return };
+    let me = ctx.node.me();
+    if vfork::is_child() || me.pid != vfork::pid() {
+        // A child of vfork or of a raw clone: not a member of the family.
+        return;
+    }
+    fds::at_exit();
+    for port in ctx::ports() {
+        port.leave(me);
+        if port.is_left() && port.header().run.load(Relaxed) == 0 {
+            gm::os::remove(port.path());
+        }
+    }
+}
+
+extern "C" fn at_exit() {
+    leave();
+}
+
+/// Runs with the destructors of the program's other libraries, after its own exit handlers.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;
+
+/// # Safety
+/// As _exit(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    leave();
+    // SAFETY: the caller's argument, unchanged.
+    unsafe { real::_exit(status) }
+}
+
+/// # Safety
+/// As _Exit(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    // SAFETY: as _exit.
+    unsafe { _exit(status) }
+}
+
+/// # Safety
+/// As fork(2). The fork handlers do the work; they can't see whether it failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> c_int {
+    // SAFETY: no arguments.
+    let pid = unsafe { real::fork() };
+    if pid < 0 && ctx::opened().is_some() {
+        let saved = crate::errno();
+        fds::fork_failed();
+        crate::set_errno(saved);
+    }
+    pid
+}
+
+/// The descriptor goes to somebody who may not run our code: back to TCP.
+pub fn give_away(fd: c_int, why: Reason) {
+    if let Some(inside) = fds::enter(fd) {
+        crate::giving::hand_back(&inside, why);
+    }
+}
+
+macro_rules! aio {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(block: *mut libc::aiocb) -> c_int {
+            // SAFETY: null or the caller's control block.
+            if let Some(block) = unsafe { block.as_ref() } {
+                give_away(block.aio_fildes, Reason::Unsupported);
+            }
+            // SAFETY: the caller's argument, unchanged.
+            unsafe { real::$name(block) }
+        }
+    )*};
+}
+aio! { aio_read aio_read64 aio_write aio_write64 }
+
+macro_rules! lio {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(mode: c_int, list: *const *mut libc::aiocb, n: c_int, event: *mut c_void) -> c_int {
+            for i in 0..usize::try_from(n).unwrap_or(0) {
+                // SAFETY: the caller's list of `n` control blocks, of which some may be null.
+                if let Some(block) = unsafe { list.add(i).as_ref().and_then(|b| b.as_ref()) } {
+                    give_away(block.aio_fildes, Reason::Unsupported);
+                }
+            }
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name(mode, list, n, event) }
+        }
+    )*};
+}
+lio! { lio_listio lio_listio64 }
+
+/// # Safety
+/// As fdopen(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
+    give_away(fd, Reason::Stdio);
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::fdopen(fd, mode) }
+}

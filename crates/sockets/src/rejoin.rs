@@ -1,0 +1,84 @@
+//! An end that other processes hold, or held: what this one needs to be one more holder, and what the last one leaves.
+
+use gm::end::flag;
+use gm::segment::Side;
+use gm::{Node, Role, Segment, State};
+use ring::Key;
+use ring::sync::Ordering::Relaxed;
+
+use crate::conn::Offer;
+use crate::{Conn, Kernel};
+
+impl Conn {
+    fn side(&self) -> Side {
+        match self.end.role() {
+            Role::Server => Side::Server,
+            _ => Side::Client,
+        }
+    }
+
+    /// The connection's name, as the end noted it when it was promoted.
+    fn noted_key(&self) -> Key {
+        let w: [u64; 5] = std::array::from_fn(|i| self.end.address[i].load(Relaxed));
+        let address =
+            |low: u64, high: u64| ((u128::from(high) << 64) | u128::from(low)).to_le_bytes();
+        let local = (address(w[0], w[1]), w[4] as u16);
+        let peer = (address(w[2], w[3]), (w[4] >> 16) as u16);
+        let (client, server) = match self.side() {
+            Side::Client => (local, peer),
+            Side::Server => (peer, local),
+        };
+        Key {
+            client_addr: client.0,
+            server_addr: server.0,
+            client_port: client.1,
+            server_port: server.1,
+            netns: (w[4] >> 32) as u32,
+        }
+    }
+
+    /// Before the first call on an end that this process has just come to hold: opens what the others have open. False: it is
+    /// engaged, and can't be used.
+    pub fn rejoin(&self, node: &Node, k: &impl Kernel) -> bool {
+        let end = self.end;
+        if !matches!(
+            end.state(),
+            State::Offered | State::Claimed | State::Carried
+        ) {
+            return true;
+        }
+        let id = end.segment.load(Relaxed);
+        // A stream that was reset has no peer's address any more.
+        let key = self.key(node, k).unwrap_or_else(|| self.noted_key());
+        let Ok(segment) = Segment::open(node.dir(), id, &key, self.side()) else {
+            return false;
+        };
+        if end.state() == State::Offered
+            && let Some((entry, at)) = node.find_offer(&key)
+            && at == id
+        {
+            let posted_us = k.now_us();
+            let _ = self.offer.set(Offer {
+                entry,
+                id,
+                posted_us,
+            });
+        }
+        self.segment.set(segment).is_ok()
+    }
+
+    /// After the last holder's close: the segment's name goes, if the peer's end is over too.
+    pub fn release(&self, node: &Node) {
+        let id = self.end.segment.load(Relaxed);
+        if id != 0
+            && let Some(segment) = self.segment()
+        {
+            let bereaved = self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+            segment.end_side(node.dir(), id, self.side(), bereaved);
+        }
+        let cookie = self.end.cookie.load(Relaxed);
+        if cookie != 0 {
+            node.release_held(cookie, self.place());
+        }
+    }
+}
