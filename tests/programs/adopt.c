@@ -311,6 +311,63 @@ static void vfork_server(int listener)
 }
 static void vfork_client(int port) { client_of(port, 4); }
 
+/* All of it in a row, children that are killed at any moment among them, while the connection is used. */
+static void churn_server(int listener)
+{
+    int fd = accept_warm(listener);
+    struct rng rng = {17};
+    struct stream in = {SEED_IN, 0}, out = {SEED_OUT, 0};
+    setenv("SGM_TEST_SERVE", "wait", 1);
+    for (int i = 0; i < 60; i++) {
+        pid_t child = 0;
+        switch (between(&rng, 0, 5)) {
+        case 0:
+            child = spawned("/proc/self/exe", NULL);
+            break;
+        case 1:
+            if ((child = MUST(fork())) == 0) {
+                execv("/proc/self/exe", arguments);
+                _exit(127);
+            }
+            break;
+        case 2:
+            if ((child = MUST(vfork())) == 0) {
+                execl("/bin/sleep", "sleep", "9", NULL);
+                _exit(127);
+            }
+            break;
+        case 3:
+            if ((child = MUST(fork())) == 0)
+                for (;;)
+                    pause();
+            break;
+        default:
+            MUST(system("true"));
+        }
+        stream_receive(&in, fd, 3000, 1000);
+        if (child) {
+            usleep(between(&rng, 0, 3000));
+            kill(child, SIGKILL);
+        }
+        stream_send(&out, fd, 3000, 1000);
+        if (child)
+            waitpid(child, NULL, 0);
+    }
+    say("all done");
+    MUST(close(fd));
+}
+static void churn_client(int port)
+{
+    int fd = connect_warm(port);
+    char text[8];
+    struct stream out = {SEED_IN, 0}, in = {SEED_OUT, 0};
+    for (int i = 0; i < 60; i++) {
+        stream_send(&out, fd, 3000, 1000);
+        stream_receive(&in, fd, 3000, 1000);
+    }
+    CALL("read", read(fd, text, 8));
+}
+
 /* The parent's memory is the child's, as programs rely on that use vfork's and nothing less. */
 static void vfork_memory_server(int fd)
 {
@@ -396,5 +453,5 @@ const struct test_case cases[] = {
     RAW_CASE(exec),        RAW_CASE(exec_self),   RAW_CASE(exec_copies), RAW_CASE(exec_cleared), RAW_CASE(exec_refused),
     RAW_CASE(exec_script), RAW_CASE(spawn),       RAW_CASE(spawn_last),  RAW_CASE(spawn_fails),  RAW_CASE(unread),
     RAW_CASE(holders),     RAW_CASE(vfork),       CASE(vfork_memory),    RAW_CASE(passed),       CASE(passed_to_self),
-    END_OF_CASES,
+    RAW_CASE(churn),       END_OF_CASES,
 };

@@ -294,6 +294,7 @@ twins! {
         raw holders: Carried(6 * PART - 16 * KIB);
         raw vfork: Carried(8 * PART - 16 * KIB);
         pair vfork_memory: PROMOTED;
+        raw churn: Carried(350_000);
         raw passed: Carried(2 * PART - 64 * KIB);
         pair passed_to_self: Any;
     }

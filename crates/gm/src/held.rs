@@ -111,3 +111,33 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_found_by_its_cookie_until_it_is_released() {
+        let dir = std::env::temp_dir().join(format!("sgm-held-{:016x}", crate::os::random()));
+        let node = Node::open(&dir).unwrap();
+        let place = |index| Place {
+            port: node.me(),
+            index,
+        };
+        // Many more than a window holds, but of live posters: the full ones say so.
+        let held = |cookie: &u64| node.hold(*cookie, place(*cookie as u32)).is_ok();
+        let cookies: Vec<u64> = (1..2000).filter(held).collect();
+        assert!(cookies.len() > 1500, "{} of 1999", cookies.len());
+        for c in &cookies {
+            assert_eq!(node.find_held(*c), Some(place(*c as u32)));
+        }
+        // Posted again elsewhere, it is released only from there.
+        let c = cookies[0];
+        node.hold(c, place(77)).unwrap();
+        node.release_held(c, place(c as u32));
+        assert_eq!(node.find_held(c), Some(place(77)));
+        node.release_held(c, place(77));
+        assert_eq!(node.find_held(c), None);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use gm::os::ProcessId;
 use gm::{Node, Port};
 
+use crate::process::FileId;
+
 pub struct Ctx {
     pub node: Node,
     /// What brought the front here, to be put back into an environment that lost it.
@@ -18,7 +20,7 @@ pub struct Ctx {
     /// The registry's file: who can't open it shares no node with us.
     pub registry: CString,
     /// This library's file.
-    pub library: CString,
+    pub library: FileId,
     run: u64,
     own: OnceLock<Option<&'static Port>>,
 }
@@ -79,7 +81,7 @@ fn open() -> Option<&'static Ctx> {
             registry: CString::new(node.file().into_os_string().into_encoded_bytes()).ok()?,
             node,
             kept: Kept::from_env()?,
-            library: CString::new(own_path()?).ok()?,
+            library: FileId::of(&own_path()?)?,
             run: run.unwrap_or(0),
             own: OnceLock::new(),
         })

@@ -44,7 +44,7 @@ pub struct Slot {
     pub left_by_exec: AtomicBool,
     /// A program that will be spawned gets a copy, even if this process's descriptors close on exec.
     pub spawn_copy: AtomicBool,
-    /// The round of `process::exec` that found a descriptor of it that stays open.
+    /// Not 0: exec was called, and a descriptor of it stays open.
     pub stays: AtomicU32,
     /// The last holder closed it: the end is to be freed.
     ends: AtomicBool,
@@ -327,6 +327,15 @@ pub fn of_cookie(cookie: u64, fd: c_int) -> Option<Inside> {
     let likely = table.get(fd as usize).and_then(known);
     let all = || table[..HIGHEST.load(Relaxed)].iter().find_map(known);
     likely.or_else(all).filter(|_| cookie != 0)
+}
+
+/// Has the slot a descriptor below `fd` of which `f` holds?
+pub fn has_lower(fd: c_int, slot: &Slot, f: impl Fn(c_int) -> bool) -> bool {
+    slot.fds.load(Acquire) > 1
+        && (0..fd).any(|other| {
+            let same = cell(other).is_some_and(|c| std::ptr::eq(c.load(Acquire), slot));
+            same && f(other)
+        })
 }
 
 /// The slot by which this process holds the end at `place` already.

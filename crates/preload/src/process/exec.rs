@@ -5,7 +5,6 @@
 //! What is on descriptor 0, 1 or 2 has gone back already, because stdio's calls are not seen.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::os::ProcessId;
@@ -57,55 +56,32 @@ fn way_of_exec(ctx: &Ctx) -> Way {
     }
 }
 
-/// Marks the sockets that the new program will have, with a number that is returned. `None`: there are none.
-fn mark(way: Way) -> Option<u32> {
-    static ROUND: AtomicU32 = AtomicU32::new(0);
-    let round = ROUND.fetch_add(1, Relaxed) + 1;
-    let mut any = false;
-    let mut see = |inside: &Inside| {
-        inside.slot.stays.store(round, Relaxed);
-        any = true;
+/// Each socket that the new program will have, once (in a guest, once per descriptor).
+fn each_staying(way: Way, mut f: impl FnMut(&Inside)) {
+    let stays = |fd: c_int, slot: &fds::Slot| {
+        stays_open(fd) || way == Way::Spawn && slot.spawn_copy.load(Relaxed)
     };
     match way {
-        Way::Exec => fds::each(|fd, inside| {
-            if stays_open(fd) {
-                see(inside);
+        Way::Guest => each_of_guest(f),
+        _ => fds::each(|fd, inside| {
+            let again = || fds::has_lower(fd, inside.slot, |other| stays(other, inside.slot));
+            if stays(fd, inside.slot) && !again() {
+                f(inside);
             }
         }),
-        Way::Spawn => fds::each(|fd, inside| {
-            if stays_open(fd) || inside.slot.spawn_copy.load(Relaxed) {
-                see(inside);
-            }
-        }),
-        Way::Guest => each_of_guest(|_, inside| see(inside)),
     }
-    any.then_some(round)
 }
 
 /// The known sockets among the descriptors of a child that shares our memory: its numbers are not ours.
-fn each_of_guest(mut f: impl FnMut(c_int, &Inside)) {
+fn each_of_guest(mut f: impl FnMut(&Inside)) {
     adopt::each_open(|fd| {
         if stays_open(fd)
             && adopt::is_tcp(fd)
             && let Some(inside) = fds::of_cookie(adopt::cookie(fd), fd)
         {
-            f(fd, &inside);
+            f(&inside);
         }
     });
-}
-
-/// Each marked socket once.
-fn each_marked(way: Way, round: u32, mut f: impl FnMut(&Inside)) {
-    let mut once = |inside: &Inside| {
-        let stays = &inside.slot.stays;
-        if stays.compare_exchange(round, 0, Relaxed, Relaxed).is_ok() {
-            f(inside);
-        }
-    };
-    match way {
-        Way::Guest => each_of_guest(|_, inside| once(inside)),
-        _ => fds::each(|_, inside| once(inside)),
-    }
 }
 
 impl Given {
@@ -121,6 +97,9 @@ impl Given {
     fn give(&mut self, ctx: &Ctx, inside: &Inside) {
         let conn = inside.conn();
         let end = conn.end();
+        if self.ends().any(|(known, _)| std::ptr::eq(known, end)) {
+            return;
+        }
         if end.cookie.load(Relaxed) == 0 {
             end.cookie.store(adopt::cookie(inside.fd.0), Relaxed);
         }
@@ -178,9 +157,11 @@ unsafe fn before(
     room: Option<&mut [*const c_char; ENTRIES]>,
     given: &mut Given,
 ) -> *const *const c_char {
-    let Some(round) = mark(way) else {
+    let mut any = false;
+    each_staying(way, |_| any = true);
+    if !any {
         return env;
-    };
+    }
     // SAFETY: by the caller.
     let keeps = unsafe { environment(ctx, env) };
     let verdict = match keeps {
@@ -191,7 +172,8 @@ unsafe fn before(
         return env;
     }
     let mut passed = env;
-    let mut carry = verdict == Verdict::Loads && reaches(ctx);
+    // SAFETY: by the caller.
+    let mut carry = verdict == Verdict::Loads && unsafe { reaches(ctx, env) };
     if carry && keeps == Environment::Lost {
         carry = room.is_some_and(|room| {
             passed = room.as_ptr();
@@ -203,7 +185,7 @@ unsafe fn before(
         }
     }
     given.added = way != Way::Exec;
-    each_marked(way, round, |inside| {
+    each_staying(way, |inside| {
         let stdio = way == Way::Guest && inside.fd.0 < fds::STDIO_FDS;
         if carry && !(stdio && inside.conn().end().role() != Role::Listener) {
             given.give(ctx, inside);
@@ -212,8 +194,11 @@ unsafe fn before(
             crate::giving::hand_back(inside, why);
         }
     });
-    if way == Way::Guest {
-        given.settle(ProcessId::me());
+    match way {
+        Way::Guest => given.settle(ProcessId::me()),
+        // Whatever file actions were made are used up; a program that joins with none counted adds itself.
+        Way::Spawn => fds::each(|_, inside| inside.slot.spawn_copy.store(false, Relaxed)),
+        Way::Exec => {}
     }
     passed
 }
@@ -222,11 +207,11 @@ unsafe fn before(
 fn leave_closing() {
     fds::each(|fd, inside| {
         if stays_open(fd) {
-            inside.slot.stays.store(u32::MAX, Relaxed);
+            inside.slot.stays.store(1, Relaxed);
         }
     });
     fds::each_slot_once(|inside| {
-        let closes = inside.slot.stays.swap(0, Relaxed) != u32::MAX;
+        let closes = inside.slot.stays.swap(0, Relaxed) == 0;
         if closes {
             inside.conn().end().refs.fetch_sub(1, AcqRel);
         }

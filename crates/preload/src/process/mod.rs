@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gm::Reason;
 
-pub use self::target::names_library;
+pub use self::target::{FileId, names_library};
 
 use crate::{ctx, epoll, fds, kernel, real, uring};
 

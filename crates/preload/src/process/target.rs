@@ -44,11 +44,37 @@ const LOADER: &[u8] = b"";
 /// Scripts whose interpreter is a script.
 const SCRIPTS: usize = 2;
 
-/// Is this library among those that a value of LD_PRELOAD names?
-pub fn names_library(value: &[u8]) -> bool {
+/// The name by which a value of LD_PRELOAD names this library, if it does.
+fn library_in(value: &[u8]) -> Option<&[u8]> {
     value
         .split(|c| *c == b':' || *c == b' ')
-        .any(|name| name.rsplit(|c| *c == b'/').next() == Some(LIBRARY))
+        .find(|name| name.rsplit(|c| *c == b'/').next() == Some(LIBRARY))
+}
+
+/// Is this library among those that a value of LD_PRELOAD names?
+pub fn names_library(value: &[u8]) -> bool {
+    library_in(value).is_some()
+}
+
+/// Tells a file's content from another's, unless somebody takes pains.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FileId([u64; 5]);
+
+impl FileId {
+    /// Takes no memory. `None`: there is no such file, or the name is too long.
+    pub fn of(path: &[u8]) -> Option<Self> {
+        let mut room = [0_u8; 1024];
+        room.get_mut(..path.len())?.copy_from_slice(path);
+        let path = CStr::from_bytes_until_nul(&room).ok()?;
+        let s = rustix::fs::stat(path).ok()?;
+        Some(Self([
+            s.st_dev as u64,
+            s.st_ino as u64,
+            s.st_size as u64,
+            s.st_mtime as u64,
+            s.st_mtime_nsec as u64,
+        ]))
+    }
 }
 
 fn open_at(dir: BorrowedFd<'_>, path: &CStr, nofollow: bool) -> Result<OwnedFd, Errno> {
@@ -281,13 +307,20 @@ pub unsafe fn environment(ctx: &Ctx, env: *const *const c_char) -> Environment {
     }
 }
 
-/// Can the new program open what we have open? Not in another root, or as another user.
-pub fn reaches(ctx: &Ctx) -> bool {
-    let may = |path: &CStr, how| {
-        rustix::fs::accessat(rustix::fs::CWD, path, how, AtFlags::EACCESS).is_ok()
-    };
-    use rustix::fs::Access;
-    may(&ctx.registry, Access::READ_OK | Access::WRITE_OK) && may(&ctx.library, Access::READ_OK)
+/// Will the new program open what we have open? Not in another root, or as another user; and a library that was replaced
+/// meanwhile may be of another version.
+///
+/// # Safety
+/// `env` is null or a list as for execve.
+pub unsafe fn reaches(ctx: &Ctx, env: *const *const c_char) -> bool {
+    // SAFETY: by the caller.
+    let preload = unsafe { value(env, b"LD_PRELOAD=") };
+    let library =
+        library_in(preload.unwrap_or(&ctx.kept.preload.to_bytes()[b"LD_PRELOAD=".len()..]));
+    let how = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    let registry = &ctx.registry;
+    library.and_then(FileId::of) == Some(ctx.library)
+        && rustix::fs::accessat(rustix::fs::CWD, registry, how, AtFlags::EACCESS).is_ok()
 }
 
 /// The most entries of an environment that is given ours in addition.
