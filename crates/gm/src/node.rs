@@ -134,12 +134,12 @@ impl Node {
 
     /// Opens the node, making directory and registry if they are missing.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        os::ensure_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
         let path = Self::file_in(dir);
         match Self::attach_checked(dir) {
             Err(Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             other => return other,
         }
+        os::ensure_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
         // Made under another name and then published, so nobody ever sees half a registry.
         let draft = dir.join(format!("new-{:016x}", os::random()));
         let map =
