@@ -118,6 +118,11 @@ impl Segment {
         who.store(pid | u64::from(place.index) << 32, Release);
     }
 
+    /// Where the other end is, as far as that one says.
+    pub fn peer(&self) -> Option<Place> {
+        self.outstanding(self.side.other())
+    }
+
     pub(crate) fn owner(&self, side: Side) -> Option<Place> {
         let [who, start] = &self.header().owners[index(side)];
         let who = who.load(Acquire);

@@ -3,27 +3,78 @@
 use std::ffi::c_int;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use gm::Reason;
+use gm::{Port, Reason};
 use rustix::io::FdFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-use sockets::{Fault, Given, RecvOptions};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use sockets::{Conn, Fault, Given, RecvOptions};
 
 use crate::fds::{self, Inside};
+use crate::kernel::Fd;
 use crate::{epoll, real};
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
     let conn = inside.conn();
-    let given = conn.hand_back(&inside.ctx().node, &inside.fd, why, &mut || ());
+    let mut help = || {
+        let saved = crate::errno();
+        act_for_peer(inside);
+        crate::set_errno(saved);
+    };
+    let given = conn.hand_back(&inside.ctx().node, &inside.fd, why, &mut help);
     match given {
         Given::Stream => {}
         Given::Orphaned if substitute(inside).is_some() => {}
         // What can't be had whole must not look as if it were.
         Given::Orphaned | Given::Spoilt => disconnect(inside.fd.0),
     }
+}
+
+/// The peer makes no call: it is busy, or stopped, or waits for whom we are about to start. Where the system lets us (as it
+/// lets a debugger), we answer in its place, by a copy of its descriptor.
+fn act_for_peer(inside: &Inside) {
+    let ctx = inside.ctx();
+    let Some(place) = inside.conn().peer_place() else {
+        return;
+    };
+    let Ok(port) = Port::open_of(ctx.node.dir(), place.port) else {
+        return;
+    };
+    // A connection's end is for ever, to the engine.
+    let port: &'static Port = Box::leak(Box::new(port));
+    let Some(end) = port.ends().get(place.index as usize) else {
+        return;
+    };
+    let Some(number) = end.descriptor.load(Relaxed).checked_sub(1) else {
+        return;
+    };
+    let last = end.pid.load(Relaxed);
+    let family = port.header().family.iter().map(|s| s.process().pid);
+    for pid in std::iter::once(last).chain(family).filter(|pid| *pid != 0) {
+        if let Some(copy) = copy_of(pid, number, inside) {
+            let peer = Conn::new(end, place);
+            let socket = Fd(copy.as_raw_fd());
+            if peer.rejoin(&ctx.node, &socket) {
+                peer.settle(&socket);
+            }
+            return;
+        }
+    }
+}
+
+/// A copy of descriptor `number` of process `pid`, if that is the other end of our connection.
+fn copy_of(pid: u32, number: u32, inside: &Inside) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let copy = pidfd_getfd(&process, number.cast_signed(), PidfdGetfdFlags::empty()).ok()?;
+    let mine = borrow(inside);
+    let names =
+        |fd: BorrowedFd<'_>| Some((net::getsockname(fd).ok()?, net::getpeername(fd).ok()??));
+    let (local, peer) = names(mine)?;
+    (names(copy.as_fd())? == (peer, local)).then_some(copy)
 }
 
 /// The peer is gone, and what it left is in the ring alone. Another connection, within this process, takes the place of its:

@@ -1,6 +1,7 @@
 //! An end that other processes hold, or held: what this one needs to be one more holder, and what the last one leaves.
 
 use gm::end::flag;
+use gm::held::Place;
 use gm::segment::Side;
 use gm::{Node, Role, Segment, State};
 use ring::Key;
@@ -65,6 +66,11 @@ impl Conn {
             });
         }
         self.segment.set(segment).is_ok()
+    }
+
+    /// Where the peer's end is, as far as it says.
+    pub fn peer_place(&self) -> Option<Place> {
+        self.segment()?.peer()
     }
 
     /// After the last holder's close: the segment's name goes, if the peer's end is over too.
