@@ -165,7 +165,8 @@ static size_t put(int slot, const struct step *step, size_t total, size_t chunk,
             n = BUFFER;
         struct stream next = content(step->conn, hold->side, out->sent);
         stream_fill(&next, buffer, n);
-        ssize_t sent = send_once(fd, files[step->conn], step->kind, buffer, n, when_full == STOP_WHEN_FULL ? MSG_DONTWAIT : 0);
+        int flags = when_full == STOP_WHEN_FULL || step->op == PUSH ? MSG_DONTWAIT : 0;
+        ssize_t sent = send_once(fd, files[step->conn], step->kind, buffer, n, flags);
         if (sent > 0) {
             c->aborted |= refused;
             done += sent;

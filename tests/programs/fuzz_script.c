@@ -264,7 +264,7 @@ static void bulk(struct writer *w, int conn)
         send_some(w, conn, !side);
     add(w, BULK, slot, conn, kind(w), 100000 + below(w, chance(w, 50) ? 600000 : 3000000));
     if (chance(w, 50))
-        add(w, PAUSE, 0, 0, 0, chance(w, 95) ? below(w, 30) : 530);
+        add(w, PAUSE, 0, 0, 0, chance(w, 97) ? below(w, 30) : 530);
     for (int i = below(w, 6); i > 0; i--)
         receive_some(w, conn, !side, 1 + below(w, 200000));
     if (chance(w, 20))
@@ -366,8 +366,10 @@ static void burst(struct writer *w, int conn)
     receive_some(w, conn, !side, 0);
     uint32_t threads = 2 + below(w, 5), size = 8 + below(w, 200);
     add(w, BURST, holder(w, conn, side), conn, threads, size);
-    if (w->script->count)
-        w->script->steps[w->script->count - 1].m = 200 + below(w, 600);
+    /* More than a ring holds, less than TCP's buffers do: there no message meets a full one. */
+    uint32_t messages = (100000 + below(w, 700000)) / (threads * size);
+    if (!(without >> BURST & 1))
+        w->script->steps[w->script->count - 1].m = messages < 4000 ? messages : 4000;
 }
 
 static void phrase(struct writer *w)
