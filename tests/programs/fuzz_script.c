@@ -336,7 +336,7 @@ static void readiness(struct writer *w, int conn)
 static void mishap(struct writer *w, int conn)
 {
     int slot = holder(w, conn, below(w, 2));
-    switch (below(w, 6)) {
+    switch (below(w, 7)) {
     case 0:
         add(w, NONBLOCK, slot, conn, kind(w), 0);
         break;
@@ -354,6 +354,10 @@ static void mishap(struct writer *w, int conn)
         break;
     case 4:
         add(w, DUP, slot, conn, kind(w), 0);
+        break;
+    case 5:
+        receive_some(w, conn, slot >= 0 ? w->side[slot][conn] : 0, 0);
+        add(w, CROSS, slot, conn, kind(w), 0);
         break;
     default:
         add(w, CLOSE, slot, conn, kind(w), 0);
@@ -438,7 +442,7 @@ void make_script(uint64_t seed, struct script *out)
 static const char *const names[OPS] = {
     "listen", "connect", "accept", "warm", "send", "recv", "peek", "unread", "error", "poll", "select", "epoll_add", "epoll_wait", "fill",
     "push", "burst", "burst_read", "shut", "close", "linger", "exit", "kill", "stop", "cont", "fork", "exec", "scm", "take", "dup", "command",
-    "fdopen", "nonblock", "pause", "bulk", "wait_recv", "wait_poll"};
+    "fdopen", "nonblock", "pause", "bulk", "wait_recv", "wait_poll", "cross"};
 const char *op_name(enum op op) { return names[op]; }
 
 void describe(const struct step *step, char *text, size_t size)

@@ -2,7 +2,7 @@
 //!
 //! A run takes fresh seeds each time and says from where on. Environment:
 //! - `SGM_FUZZ_SECONDS`: how long fresh seeds are tried (default 40); `SGM_FUZZ_SEED`: the first one, or the one to replay
-//! - `SGM_FUZZ_MASK`: of a replay, which steps are played, as ones and zeros
+//! - `SGM_FUZZ_SIDE`, `SGM_FUZZ_MASK`: of a replay, how it is carried, and which steps are played, as ones and zeros
 //! - `SGM_FUZZ_SHRINK`: seconds for shrinking the first finding of each kind (default 15)
 //! - `FUZZ_WITHOUT`: steps that no script shall have, as "push,fill"; `SGM_BIN`: another `sgm` to try
 
@@ -18,6 +18,12 @@ use sgm_tests::fuzz::{Finding, Fuzzer, Side};
 /// Seeds that once found something. They mean other scripts when the generator changes: new finds go to the twins, too.
 const REGRESSIONS: &[(Side, u64)] = &[];
 
+const SIDES: [Side; 8] = {
+    use Side::{AtOnce, Carried, Tight};
+    [
+        Carried, AtOnce, Carried, Carried, AtOnce, Carried, Tight, Carried,
+    ]
+};
 const BATCH: u64 = 20;
 const WORKERS: usize = 3;
 
@@ -106,11 +112,7 @@ fn fresh() {
             scope.spawn(|| {
                 while start.elapsed() < Duration::from_secs(seconds) {
                     let batch = next.fetch_add(1, Ordering::Relaxed);
-                    let side = if batch % 4 == 3 {
-                        Side::AtOnce
-                    } else {
-                        Side::Carried
-                    };
+                    let side = SIDES[batch as usize % SIDES.len()];
                     let (findings, report) = fuzzer.compare(side, base + batch * BATCH, BATCH);
                     reports.lock().unwrap().push(report);
                     for finding in findings {
@@ -147,6 +149,7 @@ fn fresh() {
 fn replay() {
     let seed = number("SGM_FUZZ_SEED").expect("SGM_FUZZ_SEED says which");
     let mask = std::env::var("SGM_FUZZ_MASK").ok();
+    let side = std::env::var("SGM_FUZZ_SIDE").map_or(Side::Carried, |name| Side::named(&name));
     let fuzzer = Fuzzer::new();
     let play = |side| {
         let (mut transcripts, _) = fuzzer.batch(side, seed, 1, mask.as_deref());
@@ -156,11 +159,10 @@ fn replay() {
     say(&native.lines.join("\n"));
     let mut differ = 0;
     for _ in 0..10 {
-        // SGM_PROMOTE_CALLS comes from the environment.
-        let (native, carried) = (play(Side::Native), play(Side::Carried));
+        let (native, carried) = (play(Side::Native), play(side));
         let finding = Finding {
             seed,
-            side: Side::Carried,
+            side,
             native,
             carried,
             again: 0,
