@@ -197,7 +197,7 @@ static bool due(int slot)
     case WAIT_RECV:
         return in->sent - actors[slot].start >= step->n || end_is_due(step->conn, side);
     case WAIT_POLL:
-        return step->n ? out->sent == out->received || c->closed[!side] || out->fin
+        return step->n ? (out->sent == out->received && !out->unsure) || c->closed[!side] || out->fin
                        : in->sent != in->received || end_is_due(step->conn, side);
     default: /* BULK */
         return actors[slot].start + step->n - out->received <= CAPACITY || c->closed[!side];
@@ -214,8 +214,8 @@ static bool finish(int slot)
 {
     struct answer answer;
     struct step *step = &board->script.steps[actors[slot].step];
-    bool interrupted = false, got;
-    if (due(slot))
+    bool interrupted = false, got, was_due = due(slot);
+    if (was_due)
         got = answered(slot, limit_ms, &answer);
     else {
         /* Nothing will come: a signal ends the call. It may come before the call; then once more. */
@@ -231,11 +231,14 @@ static bool finish(int slot)
     if (hold->side >= 0)
         board->conn[step->conn].dir[hold->side].promised = 0;
     /* How far it came before nothing more came, a full buffer decides. */
-    if (got && step->op == WAIT_POLL && hold->side >= 0 && luck(step->conn, hold->side))
+    bool counted = strspn(answer.text, "0123456789") == strlen(answer.text);
+    if (got && (step->op == WAIT_POLL || !counted) && strncmp(answer.text, "WRONG", 5) && hold->side >= 0 && luck(step->conn, hold->side))
         strcpy(answer.text, "?");
-    if (interrupted && got && (step->op == BULK || (step->op == WAIT_POLL && step->n))) {
+    if (got && !was_due && step->op == WAIT_POLL && step->n)
+        strcpy(answer.text, "room or not");
+    if (interrupted && got && step->op == BULK) {
         strcpy(answer.text, "interrupted");
-        if (step->op == BULK && hold->side >= 0) {
+        if (hold->side >= 0) {
             struct direction *way = &board->conn[step->conn].dir[hold->side];
             way->fuzzy = way->unsure = way->loose = true;
         }
@@ -374,7 +377,7 @@ static bool together(int number, const struct step *step)
 /* Whether somebody in the background is at the same thing. */
 static bool busy(const struct step *step)
 {
-    bool reads = step->op == RECV || step->op == PEEK || step->op == UNREAD || step->op == WAIT_RECV;
+    bool reads = step->op == CROSS || step->op == RECV || step->op == PEEK || step->op == UNREAD || step->op == WAIT_RECV;
     bool writes = step->op == SEND || step->op == FILL || step->op == PUSH || step->op == BULK;
     int side = board->holds[step->slot][step->conn].side;
     for (int slot = 0; slot < SLOTS; slot++) {

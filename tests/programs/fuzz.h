@@ -21,7 +21,7 @@ enum { SLOTS = 6, CONNECTIONS = 3, COPIES = 3, STEPS = 160 };
 enum op {
     LISTEN, CONNECT, ACCEPT, WARM, SEND, RECV, PEEK, UNREAD, ERROR, POLL, SELECT, EPOLL_ADD, EPOLL_WAIT, FILL, PUSH, BURST,
     BURST_READ, SHUT, CLOSE, LINGER, EXIT, KILL, STOP, CONT, FORK, EXEC, SCM, TAKE, DUP, COMMAND, FDOPEN, NONBLOCK, PAUSE,
-    BULK, WAIT_RECV, WAIT_POLL, OPS
+    BULK, WAIT_RECV, WAIT_POLL, CROSS, OPS
 };
 
 struct step {
@@ -99,6 +99,7 @@ const char *error_name(int error);
 /* fuzz_wait.c: poll, select, epoll */
 void act_ready(int slot, const struct step *step, struct answer *out);
 void act_wait_poll(int slot, const struct step *step, struct answer *out);
+void act_cross(int slot, const struct step *step, struct answer *out);
 void forget_in_set(int conn, int fd);
 void forget_set(void);
 

@@ -55,7 +55,7 @@ bool end_is_due(int conn, int side)
 bool is_luck(int conn, int side)
 {
     struct connection *c = &board->conn[conn];
-    return c->dir[!side].unsure || (c->aborted && c->dir[!side].loose);
+    return c->dir[!side].unsure || ((c->aborted || c->shut_rd[side]) && c->dir[!side].loose);
 }
 
 static struct stream content(int conn, int direction, uint64_t offset)
@@ -165,7 +165,8 @@ static size_t put(int slot, const struct step *step, size_t total, size_t chunk,
             n = BUFFER;
         struct stream next = content(step->conn, hold->side, out->sent);
         stream_fill(&next, buffer, n);
-        ssize_t sent = send_once(fd, files[step->conn], step->kind, buffer, n, when_full == STOP_WHEN_FULL ? MSG_DONTWAIT : 0);
+        int flags = when_full == STOP_WHEN_FULL || step->op == PUSH ? MSG_DONTWAIT : 0;
+        ssize_t sent = send_once(fd, files[step->conn], step->kind, buffer, n, flags);
         if (sent > 0) {
             c->aborted |= refused;
             done += sent;
@@ -202,7 +203,11 @@ static void act_send(int slot, const struct step *step, struct answer *out)
     if (full)
         way->loose = true;
     size_t done = put(slot, step, total, chunk, full ? STOP_WHEN_FULL : GO_ON, &error, &stuck);
-    if (full && (error == EAGAIN || error == 0)) {
+    struct connection *c = &board->conn[step->conn];
+    if (c->aborted && (c->dir[0].loose || c->dir[1].loose)) {
+        way->fuzzy = way->unsure = true; /* the reset may be there already, or not yet */
+        tell_outcome(out, "?");
+    } else if (full && (error == EAGAIN || error == 0)) {
         way->fuzzy = way->unsure = true;
         tell_outcome(out, "as much as there is room for");
     } else if (error == EINTR)
@@ -314,8 +319,13 @@ static void act_receive(int slot, const struct step *step, struct answer *out)
     struct connection *c = &board->conn[step->conn];
     struct direction *in = &c->dir[!hold->side];
     uint64_t there = unread(step->conn, hold->side), before = in->received;
-    bool background = step->op == WAIT_RECV, was_luck = is_luck(step->conn, hold->side) && (step->n || c->aborted);
+    bool background = step->op == WAIT_RECV, was_luck = is_luck(step->conn, hold->side) && (step->n || !in->unsure || c->aborted);
     size_t wanted = background || (step->n && step->n < there) ? step->n : there;
+    if (step->n == 0 && in->unsure && there == 0 && !c->aborted) { /* elsewhere there was a rest to read */
+        in->loose = in->unsure = false;
+        tell_outcome(out, "all");
+        return;
+    }
     if (wanted == 0 && !background) {
         receive_none(slot, step, out);
         if (was_luck && strncmp(out->text, "MORE", 4) && strncmp(out->text, "WRONG", 5))
@@ -323,8 +333,8 @@ static void act_receive(int slot, const struct step *step, struct answer *out)
         return;
     }
     size_t chunk = step->m % 3 == 0 ? wanted : step->m % 3 == 1 ? 1 + step->m % 5000 : 1 + step->m % 100000;
-    if (wanted > 200000 && chunk < 2000)
-        chunk = 2000;
+    if (chunk < wanted / 100) /* it shall come to an end */
+        chunk = wanted / 100;
     const char *what;
     size_t done = take(slot, step, wanted, chunk, out, &what);
     if (!strcmp(what, "wrong"))
@@ -502,6 +512,8 @@ void act(int slot, const struct step *step, struct answer *out)
     case EPOLL_ADD:
     case EPOLL_WAIT:
         return act_ready(slot, step, out);
+    case CROSS:
+        return act_cross(slot, step, out);
     case WAIT_POLL:
         return act_wait_poll(slot, step, out);
     default:

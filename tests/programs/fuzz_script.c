@@ -264,7 +264,7 @@ static void bulk(struct writer *w, int conn)
         send_some(w, conn, !side);
     add(w, BULK, slot, conn, kind(w), 100000 + below(w, chance(w, 50) ? 600000 : 3000000));
     if (chance(w, 50))
-        add(w, PAUSE, 0, 0, 0, chance(w, 95) ? below(w, 30) : 530);
+        add(w, PAUSE, 0, 0, 0, chance(w, 97) ? below(w, 30) : 530);
     for (int i = below(w, 6); i > 0; i--)
         receive_some(w, conn, !side, 1 + below(w, 200000));
     if (chance(w, 20))
@@ -336,7 +336,7 @@ static void readiness(struct writer *w, int conn)
 static void mishap(struct writer *w, int conn)
 {
     int slot = holder(w, conn, below(w, 2));
-    switch (below(w, 6)) {
+    switch (below(w, 7)) {
     case 0:
         add(w, NONBLOCK, slot, conn, kind(w), 0);
         break;
@@ -355,6 +355,10 @@ static void mishap(struct writer *w, int conn)
     case 4:
         add(w, DUP, slot, conn, kind(w), 0);
         break;
+    case 5:
+        receive_some(w, conn, slot >= 0 ? w->side[slot][conn] : 0, 0);
+        add(w, CROSS, slot, conn, kind(w), 0);
+        break;
     default:
         add(w, CLOSE, slot, conn, kind(w), 0);
     }
@@ -366,8 +370,10 @@ static void burst(struct writer *w, int conn)
     receive_some(w, conn, !side, 0);
     uint32_t threads = 2 + below(w, 5), size = 8 + below(w, 200);
     add(w, BURST, holder(w, conn, side), conn, threads, size);
-    if (w->script->count)
-        w->script->steps[w->script->count - 1].m = 200 + below(w, 600);
+    /* More than a ring holds, less than TCP's buffers do: there no message meets a full one. */
+    uint32_t messages = (100000 + below(w, 700000)) / (threads * size);
+    if (!(without >> BURST & 1))
+        w->script->steps[w->script->count - 1].m = messages < 4000 ? messages : 4000;
 }
 
 static void phrase(struct writer *w)
@@ -436,7 +442,7 @@ void make_script(uint64_t seed, struct script *out)
 static const char *const names[OPS] = {
     "listen", "connect", "accept", "warm", "send", "recv", "peek", "unread", "error", "poll", "select", "epoll_add", "epoll_wait", "fill",
     "push", "burst", "burst_read", "shut", "close", "linger", "exit", "kill", "stop", "cont", "fork", "exec", "scm", "take", "dup", "command",
-    "fdopen", "nonblock", "pause", "bulk", "wait_recv", "wait_poll"};
+    "fdopen", "nonblock", "pause", "bulk", "wait_recv", "wait_poll", "cross"};
 const char *op_name(enum op op) { return names[op]; }
 
 void describe(const struct step *step, char *text, size_t size)

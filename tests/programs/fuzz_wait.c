@@ -30,6 +30,8 @@ static unsigned sure_events(int slot, int conn, unsigned events)
         events &= ~EPOLLOUT;
     if (is_luck(conn, side) || c->dir[!side].promised)
         events &= ~EPOLLIN;
+    if (c->dir[!side].loose) /* the end may wait behind bytes that found no room */
+        events &= ~(EPOLLRDHUP | EPOLLHUP);
     return events;
 }
 
@@ -224,4 +226,50 @@ void act_wait_poll(int slot, const struct step *step, struct answer *out)
         tell_outcome(out, "%s", error_name(errno));
     else
         tell_outcome(out, "%s", step->n ? "OUT" : events_name(events & ~EPOLLOUT));
+}
+
+struct sleeper {
+    int fd;
+    bool polls;
+    _Atomic pid_t thread;
+    char text[64];
+};
+static void *sleeper(void *argument)
+{
+    struct sleeper *self = argument;
+    char byte;
+    self->thread = thread_id();
+    if (self->polls) {
+        struct pollfd entry = {self->fd, POLLIN | POLLRDHUP, 0};
+        int result = poll(&entry, 1, -1);
+        strcpy(self->text, result < 0 ? error_name(errno) : events_name(entry.revents & ~POLLOUT));
+    } else {
+        ssize_t got = recv(self->fd, &byte, 1, 0);
+        strcpy(self->text, got > 0 ? "a byte" : got == 0 ? "end" : error_name(errno));
+    }
+    return NULL;
+}
+
+/* One thread waits for bytes, another shuts the connection down: the first wakes. */
+void act_cross(int slot, const struct step *step, struct answer *out)
+{
+    struct holding *hold = &board->holds[slot][step->conn];
+    struct connection *c = &board->conn[step->conn];
+    if (input_is_due(slot, step->conn) || is_luck(step->conn, hold->side) || hold->nonblocking)
+        return tell_outcome(out, "-");
+    static struct sleeper self; /* outlives this call if the thread does */
+    self = (struct sleeper){any_fd(slot, step->conn, step->m), step->m & 1, 0, ""};
+    pthread_t thread = start_thread(sleeper, &self);
+    while (!self.thread)
+        sched_yield();
+    await_asleep(self.thread);
+    bool both = step->kind % 2;
+    int result = shutdown(self.fd, both ? SHUT_RDWR : SHUT_RD), error = errno;
+    if (result == 0) {
+        c->shut_rd[hold->side] = true;
+        c->dir[hold->side].fin |= both;
+        pthread_join(thread, NULL);
+    } else
+        pthread_detach(thread);
+    tell_outcome(out, "%s, the other thread: %s", result ? error_name(error) : "0", self.text);
 }

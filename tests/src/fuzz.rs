@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::front::{Front, Report, read_report};
-use crate::paths::Scratch;
+use crate::paths::{Scratch, Tmpfs};
 use crate::process::Started;
 use crate::programs::{Build, compiled};
 
@@ -22,6 +22,17 @@ pub enum Side {
     Carried,
     /// Promoted with the first call that moves bytes.
     AtOnce,
+    /// With memory for a few rings only, where a small tmpfs can be mounted.
+    Tight,
+}
+
+impl Side {
+    /// As [`Finding::tell`] names it for `SGM_FUZZ_SIDE`.
+    pub fn named(name: &str) -> Side {
+        let sides = [Side::Native, Side::Carried, Side::AtOnce, Side::Tight];
+        let found = sides.into_iter().find(|side| format!("{side:?}") == name);
+        found.unwrap_or_else(|| panic!("SGM_FUZZ_SIDE: one of {sides:?}"))
+    }
 }
 
 /// What one seed did: a line for each step that was played.
@@ -55,19 +66,24 @@ pub struct Fuzzer {
     program: PathBuf,
     static_program: PathBuf,
     front: Front,
+    tight: Front,
+    /// Below `tight`, if this user may mount it.
+    _small: Option<Tmpfs>,
 }
 
 impl Fuzzer {
     pub fn new() -> Fuzzer {
-        Fuzzer::at(Front::new())
-    }
-
-    /// With a node of its own kind, such as one with little memory.
-    pub fn at(front: Front) -> Fuzzer {
+        let small = rustix::process::geteuid()
+            .is_root()
+            .then(|| Tmpfs::new("3m"));
         Fuzzer {
             program: compiled("fuzz", Build::Plain),
             static_program: compiled("fuzz", Build::Static),
-            front,
+            front: Front::new(),
+            tight: small
+                .as_ref()
+                .map_or_else(Front::new, |small| Front::at(small.path())),
+            _small: small,
         }
     }
 
@@ -95,7 +111,12 @@ impl Fuzzer {
         }
         let mut report_file = None;
         if side != Side::Native {
-            let (wrapped, report) = self.front.wrap(&command, scratch.path());
+            let front = if side == Side::Tight {
+                &self.tight
+            } else {
+                &self.front
+            };
+            let (wrapped, report) = front.wrap(&command, scratch.path());
             command = wrapped;
             report_file = Some(report);
         }
@@ -272,15 +293,10 @@ impl Finding {
             .as_ref()
             .map(|mask| format!(" SGM_FUZZ_MASK={mask}"))
             .unwrap_or_default();
-        let at_once = if self.side == Side::AtOnce {
-            " SGM_PROMOTE_CALLS=0"
-        } else {
-            ""
-        };
         let _ = writeln!(
             text,
-            "  again: SGM_FUZZ_SEED={}{mask}{at_once} cargo test -p sgm-tests --test fuzz replay -- --ignored --nocapture",
-            self.seed
+            "  again: SGM_FUZZ_SEED={} SGM_FUZZ_SIDE={:?}{mask} cargo test -p sgm-tests --test fuzz replay -- --ignored --nocapture",
+            self.seed, self.side
         );
         text
     }

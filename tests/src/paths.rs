@@ -1,6 +1,7 @@
 //! Where things are: the built front, the sources of the test programs, scratch directories.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs};
 
@@ -83,5 +84,33 @@ impl Default for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A tmpfs of a given size, unmounted at the end. Only root can mount one.
+pub struct Tmpfs(Scratch);
+
+impl Tmpfs {
+    pub fn new(size: &str) -> Tmpfs {
+        let small = Tmpfs(Scratch::new());
+        let options = format!("size={size},mode=0700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "sgm-test"]);
+        let status = mount.arg(small.path()).status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "mount -t tmpfs"
+        );
+        small
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }

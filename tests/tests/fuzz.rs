@@ -2,7 +2,7 @@
 //!
 //! A run takes fresh seeds each time and says from where on. Environment:
 //! - `SGM_FUZZ_SECONDS`: how long fresh seeds are tried (default 40); `SGM_FUZZ_SEED`: the first one, or the one to replay
-//! - `SGM_FUZZ_MASK`: of a replay, which steps are played, as ones and zeros
+//! - `SGM_FUZZ_SIDE`, `SGM_FUZZ_MASK`: of a replay, how it is carried, and which steps are played, as ones and zeros
 //! - `SGM_FUZZ_SHRINK`: seconds for shrinking the first finding of each kind (default 15)
 //! - `FUZZ_WITHOUT`: steps that no script shall have, as "push,fill"; `SGM_BIN`: another `sgm` to try
 
@@ -18,8 +18,14 @@ use sgm_tests::fuzz::{Finding, Fuzzer, Side};
 /// Seeds that once found something. They mean other scripts when the generator changes: new finds go to the twins, too.
 const REGRESSIONS: &[(Side, u64)] = &[];
 
-const BATCH: u64 = 40;
-const WORKERS: usize = 2;
+const SIDES: [Side; 8] = {
+    use Side::{AtOnce, Carried, Tight};
+    [
+        Carried, AtOnce, Carried, Carried, AtOnce, Carried, Tight, Carried,
+    ]
+};
+const BATCH: u64 = 20;
+const WORKERS: usize = 3;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -34,25 +40,29 @@ fn say(text: &str) {
 #[derive(Default)]
 struct Found {
     kinds: BTreeMap<String, Vec<u64>>,
-    told: String,
+    first: Vec<Finding>,
 }
 
 impl Found {
-    fn add(&mut self, fuzzer: &Fuzzer, mut finding: Finding, since: Instant) {
+    fn add(&mut self, finding: Finding, since: Instant) {
         let kind = finding.kind();
         let seeds = self.kinds.entry(kind.clone()).or_default();
         seeds.push(finding.seed);
-        if seeds.len() > 1 {
-            return;
+        if seeds.len() == 1 {
+            let seconds = since.elapsed().as_secs_f64();
+            say(&format!("after {seconds:.1} s: {kind}\n{}", finding.tell()));
+            self.first.push(finding);
         }
-        let seconds = since.elapsed().as_secs_f64();
-        fuzzer.shrink(
-            &mut finding,
-            Duration::from_secs(number("SGM_FUZZ_SHRINK").unwrap_or(15)),
-        );
-        let text = format!("after {seconds:.1} s: {kind}\n{}", finding.tell());
-        say(&text);
-        self.told += &text;
+    }
+
+    /// The first of each kind, with as few steps as possible.
+    fn shrunk(&mut self, fuzzer: &Fuzzer) -> String {
+        let limit = Duration::from_secs(number("SGM_FUZZ_SHRINK").unwrap_or(15));
+        let each = |finding: &mut Finding| {
+            fuzzer.shrink(finding, limit);
+            format!("{}\n{}", finding.kind(), finding.tell())
+        };
+        self.first.iter_mut().map(each).collect()
     }
 
     fn summary(&self) -> String {
@@ -77,10 +87,10 @@ fn regressions() {
     let mut found = Found::default();
     for (side, seed) in REGRESSIONS {
         for finding in fuzzer.compare(*side, *seed, 1).0 {
-            found.add(&fuzzer, finding, Instant::now());
+            found.add(finding, Instant::now());
         }
     }
-    assert!(found.kinds.is_empty(), "{}", found.told);
+    assert!(found.kinds.is_empty(), "{}", found.shrunk(&fuzzer));
 }
 
 /// Fresh seeds for a while.
@@ -102,21 +112,17 @@ fn fresh() {
             scope.spawn(|| {
                 while start.elapsed() < Duration::from_secs(seconds) {
                     let batch = next.fetch_add(1, Ordering::Relaxed);
-                    let side = if batch % 4 == 3 {
-                        Side::AtOnce
-                    } else {
-                        Side::Carried
-                    };
+                    let side = SIDES[batch as usize % SIDES.len()];
                     let (findings, report) = fuzzer.compare(side, base + batch * BATCH, BATCH);
                     reports.lock().unwrap().push(report);
                     for finding in findings {
-                        found.lock().unwrap().add(&fuzzer, finding, start);
+                        found.lock().unwrap().add(finding, start);
                     }
                 }
             });
         }
     });
-    let (found, reports) = (found.into_inner().unwrap(), reports.into_inner().unwrap());
+    let (mut found, reports) = (found.into_inner().unwrap(), reports.into_inner().unwrap());
     let seeds = reports.len() as u64 * BATCH;
     let total = sum(&reports);
     say(&format!(
@@ -127,7 +133,10 @@ fn fresh() {
         total.connections.seen,
         found.summary()
     ));
-    assert!(found.kinds.is_empty(), "{}{}", found.told, found.summary());
+    if !found.kinds.is_empty() {
+        let told = found.shrunk(&fuzzer);
+        panic!("{told}{}", found.summary());
+    }
     assert!(
         total.carried.tx_bytes > seeds * 5000,
         "hardly anything was carried: {total:?}"
@@ -140,6 +149,7 @@ fn fresh() {
 fn replay() {
     let seed = number("SGM_FUZZ_SEED").expect("SGM_FUZZ_SEED says which");
     let mask = std::env::var("SGM_FUZZ_MASK").ok();
+    let side = std::env::var("SGM_FUZZ_SIDE").map_or(Side::Carried, |name| Side::named(&name));
     let fuzzer = Fuzzer::new();
     let play = |side| {
         let (mut transcripts, _) = fuzzer.batch(side, seed, 1, mask.as_deref());
@@ -149,11 +159,10 @@ fn replay() {
     say(&native.lines.join("\n"));
     let mut differ = 0;
     for _ in 0..10 {
-        // SGM_PROMOTE_CALLS comes from the environment.
-        let (native, carried) = (play(Side::Native), play(Side::Carried));
+        let (native, carried) = (play(Side::Native), play(side));
         let finding = Finding {
             seed,
-            side: Side::Carried,
+            side,
             native,
             carried,
             again: 0,

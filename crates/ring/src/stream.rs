@@ -274,9 +274,10 @@ impl Tx<'_> {
         self.direction.reader.head.load(Acquire) & !layout::MOVED
     }
 
-    /// Nothing follows. With `reset` the peer gets ECONNRESET after the last byte instead of end-of-file.
+    /// Nothing follows. With `reset` the peer gets ECONNRESET after the last byte instead of end-of-file; but an end that was
+    /// told in good order stays one, as a reset behind a FIN does not take that back.
     pub fn finish(&self, reset: bool) {
-        let flags = if reset {
+        let flags = if reset && !self.finished() {
             layout::FIN | layout::RESET
         } else {
             layout::FIN

@@ -51,6 +51,9 @@ impl Conn {
             // The peer's writer waits for room in the other ring. Once switched, nothing can ring for it.
             self.ring_bell(k);
         }
+        // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
+        // would be dropped.
+        let _ = self.take_bells(k);
         let Ok((from, to)) = tx.switch_down(end.tcp_tx.load(Relaxed)) else {
             self.corrupt();
             return;

@@ -92,7 +92,8 @@ impl Conn {
         }
         let owes = self.pay_what_is_owed(k);
         let rx = segment.rx();
-        let unread = rx.readable().map_or(true, |n| n > 0);
+        // In the ring, or on the stream, where the kernel resets the connection by itself; the ring's end must say the same.
+        let unread = rx.readable().is_err() || self.readable_bytes(k) > 0;
         let abort = owes || unread || end.has(flag::LINGER_ZERO | flag::CORRUPT);
         rx.ask(layout::READ_CLOSED);
         if abort {
@@ -107,6 +108,13 @@ impl Conn {
         }
         if rx.release_writer() & layout::WANT_FUTEX != 0 {
             k.wake_word(&rx.direction.wait.space_seq);
+        }
+    }
+
+    /// Before an exec that will close the socket: unread doorbells would make that a reset.
+    pub fn before_closing_exec(&self, k: &impl Kernel) {
+        if self.is_engaged() && self.settle(k) {
+            let _ = self.take_bells(k);
         }
     }
 

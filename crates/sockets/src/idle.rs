@@ -17,21 +17,21 @@ const MOVING_SLICE_US: u64 = 1_000;
 const ASK_KERNEL_EVERY: u32 = 8;
 
 impl Conn {
-    /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again.
-    pub(crate) fn wait_readable(&self, k: &impl Kernel, dont_wait: bool) -> Result<(), Fault> {
+    /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again; true: it slept.
+    pub(crate) fn wait_readable(&self, k: &impl Kernel, dont_wait: bool) -> Result<bool, Fault> {
         self.mind_asks(k);
         if dont_wait {
-            return self.would_block(k);
+            return self.would_block(k).map(|()| false);
         }
         if self.spin_readable(k) == Spun::Found {
-            return Ok(());
+            return Ok(false);
         }
         // The program may have set O_NONBLOCK by a way that we did not see.
         if k.is_nonblocking() {
             self.end.set(flag::NONBLOCK);
-            return self.would_block(k);
+            return self.would_block(k).map(|()| false);
         }
-        self.sleep_readable(k)
+        self.sleep_readable(k).map(|()| true)
     }
 
     fn spin_readable(&self, k: &impl Kernel) -> Spun {

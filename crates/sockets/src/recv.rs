@@ -48,11 +48,16 @@ impl Conn {
             return self.recv_nothing(k, o);
         }
         let mut done = 0;
+        let mut slept = false;
         loop {
             match self.look(k, bufs, done, o) {
                 Ok(Look::Bytes(n)) => {
                     done += n;
                     if done == want || !o.wait_all || o.peek {
+                        if slept {
+                            // The bell that woke us: left there, it would make this process's death a reset.
+                            let _ = self.take_bells(k);
+                        }
                         return Ok(done);
                     }
                 }
@@ -65,11 +70,10 @@ impl Conn {
                 Ok(Look::EndOfFile) => return Ok(done),
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
-                Ok(Look::Empty) => {
-                    if let Err(f) = self.wait_readable(k, o.dont_wait) {
-                        return if done > 0 { Ok(done) } else { Err(f) };
-                    }
-                }
+                Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait) {
+                    Ok(was_asleep) => slept |= was_asleep,
+                    Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
+                },
                 Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
             }
         }
@@ -386,6 +390,7 @@ impl Conn {
             Err(f) => {
                 self.kernel_fault(f);
                 end.clear(flag::RESET_DUE);
+                end.set(flag::RESET_TOLD);
                 drop(guard);
                 return self.stream_is_over(k, rx, Err(f));
             }
@@ -419,7 +424,8 @@ impl Conn {
         if self.takes_back(k) {
             return Ok(None);
         }
-        if said.is_ok() && rx.up_at(self.passed()).is_some() {
+        let told = self.end.has(flag::RESET_TOLD);
+        if said.is_ok() && !told && rx.up_at(self.passed()).is_some() {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }

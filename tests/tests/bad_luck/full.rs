@@ -2,48 +2,24 @@
 //! bytes flow.
 
 use std::path::Path;
-use std::process::Command;
 
 use sgm_tests::front::{Front, Report};
-use sgm_tests::paths::Scratch;
+use sgm_tests::paths::Tmpfs;
 use sgm_tests::world::{Server, World, free_port};
 
 use crate::{is_root, luck, not_run, told};
 
 /// A tmpfs of a given size, unmounted at the end.
-struct Small(Scratch);
-
-impl Small {
-    fn new(size: &str) -> Option<Small> {
-        if !is_root() {
-            not_run("only root can mount a small tmpfs");
-            return None;
-        }
-        let small = Small(Scratch::new());
-        let options = format!("size={size},mode=0700");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "sgm-test"]);
-        let status = mount.arg(small.path()).status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "mount -t tmpfs"
-        );
-        Some(small)
+fn small_tmpfs(size: &str) -> Option<Tmpfs> {
+    if !is_root() {
+        not_run("only root can mount a small tmpfs");
+        return None;
     }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
+    Some(Tmpfs::new(size))
 }
 
 /// A server and what `client` says to it, natively and on `small`: the same.
-fn same_on(small: &Small, kind: &str, client: &[&str]) -> Report {
+fn same_on(small: &Tmpfs, kind: &str, client: &[&str]) -> Report {
     let answers = |world: &World| {
         let port = free_port();
         let text = port.to_string();
@@ -79,7 +55,7 @@ fn still_lives(server: &Server) {
 #[test]
 fn no_room_for_a_node() {
     for size in ["64k", "1m", "1544k", "1576k"] {
-        let Some(small) = Small::new(size) else {
+        let Some(small) = small_tmpfs(size) else {
             return;
         };
         let report = same_on(&small, "epoll", &["bulk", "5", "300000"]);
@@ -99,7 +75,7 @@ fn room_for_a_few() {
         ("3m", "epoll"),
         ("5m", "threads"),
     ] {
-        let Some(small) = Small::new(size) else {
+        let Some(small) = small_tmpfs(size) else {
             return;
         };
         let report = same_on(&small, kind, &["bulk", "50", "600000"]);
@@ -119,7 +95,7 @@ fn room_for_a_few() {
 fn filled_on_the_way() {
     for kind in ["epoll", "threads"] {
         for at in ["0", "20000", "100000", "1000000"] {
-            let Some(small) = Small::new("4m") else {
+            let Some(small) = small_tmpfs("4m") else {
                 return;
             };
             let filler = small.path().join("filler");
@@ -140,8 +116,8 @@ fn filled_on_the_way() {
 }
 
 /// As [`same_on`], where the client fills the file system; natively some other one.
-fn same_on_filled(small: &Small, kind: &str, at: &str, filler: &Path) -> Report {
-    let elsewhere = Small::new("1m").expect("mounted once, mounted again");
+fn same_on_filled(small: &Tmpfs, kind: &str, at: &str, filler: &Path) -> Report {
+    let elsewhere = small_tmpfs("1m").expect("mounted once, mounted again");
     let native_filler = elsewhere.path().join("filler");
     let answers = |world: &World, filler: &Path| {
         let port = free_port();
