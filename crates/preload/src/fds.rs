@@ -116,7 +116,7 @@ impl Inside {
     }
 
     /// This process holds the socket no more. True: nobody does.
-    fn leave_end(&self) -> bool {
+    pub fn leave_end(&self) -> bool {
         let end = self.conn().end();
         let me = self.ctx().node.me().pid;
         // The end is somebody else's now: of the one from whom it came, if that one lives.
@@ -131,6 +131,15 @@ impl Inside {
             let _ = end.pid.compare_exchange(me, before, AcqRel, Relaxed);
         }
         end.refs.fetch_sub(1, AcqRel) == 1
+    }
+
+    /// It does after all.
+    pub fn return_to_end(&self) {
+        let end = self.conn().end();
+        end.refs.fetch_add(1, AcqRel);
+        if end.role() != Role::Listener {
+            end.pid.store(self.ctx().node.me().pid, Relaxed);
+        }
     }
 
     pub fn ctx(&self) -> &'static Ctx {

@@ -140,7 +140,7 @@ impl Conn {
         let rx = segment.rx();
         rx.published() != rx.position()
             || rx.flags() != 0
-            || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+            || self.end.has(flag::KERNEL_ENDS)
             || rx.is_moved()
             || segment.tx().asks() & layout::PLEASE_DOWN != 0
             || (want_out && self.has_room(segment))

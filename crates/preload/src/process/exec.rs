@@ -214,7 +214,7 @@ fn leave_closing() {
         let closes = inside.slot.stays.swap(0, Relaxed) == 0;
         if closes {
             inside.conn().before_closing_exec(&inside.fd);
-            inside.conn().end().refs.fetch_sub(1, AcqRel);
+            inside.leave_end();
         }
         inside.slot.left_by_exec.store(closes, Relaxed);
     });
@@ -224,7 +224,7 @@ fn leave_closing() {
 fn return_to_closing() {
     fds::each_slot_once(|inside| {
         if inside.slot.left_by_exec.swap(false, Relaxed) {
-            inside.conn().end().refs.fetch_add(1, AcqRel);
+            inside.return_to_end();
         }
     });
 }
