@@ -221,7 +221,6 @@ twins! {
         pair wait: PROMOTED;
         pair wait_set: PROMOTED;
         pair transfer: PROMOTED;
-        #[ignore = "pending: a peer that makes no call does not answer a hand-back"]
         pair unread: PROMOTED;
         pair fixed: PROMOTED;
         pair close: PROMOTED;
@@ -263,9 +262,23 @@ twins! {
         pair aio: PROMOTED;
         pair inetd: Any;
     }
+    back {
+        pair slow_and_half_closed: PROMOTED;
+        pair both_write_first: PROMOTED;
+        pair silent_peer: Any;
+        pair silent_half_closed: Any;
+        pair closed_peer: Any;
+        pair exited_peer: Any;
+        pair peer_exits_later: Any;
+        pair given_before_the_switch: Any;
+        pair copy_on_stdin: Any;
+        pair stalled_and_back: Carried(30 * MIB);
+        pair torn: Carried(MIB);
+        pair room_in_turns: Carried(4 * MIB);
+        pair shut_in_epoll: PROMOTED;
+    }
     leave {
         raw passed: Any;
-        #[ignore = "pending: a peer that makes no call does not answer a hand-back"]
         raw passed_unread: Any;
         raw exec_same: Any;
         raw exec_plain: Any;

@@ -193,15 +193,6 @@ impl Kernel for Fd {
         set_buffer_locks(self.0, (was >> 48) as u32);
     }
 
-    fn unsent(&self) -> usize {
-        let mut n: libc::c_int = 0;
-        let saved = crate::errno();
-        // SAFETY: the request writes an int.
-        unsafe { crate::real::ioctl(self.0, libc::TIOCOUTQ, &raw mut n as usize) };
-        crate::set_errno(saved);
-        usize::try_from(n).unwrap_or(0)
-    }
-
     fn is_nonblocking(&self) -> bool {
         rustix::fs::fcntl_getfl(self.get()).is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK))
     }

@@ -358,16 +358,13 @@ impl Conn {
         }
     }
 
-    /// The direction is on TCP because the ring was full and nobody read: back to the ring, if the peer has followed there
-    /// and the kernel has got rid of what it was given. Caller holds the sending lock.
+    /// The direction is on TCP because the ring was full and nobody read: back to the ring, if the peer has followed there, and
+    /// so reads again. What the kernel still holds comes first. Caller holds the sending lock.
     #[cold]
-    pub(crate) fn come_back(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
+    pub(crate) fn come_back(&self, tx: Tx<'_>) -> bool {
         let end = self.end;
         let stays = end.has(flag::KEEP_TCP | flag::KERNEL_DEAD | flag::WRITE_SHUT);
         if stays || tx.asks() != 0 || end.resend.load(Relaxed) != 0 || !tx.all_passed() {
-            return false;
-        }
-        if end.tcp_tx.load(Relaxed) == 0 || k.unsent() != 0 {
             return false;
         }
         tx.switch_up(end.tcp_tx.load(Relaxed));

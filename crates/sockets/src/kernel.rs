@@ -59,10 +59,6 @@ pub trait Kernel {
     }
     /// What `widen_send` gave.
     fn restore_send(&self, _was: u64) {}
-    /// Bytes sent that the peer's kernel has not acknowledged; 0 where that is not told.
-    fn unsent(&self) -> usize {
-        0
-    }
     /// The state of O_NONBLOCK, from the kernel.
     fn is_nonblocking(&self) -> bool;
     /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:

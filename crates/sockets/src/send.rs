@@ -101,7 +101,7 @@ impl Conn {
         if guard.is_inherited() {
             self.after_dead_holder(k, self.rings()?.tx());
         }
-        if end.tx_path() == Path::Ring || self.comes_back(k, guard.is_nested()) {
+        if end.tx_path() == Path::Ring || self.comes_back(guard.is_nested()) {
             let segment = self.rings()?;
             let tx = segment.tx();
             if guard.is_nested() {
@@ -150,10 +150,10 @@ impl Conn {
     }
 
     /// Sending on TCP: now and then, is it time for the ring again? Caller holds the sending lock.
-    fn comes_back(&self, k: &impl Kernel, nested: bool) -> bool {
+    fn comes_back(&self, nested: bool) -> bool {
         let turn = self.sends_on_tcp.fetch_add(1, Relaxed) % COME_BACK_EVERY;
         let due = !nested && turn == 0 && self.end.tx_switches.load(Relaxed) != 0;
-        due && self.rings().is_ok_and(|s| self.come_back(k, s.tx()))
+        due && self.rings().is_ok_and(|s| self.come_back(s.tx()))
     }
 
     /// May these bytes go into the ring? If not, the direction has just been switched back to TCP.

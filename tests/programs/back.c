@@ -1,0 +1,296 @@
+/* The way back to TCP, and what happens where both paths meet: unread bytes when a connection is given to stdio, whatever
+ * the peer does next; half-closed connections with slow readers; peers that both write before they read. */
+#include "common.h"
+
+enum { UNREAD = 100 * 1000 };
+
+/* A request, half-closed; an answer larger than all buffers, read slowly; the answerer closes as soon as it has sent. */
+enum { ANSWER = 12 * MIB };
+static void slow_and_half_closed_server(int fd)
+{
+    char text[16];
+    CHECK(read_full(fd, text, 7) == 7);
+    CALL("after the request", read(fd, text, 1));
+    stream_send(&(struct stream){101, 0}, fd, ANSWER, MIB);
+    MUST(close(fd));
+    tell(1);
+}
+static void slow_and_half_closed_client(int fd)
+{
+    struct stream in = {101, 0};
+    send_text(fd, "request");
+    CALL("half-close", shutdown(fd, SHUT_WR));
+    /* Nothing is read until the answerer's buffers are full: it waits in its send. */
+    for (uint64_t start = now_ms(); now_ms() - start < 150;)
+        poll(NULL, 0, 50);
+    stream_receive(&in, fd, 3 * MIB, 64 * KIB);
+    poll(NULL, 0, 100);
+    say("%zu bytes to the end", 3 * MIB + stream_receive_to_end(&in, fd));
+    CHECK(hear() == 1);
+}
+
+/* Two non-blocking peers write what TCP's buffers take, and read then. */
+enum { FIRST = 512 * KIB };
+static void write_first(int fd)
+{
+    static uint8_t buffer[FIRST];
+    struct stream out = {102 + is_server(), 0}, in = {102 + !is_server(), 0};
+    size_t done = 0;
+    set_nonblocking(fd, true);
+    stream_fill(&out, buffer, sizeof buffer);
+    while (done < sizeof buffer) {
+        ssize_t n = write(fd, buffer + done, sizeof buffer - done);
+        if (n > 0)
+            done += n;
+        else if (!(await_events(fd, POLLOUT) & POLLOUT))
+            die("no room");
+    }
+    set_nonblocking(fd, false);
+    stream_receive(&in, fd, FIRST, 64 * KIB);
+    say("both ways");
+    meet();
+}
+static void both_write_first_server(int fd) { write_first(fd); }
+static void both_write_first_client(int fd) { write_first(fd); }
+
+/* The receiving side gives the connection to stdio with bytes unread. */
+static void read_by_stdio(int fd)
+{
+    static char buffer[UNREAD];
+    struct stream in = {103, 0};
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    size_t n, total = 0;
+    while (total < UNREAD && (n = fread(buffer, 1, UNREAD - total, file)) > 0) {
+        stream_check(&in, buffer, n);
+        total += n;
+    }
+    say("%zu bytes, error %d", total, ferror(file));
+    tell(2);
+    CALL("and then", fread(buffer, 1, 1, file));
+    say("at the end %d, error %d", feof(file), ferror(file));
+}
+static void send_unread(int fd)
+{
+    stream_send(&(struct stream){103, 0}, fd, UNREAD, UNREAD);
+}
+static void give_server(int fd)
+{
+    CHECK(hear() == 1);
+    read_by_stdio(fd);
+}
+
+/* The peer makes no call on the connection until all has been read. */
+static void silent_peer_server(int fd) { give_server(fd); }
+static void silent_peer_client(int fd)
+{
+    send_unread(fd);
+    tell(1);
+    CHECK(hear() == 2);
+    MUST(close(fd));
+}
+static void silent_half_closed_server(int fd) { give_server(fd); }
+static void silent_half_closed_client(int fd)
+{
+    send_unread(fd);
+    MUST(shutdown(fd, SHUT_WR));
+    tell(1);
+    CHECK(hear() == 2);
+}
+static void closed_peer_server(int fd) { give_server(fd); }
+static void closed_peer_client(int fd)
+{
+    send_unread(fd);
+    MUST(close(fd));
+    tell(1);
+    CHECK(hear() == 2);
+}
+/* A child that is the only one on the connection ends, before or after it is given away. */
+static pid_t only_child(int fd, int (*body)(int), int go[2])
+{
+    MUST(pipe(go));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        send_unread(fd);
+        MUST(close(go[1]));
+        _exit(body(go[0]));
+    }
+    MUST(close(fd));
+    return child;
+}
+static int at_once(int go)
+{
+    (void)go;
+    return 0;
+}
+static int when_told(int go)
+{
+    char byte;
+    return read(go, &byte, 1) != 0;
+}
+static void exited_peer_server(int fd) { give_server(fd); }
+static void exited_peer_client(int fd)
+{
+    int go[2];
+    wait_child(only_child(fd, at_once, go));
+    tell(1);
+    CHECK(hear() == 2);
+}
+static void peer_exits_later_server(int fd)
+{
+    await_unread(fd, UNREAD);
+    tell(1);
+    read_by_stdio(fd);
+}
+static void peer_exits_later_client(int fd)
+{
+    int go[2];
+    pid_t child = only_child(fd, when_told, go);
+    CHECK(hear() == 1);
+    CHECK(hear() == 2);
+    MUST(close(go[1]));
+    wait_child(child);
+}
+
+/* Bytes unread on the stream, and behind them in the ring. */
+static void given_before_the_switch_server(int fd)
+{
+    CHECK(hear() == 1);
+    read_by_stdio(fd);
+}
+static void given_before_the_switch_client(int fd)
+{
+    struct stream out = {103, 0};
+    for (int i = 0; i < 100; i++)
+        stream_send(&out, fd, UNREAD / 100, UNREAD / 100);
+    tell(1);
+    CHECK(hear() == 2);
+    MUST(close(fd));
+}
+
+/* As a shell does it: a copy on descriptor 0, read there, the peer closed long since. */
+static void copy_on_stdin_server(int fd)
+{
+    CHECK(hear() == 1);
+    MUST(dup2(fd, 0));
+    MUST(close(fd));
+    char line[100];
+    struct stream in = {103, 0};
+    size_t total = 0;
+    for (ssize_t n; (n = read(0, line, sizeof line)) > 0; total += n)
+        stream_check(&in, line, n);
+    say("%zu bytes", total);
+}
+static void copy_on_stdin_client(int fd)
+{
+    send_unread(fd);
+    MUST(close(fd));
+    tell(1);
+}
+
+/* A reader that pauses long enough for the sender to go over TCP, and then reads on for a long time: most goes through the
+ * ring again. */
+static void stalled_and_back_server(int fd)
+{
+    struct stream in = {104, 0};
+    poll(NULL, 0, 300);
+    stream_receive(&in, fd, 40 * MIB, 256 * KIB);
+    meet();
+}
+static void stalled_and_back_client(int fd)
+{
+    stream_send(&(struct stream){104, 0}, fd, 40 * MIB, 64 * KIB);
+    meet();
+}
+
+/* Threads that write small messages on one connection without a lock of their own, against a full ring. */
+enum { WRITERS = 8, MESSAGES = 3000, BYTES = 100 };
+static int torn_fd;
+static void *torn_writer(void *letter)
+{
+    char message[BYTES];
+    memset(message, (char)(intptr_t)letter, sizeof message);
+    for (int i = 0; i < MESSAGES; i++)
+        if (send(torn_fd, message, sizeof message, 0) != BYTES)
+            die("send");
+    return NULL;
+}
+static void torn_server(int fd)
+{
+    char message[BYTES];
+    int counts[WRITERS] = {0}, torn = 0;
+    for (int i = 0; i < WRITERS * MESSAGES; i++) {
+        CHECK(read_full(fd, message, BYTES) == BYTES);
+        for (int k = 1; k < BYTES; k++)
+            torn += message[k] != message[0];
+        counts[(message[0] - 'a') % WRITERS]++;
+    }
+    for (int i = 0; i < WRITERS; i++)
+        CHECK(torn || counts[i] == MESSAGES);
+    say("torn at %d places", torn);
+    meet();
+}
+static void torn_client(int fd)
+{
+    pthread_t writers[WRITERS];
+    torn_fd = fd;
+    for (intptr_t i = 0; i < WRITERS; i++)
+        writers[i] = start_thread(torn_writer, (void *)('a' + i));
+    for (int i = 0; i < WRITERS; i++)
+        pthread_join(writers[i], NULL);
+    meet();
+}
+
+/* A writer that polls for room while the reader takes odd amounts: no reading may take the bell that tells of room. */
+static void room_in_turns_server(int fd)
+{
+    static uint8_t buffer[70 * KIB];
+    struct stream in = {105, 0};
+    struct rng rng = {7};
+    for (size_t left = 8 * MIB; left;) {
+        size_t want = between(&rng, 1, sizeof buffer);
+        ssize_t n = MUST(recv(fd, buffer, want < left ? want : left, 0));
+        stream_check(&in, buffer, n);
+        left -= n;
+    }
+    meet();
+}
+static void room_in_turns_client(int fd)
+{
+    static uint8_t buffer[64 * KIB];
+    struct stream out = {105, 0};
+    set_nonblocking(fd, true);
+    for (size_t left = 8 * MIB; left;) {
+        struct stream ahead = out;
+        stream_fill(&ahead, buffer, sizeof buffer);
+        ssize_t n = write(fd, buffer, left < sizeof buffer ? left : sizeof buffer);
+        if (n > 0)
+            left -= n, out.offset += n;
+        else if (!(await_events(fd, POLLIN | POLLOUT) & POLLOUT))
+            die("no room");
+    }
+    meet();
+}
+
+/* A connection that its own process has shut both ways: its epoll set says so at once. */
+static void shut_in_epoll_server(int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int set = MUST(epoll_create1(0));
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+    CALL("shut", shutdown(fd, SHUT_RDWR));
+    long n = CALL("wait", epoll_wait(set, &event, 1, 0));
+    say("events %s", n > 0 ? events_name(event.events) : "none");
+    meet();
+}
+static void shut_in_epoll_client(int fd)
+{
+    (void)fd;
+    meet();
+}
+
+const struct test_case cases[] = {
+    CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
+    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(stalled_and_back),
+    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), END_OF_CASES,
+};
