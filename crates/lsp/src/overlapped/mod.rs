@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use gm::{Path, Reason};
+use gm::Reason;
 use sockets::Ready;
 use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
