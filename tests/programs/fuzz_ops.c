@@ -102,7 +102,7 @@ static bool right(struct answer *out, int conn, int side, const uint8_t *data, s
         in->received += length;
     if (in->orphan && in->received > in->sent)
         in->sent = in->received;
-    if (in->received == in->sent && !board->conn[conn].aborted && !in->unsure)
+    if (in->received == in->sent && !board->conn[conn].aborted && !board->conn[conn].shut_rd[side] && !in->unsure)
         in->loose = false;
     return true;
 }
@@ -165,7 +165,8 @@ static size_t put(int slot, const struct step *step, size_t total, size_t chunk,
             n = BUFFER;
         struct stream next = content(step->conn, hold->side, out->sent);
         stream_fill(&next, buffer, n);
-        int flags = when_full == STOP_WHEN_FULL || step->op == PUSH ? MSG_DONTWAIT : 0;
+        bool polls = step->op == PUSH || (step->op == BULK && step->m % 2);
+        int flags = when_full == STOP_WHEN_FULL || polls ? MSG_DONTWAIT : 0;
         ssize_t sent = send_once(fd, files[step->conn], step->kind, buffer, n, flags);
         if (sent > 0) {
             c->aborted |= refused;
@@ -177,9 +178,10 @@ static size_t put(int slot, const struct step *step, size_t total, size_t chunk,
         }
         if (sent < 0 && errno == EAGAIN && when_full == GO_ON) {
             struct pollfd room = {fd, POLLOUT, 0};
-            if (poll(&room, 1, 700) == 1)
+            int ready = poll(&room, 1, step->op == BULK ? -1 : 700);
+            if (ready == 1)
                 continue;
-            *stuck = true;
+            *stuck = ready == 0;
         }
         *error = errno;
         break;
@@ -200,11 +202,12 @@ static void act_send(int slot, const struct step *step, struct answer *out)
     bool fits = way->sent - way->received + total <= capacity() && !way->unsure;
     /* Where it would wait for a reader that is not at work: as much as there is room for. */
     bool full = step->op == FILL || (!fits && step->op != BULK);
+    struct connection *c = &board->conn[step->conn];
+    bool luck = c->aborted && (c->dir[0].loose || c->dir[1].loose);
     if (full)
         way->loose = true;
     size_t done = put(slot, step, total, chunk, full ? STOP_WHEN_FULL : GO_ON, &error, &stuck);
-    struct connection *c = &board->conn[step->conn];
-    if (c->aborted && (c->dir[0].loose || c->dir[1].loose)) {
+    if (luck) {
         way->fuzzy = way->unsure = true; /* the reset may be there already, or not yet */
         tell_outcome(out, "?");
     } else if (full && (error == EAGAIN || error == 0)) {
@@ -321,7 +324,7 @@ static void act_receive(int slot, const struct step *step, struct answer *out)
     uint64_t there = unread(step->conn, hold->side), before = in->received;
     bool background = step->op == WAIT_RECV, was_luck = is_luck(step->conn, hold->side) && (step->n || !in->unsure || c->aborted);
     size_t wanted = background || (step->n && step->n < there) ? step->n : there;
-    if (step->n == 0 && in->unsure && there == 0 && !c->aborted) { /* elsewhere there was a rest to read */
+    if (step->n == 0 && in->unsure && there == 0 && !c->aborted && !c->shut_rd[hold->side]) { /* elsewhere there was a rest to read */
         in->loose = in->unsure = false;
         tell_outcome(out, "all");
         return;
@@ -339,7 +342,7 @@ static void act_receive(int slot, const struct step *step, struct answer *out)
     size_t done = take(slot, step, wanted, chunk, out, &what);
     if (!strcmp(what, "wrong"))
         return;
-    if (step->n == 0 && done == wanted && !c->aborted)
+    if (step->n == 0 && done == wanted && !c->aborted && !c->shut_rd[hold->side])
         in->loose = in->unsure = false;
     if (background && done == wanted)
         tell_outcome(out, "%zu", done);
@@ -442,6 +445,7 @@ static void act_burst_read(int slot, const struct step *step, struct answer *out
 {
     int fd = any_fd(slot, step->conn, 0);
     uint32_t next[8] = {0};
+    usleep(1000 * (step->m % 16)); /* the senders shall find the ring full */
     for (uint32_t i = 0; i < step->kind * step->m; i++) {
         uint8_t want[512];
         size_t got = read_full(fd, buffer, step->n);

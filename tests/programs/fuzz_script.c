@@ -262,7 +262,7 @@ static void bulk(struct writer *w, int conn)
     int side = below(w, 2), slot = holder(w, conn, side);
     if (chance(w, 50))
         send_some(w, conn, !side);
-    add(w, BULK, slot, conn, kind(w), 100000 + below(w, chance(w, 50) ? 600000 : 3000000));
+    add(w, BULK, slot, conn, kind(w), 100000 + below(w, chance(w, 50) ? 600000 : 5000000));
     if (chance(w, 50))
         add(w, PAUSE, 0, 0, 0, chance(w, 97) ? below(w, 30) : 530);
     for (int i = below(w, 6); i > 0; i--)
@@ -368,12 +368,12 @@ static void burst(struct writer *w, int conn)
 {
     int side = below(w, 2);
     receive_some(w, conn, !side, 0);
-    uint32_t threads = 2 + below(w, 5), size = 8 + below(w, 200);
+    uint32_t threads = 2 + below(w, 5), size = 12 + below(w, 300);
     add(w, BURST, holder(w, conn, side), conn, threads, size);
     /* More than a ring holds, less than TCP's buffers do: there no message meets a full one. */
-    uint32_t messages = (100000 + below(w, 700000)) / (threads * size);
+    uint32_t messages = (250000 + below(w, 550000)) / (threads * size);
     if (!(without >> BURST & 1))
-        w->script->steps[w->script->count - 1].m = messages < 4000 ? messages : 4000;
+        w->script->steps[w->script->count - 1].m = messages < 8000 ? messages : 8000;
 }
 
 static void phrase(struct writer *w)
@@ -383,7 +383,7 @@ static void phrase(struct writer *w)
     static const struct {
         uint32_t weight;
         void (*write)(struct writer *w, int conn);
-    } phrases[] = {{20, traffic}, {33, giving}, {6, stalling}, {5, bulk}, {6, filling}, {10, waiting}, {9, readiness}, {9, mishap}, {2, burst}};
+    } phrases[] = {{18, traffic}, {33, giving}, {6, stalling}, {5, bulk}, {6, filling}, {10, waiting}, {9, readiness}, {9, mishap}, {4, burst}};
     for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++) {
         if (choice < phrases[i].weight)
             return phrases[i].write(w, conn);
