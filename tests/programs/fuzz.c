@@ -207,7 +207,7 @@ static bool due(int slot)
 static bool luck(int conn, int side)
 {
     struct connection *c = &board->conn[conn];
-    return is_luck(conn, side) || (c->aborted && (c->dir[0].loose || c->dir[1].loose));
+    return is_luck(conn, side) || is_gone(conn, side);
 }
 
 static bool finish(int slot)

@@ -12,7 +12,8 @@
  * was sent and what was received; a step that reads asks it how much must be there, and never waits for what nobody sent.
  *
  * What TCP leaves open is not told: how much a full buffer held, how the bytes of a step were cut, errno and amounts after
- * a reset that raced with bytes under way. See `loose` below. */
+ * a reset that raced with bytes under way. See `loose` below. Nor is what the front is known to tell otherwise
+ * (docs/limitations.md): when a sender learns that its peer has gone, and by which of the two errors. */
 #pragma once
 #include "common.h"
 
@@ -93,6 +94,7 @@ int any_fd(int slot, int conn, uint32_t choice);
 uint64_t unread(int conn, int side);
 bool end_is_due(int conn, int side);
 bool is_luck(int conn, int side); /* whether what `side` receives can not be told */
+bool is_gone(int conn, int side); /* the peer of `side` has closed or died, or a reset is on its way */
 void tell_outcome(struct answer *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
 const char *error_name(int error);
 

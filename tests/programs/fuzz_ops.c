@@ -21,11 +21,11 @@ void tell_outcome(struct answer *out, const char *format, ...)
 
 const char *error_name(int error) { return error ? strerrorname_np(error) : "ok"; }
 
-/* Of a reset that raced with bytes under way TCP makes either error. */
+/* Of a reset that raced with bytes under way TCP makes either error; of a peer that has gone, so does the front. */
 static const char *error_of(int conn, int error)
 {
     struct connection *c = &board->conn[conn];
-    if (c->aborted && (c->dir[0].loose || c->dir[1].loose) && (error == EPIPE || error == ECONNRESET))
+    if ((c->aborted || c->closed[0] || c->closed[1]) && (error == EPIPE || error == ECONNRESET))
         return "BROKEN";
     return error_name(error);
 }
@@ -55,8 +55,10 @@ bool end_is_due(int conn, int side)
 bool is_luck(int conn, int side)
 {
     struct connection *c = &board->conn[conn];
-    return c->dir[!side].unsure || ((c->aborted || c->shut_rd[side]) && c->dir[!side].loose);
+    return c->dir[!side].unsure || c->aborted || (c->shut_rd[side] && c->dir[!side].loose);
 }
+
+bool is_gone(int conn, int side) { return board->conn[conn].aborted || board->conn[conn].closed[!side]; }
 
 static struct stream content(int conn, int direction, uint64_t offset)
 {
@@ -168,8 +170,8 @@ static size_t put(int slot, const struct step *step, size_t total, size_t chunk,
         bool polls = step->op == PUSH || (step->op == BULK && step->m % 2);
         int flags = when_full == STOP_WHEN_FULL || polls ? MSG_DONTWAIT : 0;
         ssize_t sent = send_once(fd, files[step->conn], step->kind, buffer, n, flags);
+        c->aborted |= refused;
         if (sent > 0) {
-            c->aborted |= refused;
             done += sent;
             out->sent += sent;
             if (out->sent - out->received > sure_amount())
@@ -203,7 +205,7 @@ static void act_send(int slot, const struct step *step, struct answer *out)
     /* Where it would wait for a reader that is not at work: as much as there is room for. */
     bool full = step->op == FILL || (!fits && step->op != BULK);
     struct connection *c = &board->conn[step->conn];
-    bool luck = c->aborted && (c->dir[0].loose || c->dir[1].loose);
+    bool luck = is_gone(step->conn, hold->side);
     if (full)
         way->loose = true;
     size_t done = put(slot, step, total, chunk, full ? STOP_WHEN_FULL : GO_ON, &error, &stuck);
@@ -385,7 +387,7 @@ static void act_ask(int slot, const struct step *step, struct answer *out)
     socklen_t length = sizeof value;
     if (step->op == ERROR) {
         MUST(getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &length));
-        tell_outcome(out, "%s", value ? error_of(step->conn, value) : "none");
+        tell_outcome(out, "%s", is_gone(step->conn, hold->side) ? "?" : value ? error_of(step->conn, value) : "none");
         return;
     }
     for (int tries = 0; tries < 100; tries++) {

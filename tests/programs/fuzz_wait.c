@@ -24,8 +24,10 @@ static unsigned sure_events(int slot, int conn, unsigned events)
 {
     struct connection *c = &board->conn[conn];
     int side = board->holds[slot][conn].side;
-    if (c->aborted && (c->dir[0].loose || c->dir[1].loose))
-        return events ? EPOLLERR : 0;
+    if (c->aborted)
+        return 0;
+    if (c->closed[!side])
+        events &= ~(EPOLLHUP | EPOLLERR);
     if (c->dir[side].loose || c->dir[side].promised || c->dir[side].unsure)
         events &= ~EPOLLOUT;
     if (is_luck(conn, side) || c->dir[!side].promised)

@@ -1,7 +1,6 @@
 //! Doorbells on the stream: taking them off, and nothing else with them.
 
 use gm::Path;
-use gm::end::flag;
 use ring::Corrupt;
 use ring::layout;
 
@@ -30,7 +29,7 @@ impl Conn {
         }
         let mut got = 0;
         match k.recv(&mut scratch[..n], false) {
-            Ok(0) => end.set(flag::KERNEL_EOF),
+            Ok(0) => self.stream_ended(),
             Ok(n) => {
                 self.count_tcp(0, n as u64);
                 self.only_bells(&scratch[..n])?;

@@ -78,7 +78,7 @@ impl Conn {
         self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
         match woken {
             Ok(Peeked::EndOfFile) if self.end.rx_path() == Path::Ring => {
-                self.end.set(flag::KERNEL_EOF);
+                self.stream_ended();
                 Ok(())
             }
             Ok(Peeked::EndOfFile) => Ok(()),

@@ -310,7 +310,7 @@ impl Conn {
             let n = scratch.len().min(left as usize);
             match k.recv(&mut scratch[..n], false) {
                 Ok(0) => {
-                    end.set(flag::KERNEL_EOF);
+                    self.stream_ended();
                     drop(guard);
                     return self.without_last_bells(k);
                 }
@@ -380,7 +380,7 @@ impl Conn {
         // and those are taken by their own rule.
         let seen = match k.recv(&mut buf[..n], true) {
             Ok(0) => {
-                end.set(flag::KERNEL_EOF);
+                self.stream_ended();
                 drop(guard);
                 return self.stream_is_over(k, rx, Ok(Look::EndOfFile));
             }
@@ -465,6 +465,13 @@ impl Conn {
         self.end.rx_passed.store(passed, Release);
         rx.pass(passed, self.end.tcp_rx.load(Relaxed));
         self.note_kernel(k.poll());
+    }
+
+    /// The kernel's stream gives end-of-file: the peer's doing, unless we shut our reading.
+    pub(crate) fn stream_ended(&self) {
+        if !self.end.has(flag::READ_SHUT) {
+            self.end.set(flag::KERNEL_EOF);
+        }
     }
 
     /// A call of our own on the kernel's socket failed.
