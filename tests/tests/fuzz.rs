@@ -16,7 +16,37 @@ use sgm_tests::front::{Report, sum};
 use sgm_tests::fuzz::{Finding, Fuzzer, Side};
 
 /// Seeds that once found something. They mean other scripts when the generator changes: new finds go to the twins, too.
-const REGRESSIONS: &[(Side, u64)] = &[];
+const REGRESSIONS: &[(Side, u64)] = &[
+    (Side::Carried, 700013),
+    (Side::AtOnce, 700023),
+    (Side::AtOnce, 700025),
+    (Side::AtOnce, 700033),
+    (Side::Carried, 700040),
+    (Side::Carried, 700041),
+    (Side::Carried, 700069),
+    (Side::AtOnce, 700084),
+    (Side::AtOnce, 700089),
+    (Side::Carried, 700108),
+    (Side::Tight, 700139),
+    (Side::Carried, 700172),
+    (Side::AtOnce, 700189),
+    (Side::Tight, 700292),
+    (Side::Tight, 700296),
+    (Side::Carried, 700466),
+    (Side::Carried, 700484),
+    (Side::Carried, 700648),
+    (Side::AtOnce, 700666),
+    (Side::Carried, 700686),
+    (Side::Carried, 700741),
+    (Side::Carried, 700874),
+    (Side::Tight, 700932),
+    (Side::Carried, 701108),
+    (Side::Tight, 701240),
+    (Side::Carried, 701499),
+    (Side::Carried, 800118),
+    (Side::Carried, 801203),
+    (Side::Carried, 802019),
+];
 
 const SIDES: [Side; 8] = {
     use Side::{AtOnce, Carried, Tight};
