@@ -98,7 +98,11 @@ static void act_shut(int slot, const struct step *step, struct answer *out)
     static const int how[] = {SHUT_WR, SHUT_WR, SHUT_RD, SHUT_RDWR};
     int which = how[step->kind % 4], side = board->holds[slot][step->conn].side;
     int result = shutdown(any_fd(slot, step->conn, step->m), which);
-    tell_outcome(out, "%s", result ? error_name(errno) : "0");
+    if (is_gone(step->conn, side)) { /* ENOTCONN, or not yet */
+        tell_outcome(out, "?");
+        result = 0;
+    } else
+        tell_outcome(out, "%s", result ? error_name(errno) : "0");
     if (!result && which != SHUT_RD)
         board->conn[step->conn].dir[side].fin = true;
     if (!result && which != SHUT_WR)
