@@ -206,7 +206,6 @@ static bool due(int slot)
 
 static bool luck(int conn, int side)
 {
-    struct connection *c = &board->conn[conn];
     return is_luck(conn, side) || is_gone(conn, side);
 }
 

@@ -58,7 +58,11 @@ bool is_luck(int conn, int side)
     return c->dir[!side].unsure || c->aborted || (c->shut_rd[side] && c->dir[!side].loose);
 }
 
-bool is_gone(int conn, int side) { return board->conn[conn].aborted || board->conn[conn].closed[!side]; }
+bool is_gone(int conn, int side)
+{
+    struct connection *c = &board->conn[conn];
+    return c->aborted || c->closed[!side] || c->shut_rd[!side];
+}
 
 static struct stream content(int conn, int direction, uint64_t offset)
 {
@@ -204,8 +208,7 @@ static void act_send(int slot, const struct step *step, struct answer *out)
     bool fits = way->sent - way->received + total <= capacity() && !way->unsure;
     /* Where it would wait for a reader that is not at work: as much as there is room for. */
     bool full = step->op == FILL || (!fits && step->op != BULK);
-    struct connection *c = &board->conn[step->conn];
-    bool luck = is_gone(step->conn, hold->side);
+    bool luck = is_gone(step->conn, hold->side) && step->op != BULK;
     if (full)
         way->loose = true;
     size_t done = put(slot, step, total, chunk, full ? STOP_WHEN_FULL : GO_ON, &error, &stuck);

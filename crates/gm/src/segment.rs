@@ -118,6 +118,12 @@ impl Segment {
         who.store(pid | u64::from(place.index) << 32, Release);
     }
 
+    /// Is the other end closed by its last holder, or did that die?
+    pub fn peer_is_over(&self, dir: &Path, id: u64) -> bool {
+        self.outstanding(self.side.other())
+            .is_none_or(|at| is_gone(Port::open_of(dir, at.port).ok().as_ref(), at, id))
+    }
+
     /// Where the other end is, as far as that one says.
     pub fn peer(&self) -> Option<Place> {
         self.outstanding(self.side.other())

@@ -296,9 +296,12 @@ impl Tx<'_> {
         self.direction.wait.asks.load(Acquire)
     }
 
-    /// Published bytes that the peer has not taken.
+    /// Published bytes that the peer has not taken. What moved to the stream is the kernel's to count.
     pub fn unread(&self) -> Result<u64, Corrupt> {
         loop {
+            if self.is_moved() {
+                return Ok(0);
+            }
             let tail = self.position();
             let used = tail.wrapping_sub(self.peer_head());
             if used <= self.bytes.capacity() {

@@ -167,6 +167,10 @@ impl Conn {
             }
             let now = k.now_us();
             if now >= help_at {
+                // With our own reading shut, the kernel's view of the stream says nothing of the peer.
+                if self.end.has(flag::READ_SHUT) && self.peer_is_over(node) {
+                    return self.without_peer(k, rx);
+                }
                 help();
                 // Not so often that helping in vain costs much.
                 help_at = now + (now - since).min(1_000_000);

@@ -3,7 +3,7 @@
 use gm::end::flag;
 use gm::held::Place;
 use gm::segment::Side;
-use gm::{Node, Role, Segment, State};
+use gm::{Node, Reason, Role, Segment, State};
 use ring::Key;
 use ring::sync::Ordering::Relaxed;
 
@@ -52,6 +52,11 @@ impl Conn {
         // A stream that was reset has no peer's address any more.
         let key = self.key(node, k).unwrap_or_else(|| self.noted_key());
         let Ok(segment) = Segment::open(node.dir(), id, &key, self.side()) else {
+            if end.state() == State::Claimed {
+                // It has no name any more: the client took its offer back, and nothing was ever in the ring.
+                end.keep_tcp(Reason::Withdrawn);
+                end.set_state(State::Plain);
+            }
             return false;
         };
         if end.state() == State::Offered
@@ -66,6 +71,12 @@ impl Conn {
             });
         }
         self.segment.set(segment).is_ok()
+    }
+
+    /// Is nobody left who holds the peer's end? For who can't be told by the kernel.
+    pub fn peer_is_over(&self, node: &Node) -> bool {
+        let id = self.end.segment.load(Relaxed);
+        self.segment().is_some_and(|s| s.peer_is_over(node.dir(), id))
     }
 
     /// Where the peer's end is, as far as it says.

@@ -199,6 +199,7 @@ pub fn on_engaged(inside: &Inside) {
                 continue;
             };
             w.carried = true;
+            w.spent = w.events & libc::EPOLLONESHOT as u32 != 0 && is_spent(epfd, w.fd);
             // What is on the stream the kernel reports as it is registered anew; but the peer may have put bytes into the
             // ring already.
             w.seen = Seen::at_first(conn, &inside.fd);
@@ -241,6 +242,26 @@ pub fn on_substituted(slot: &'static Slot, fd: c_int) {
             set.drop_watch(w);
         }
     }
+}
+
+/// Has the kernel shot this one-shot member? Then it shows no event that it waits for. Nobody told us, while the member was
+/// the kernel's alone. A member that can't be looked up counts as not shot.
+fn is_spent(epfd: c_int, fd: c_int) -> bool {
+    const PRIVATE: u32 = (libc::EPOLLONESHOT | libc::EPOLLET) as u32
+        | libc::EPOLLWAKEUP as u32
+        | libc::EPOLLEXCLUSIVE as u32;
+    let Ok(text) = std::fs::read_to_string(format!("/proc/self/fdinfo/{epfd}")) else {
+        return false;
+    };
+    let events = |line: &str| {
+        let mut words = line.strip_prefix("tfd:")?.split_ascii_whitespace();
+        let number: c_int = words.next()?.parse().ok()?;
+        (number == fd).then_some(())?;
+        u32::from_str_radix(words.nth(1)?, 16).ok()
+    };
+    text.lines()
+        .find_map(events)
+        .is_some_and(|e| e & !PRIVATE == 0)
 }
 
 fn live_sets() -> Vec<&'static Set> {
