@@ -132,7 +132,8 @@ pub struct WaitLine {
     /// Who waits for room: [`WANT_FUTEX`], [`WANT_BELL`]. Set by the writing end, taken by the reading end.
     pub space_wanted: AtomicU32,
     /// Ring at the next publication, whatever bells are under way: for edge-triggered waiters, whom a bell that lies on
-    /// the stream already does not wake. Set by the reading end, taken by the writing end.
+    /// the stream already does not wake. [`EDGE_ARMED`] by the reading end, [`EDGE_RUNG`]
+    /// by the writing end.
     pub edge: AtomicU32,
     /// Futex word: bumped by the reading end when it made room for somebody.
     pub space_seq: AtomicU32,
@@ -154,6 +155,10 @@ pub const RESET: u32 = 2;
 pub const READ_CLOSED: u32 = 1;
 /// `WaitLine::asks`: the reading end asks to be served over TCP again.
 pub const PLEASE_DOWN: u32 = 2;
+/// `WaitLine::edge`: ring at the next publication.
+pub const EDGE_ARMED: u32 = 1;
+/// `WaitLine::edge`: that was done.
+pub const EDGE_RUNG: u32 = 2;
 /// `WaitLine::space_wanted`: a thread sleeps on `space_seq`.
 pub const WANT_FUTEX: u32 = 1;
 /// `WaitLine::space_wanted`: somebody polls for room and wants a doorbell.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! An edge-triggered waiter (a member of an epoll set) sets `edge` instead of counting itself in `sleepers`; the
-//! writer takes it and rings, even if bells lie on the stream already, for those give no new edge.
+//! writer notes that it rings for it and does so, even if bells lie on the stream already, for those give no new edge. Who
+//! takes bells off the stream sets it anew, for that one may not have been seen.
 //!
 //! 1. Bells are taken off TCP only while the ring is empty, under the reading end's lock: as long as there are bytes
 //!    after a bell, the descriptor stays readable for every waiter, ours or foreign.
@@ -159,7 +160,8 @@ impl Tx<'_> {
     #[inline]
     pub fn bell_due(&self) -> bool {
         let wait = &self.direction.wait;
-        if wait.edge.load(Relaxed) == 0 && wait.sleepers.load(Relaxed) == 0 {
+        let armed = wait.edge.load(Relaxed) == layout::EDGE_ARMED;
+        if !armed && wait.sleepers.load(Relaxed) == 0 {
             return false;
         }
         self.sleeper_needs_bell()
@@ -171,7 +173,12 @@ impl Tx<'_> {
     fn sleeper_needs_bell(&self) -> bool {
         let wait = &self.direction.wait;
         let before = wait.at.load(Acquire) < self.direction.writer.up.load(Relaxed);
-        let edge = !before && wait.edge.load(Relaxed) != 0 && wait.edge.swap(0, AcqRel) != 0;
+        let armed = layout::EDGE_ARMED;
+        let edge = !before
+            && wait
+                .edge
+                .compare_exchange(armed, layout::EDGE_RUNG, AcqRel, Relaxed)
+                .is_ok();
         edge || wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
     }
 
@@ -493,7 +500,12 @@ impl Rx<'_> {
     /// for under way any more. False: there is news that may count on these bells. They must stay on the stream, for
     /// everybody else who sleeps there.
     pub fn claim_bells(&self, n: u32, passed: u32) -> bool {
-        self.direction.wait.bells_taken.fetch_add(n, AcqRel);
+        let wait = &self.direction.wait;
+        if wait.edge.load(Relaxed) == layout::EDGE_RUNG {
+            // An edge-triggered waiter may not have seen its bell yet, and will not when it is gone.
+            wait.edge.swap(layout::EDGE_ARMED, AcqRel);
+        }
+        wait.bells_taken.fetch_add(n, AcqRel);
         barrier_after_rmw();
         if self.published() == self.position()
             && self.down_at(passed).is_none()
@@ -521,7 +533,7 @@ impl Rx<'_> {
     /// As [`Rx::arm`] for an edge-triggered waiter; needs no disarming.
     pub fn arm_edge(&self, at: u64) {
         self.direction.wait.at.fetch_max(at, Relaxed);
-        self.direction.wait.edge.swap(1, AcqRel);
+        self.direction.wait.edge.swap(layout::EDGE_ARMED, AcqRel);
         barrier_after_rmw();
     }
 

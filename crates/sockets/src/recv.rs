@@ -390,7 +390,6 @@ impl Conn {
             Err(f) => {
                 self.kernel_fault(f);
                 end.clear(flag::RESET_DUE);
-                end.set(flag::RESET_TOLD);
                 drop(guard);
                 return self.stream_is_over(k, rx, Err(f));
             }
@@ -428,6 +427,9 @@ impl Conn {
         if said.is_ok() && !told && rx.up_at(self.passed()).is_some() {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
+        }
+        if said.is_err() {
+            self.end.set(flag::RESET_TOLD);
         }
         said.map(Some)
     }

@@ -76,7 +76,8 @@ impl Conn {
     /// Is nobody left who holds the peer's end? For who can't be told by the kernel.
     pub fn peer_is_over(&self, node: &Node) -> bool {
         let id = self.end.segment.load(Relaxed);
-        self.segment().is_some_and(|s| s.peer_is_over(node.dir(), id))
+        self.segment()
+            .is_some_and(|s| s.peer_is_over(node.dir(), id))
     }
 
     /// Where the peer's end is, as far as it says.
