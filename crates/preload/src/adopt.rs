@@ -94,6 +94,9 @@ pub fn cookie(fd: c_int) -> u64 {
 
 /// A descriptor came: if its socket is known on this node, this process is one of its holders from now on.
 pub fn meet(fd: c_int, came: Came) {
+    if crate::process::confine::is_confined() {
+        return;
+    }
     if !is_tcp(fd) {
         return;
     }

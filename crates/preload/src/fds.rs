@@ -230,6 +230,11 @@ pub fn is_tracked(fd: c_int) -> bool {
     cell(fd).is_some_and(|c| !c.load(Relaxed).is_null())
 }
 
+/// From now on no descriptor is one of ours.
+pub fn follow_nothing() {
+    HIGHEST.store(0, Relaxed);
+}
+
 /// No descriptor from here on is, or was ever, one of ours.
 pub fn limit() -> c_int {
     HIGHEST.load(Relaxed) as c_int
@@ -237,7 +242,7 @@ pub fn limit() -> c_int {
 
 /// Starts following a fresh kernel socket. Does nothing if there is no node, or no room: it stays plain.
 pub fn track(fd: c_int, role: Role, flags: u32) {
-    if vfork::is_child() {
+    if vfork::is_child() || crate::process::confine::is_confined() {
         return;
     }
     let Some(ctx) = ctx::get() else { return };
@@ -284,7 +289,7 @@ fn point(fd: c_int, slot: &'static Slot) {
 /// exec.
 pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, came: Came) {
     let Some(ctx) = ctx::opened() else { return };
-    if fd < 0 || fd as usize >= FDS_MAX {
+    if fd < 0 || fd as usize >= FDS_MAX || crate::process::confine::is_confined() {
         return;
     }
     leave_behind(fd, false);

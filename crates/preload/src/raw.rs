@@ -95,6 +95,11 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_execveat => {
                 process::exec::execveat(fd, b as _, c as _, d as _, e as c_int).into()
             }
+            libc::SYS_seccomp => {
+                process::confine::confine();
+                real::syscall(number, a, b, c, d, e, f)
+            }
+            libc::SYS_prctl => process::confine::prctl(fd, b, c, d, e).into(),
             libc::SYS_pidfd_getfd => {
                 let fd = real::syscall(number, a, b, c, d, e, f);
                 if fd >= 0 {

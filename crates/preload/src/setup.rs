@@ -142,7 +142,7 @@ fn listen_address(inside: &Inside) -> Option<ListenAddress> {
 }
 
 fn accepted(listener: c_int, fd: c_int, nonblocking: bool) {
-    if fd < 0 {
+    if fd < 0 || crate::process::confine::is_confined() {
         return;
     }
     if !fds::is_tracked(listener) && crate::adopt::is_tcp(fd) {

@@ -67,6 +67,7 @@ macro_rules! for_each_hook {
             vfork() -> c_int, process, "the child shares our memory: there every descriptor goes straight to the kernel, until it execs (x86-64; elsewhere it is fork)";
             _exit(status: c_int) -> !, process, "gives this process's sockets back";
             _Exit(status: c_int) -> !, process, "as _exit";
+            prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, process, "before a seccomp filter is installed, everything goes back to TCP, for good";
             execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "a program that will load the front joins the connections that stay open; for another they go back to TCP";
             execv(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";
             execvp(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";
@@ -89,6 +90,7 @@ macro_rules! for_each_hook {
             lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as aio_read, for each in the list";
             lio_listio64(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as lio_listio";
             fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, handback, "stdio's own calls are not seen: goes back to TCP";
+            fclose(file: *mut c_void) -> c_int, handback, "what ends with its descriptor ends as by close";
             dprintf(fd: c_int, format: *const c_char) -> c_int, send, "formatted into memory and written (x86-64)";
             vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "as dprintf";
             __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";

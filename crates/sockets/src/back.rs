@@ -53,7 +53,13 @@ impl Conn {
         }
         // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
         // would be dropped.
-        let _ = self.take_bells(k);
+        if let Ok(segment) = self.rings() {
+            let rx = segment.rx();
+            match rx.finished() && rx.readable() == Ok(0) {
+                true => self.take_last_bells(k, rx),
+                false => drop(self.take_bells(k)),
+            }
+        }
         let Ok((from, to)) = tx.switch_down(end.tcp_tx.load(Relaxed)) else {
             self.corrupt();
             return;

@@ -239,7 +239,7 @@ fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
             return late.abort();
         }
         if is_for_base(inside, &late) {
-            return Some(late);
+            return after_reset(inside, late);
         }
         let sends = late.way.sends;
         let shut = if sends {
@@ -274,6 +274,16 @@ fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
             Err(f) => return late.end(code_of(f, false)),
         }
     }
+}
+
+/// The connection went back to TCP while the call was pending. A reset that came meanwhile is this call's to tell: Wine reads
+/// it as end-of-file for calls that are made after it.
+fn after_reset(inside: &Inside, late: Late) -> Option<Late> {
+    if late.way.sends || !inside.socket().poll().intersects(Ready::ERR) {
+        return Some(late);
+    }
+    inside.socket().take_error();
+    late.end(ws::WSAECONNRESET)
 }
 
 /// True: all that the program wants.

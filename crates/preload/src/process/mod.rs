@@ -1,6 +1,7 @@
 //! Processes: fork and exit here; `exec` for what leaves to another program, `target` for whether that one will load the
 //! front, `vfork` for the child that is not yet a process of its own.
 
+pub mod confine;
 pub mod exec;
 mod target;
 pub mod vfork;
@@ -36,6 +37,9 @@ unsafe extern "C" fn in_child() {
     fds::after_fork_in_child();
     kernel::forget_thread();
     uring::in_child();
+    if confine::is_confined() {
+        return;
+    }
     if let Some(ctx) = ctx::opened() {
         ctx.node.after_fork();
         ctx::ports().for_each(|p| p.join(ctx.node.me()));
@@ -53,6 +57,9 @@ unsafe extern "C" fn in_child() {
 
 /// The process ends in an orderly way.
 fn leave() {
+    if confine::is_confined() {
+        return;
+    }
     let Some(ctx) = ctx::opened() else { return };
     let me = ctx.node.me();
     if vfork::is_child() || me.pid != vfork::pid() {
@@ -158,4 +165,22 @@ pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
     give_away(fd, Reason::Stdio);
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::fdopen(fd, mode) }
+}
+
+/// # Safety
+/// As fclose(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fclose(file: *mut c_void) -> c_int {
+    let saved = crate::errno();
+    // SAFETY: the caller's open file.
+    let fd = unsafe { libc::fileno(file.cast()) };
+    crate::set_errno(saved);
+    if fds::is_tracked(fd) {
+        // The C library closes the descriptor by a call that is not seen; what is buffered goes first.
+        // SAFETY: as above.
+        unsafe { libc::fflush(file.cast()) };
+        fds::forget(fd);
+    }
+    // SAFETY: the caller's argument, unchanged.
+    unsafe { real::fclose(file) }
 }
