@@ -428,8 +428,10 @@ impl Conn {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }
-        if said.is_err() {
+        if said.is_err() || self.peer_aborted() && !told {
+            // Somebody else may have taken the error off the socket.
             self.end.set(flag::RESET_TOLD);
+            return Err(said.err().unwrap_or(Fault::Reset));
         }
         said.map(Some)
     }
@@ -467,6 +469,12 @@ impl Conn {
         self.end.rx_passed.store(passed, Release);
         rx.pass(passed, self.end.tcp_rx.load(Relaxed));
         self.note_kernel(k.poll());
+    }
+
+    /// Did the peer end with a reset? In force when the kernel's stream is over.
+    pub fn peer_aborted(&self) -> bool {
+        self.segment()
+            .is_some_and(|s| s.rx().flags() & layout::RESET != 0)
     }
 
     /// The kernel's stream gives end-of-file: the peer's doing, unless we shut our reading.

@@ -10,7 +10,7 @@ use std::ptr::{null, null_mut};
 use std::sync::{Arc, Mutex};
 
 use gm::end::flag;
-use sockets::{Conn, Fault, Ready, RecvOptions, SendOptions};
+use sockets::{Conn, Fault, Kernel, Ready, RecvOptions, SendOptions};
 use windows_sys::Win32::Networking::WinSock::{self as ws, WSABUF};
 
 use super::op::{DONE, Issued, Kind, Op, PENDING};
@@ -279,7 +279,11 @@ fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
 /// The connection went back to TCP while the call was pending. A reset that came meanwhile is this call's to tell: Wine reads
 /// it as end-of-file for calls that are made after it.
 fn after_reset(inside: &Inside, late: Late) -> Option<Late> {
-    if late.way.sends || !inside.socket().poll().intersects(Ready::ERR) {
+    let now = inside.socket().poll();
+    // wineserver may have taken the error off the socket.
+    let reset = now.intersects(Ready::ERR)
+        || now.intersects(Ready::HUP) && inside.conn().is_some_and(Conn::peer_aborted);
+    if late.way.sends || !reset {
         return Some(late);
     }
     inside.socket().take_error();
