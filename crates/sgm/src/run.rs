@@ -1,6 +1,8 @@
 //! `sgm run`: a program with the front loaded.
 
 use std::ffi::OsString;
+use std::hash::{Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -15,7 +17,7 @@ pub struct Args {
     #[command(flatten)]
     reporting: Reporting,
     /// The program and its arguments
-    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true, required = true)]
     command: Vec<OsString>,
 }
 
@@ -49,6 +51,47 @@ pub fn library() -> Result<PathBuf> {
     }
 }
 
+/// The loader takes spaces and colons in LD_PRELOAD for separators, and has words of its own after a dollar sign.
+fn is_loadable(path: &Path) -> bool {
+    !path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .any(|b| b" :$\t\n".contains(b))
+}
+
+/// The library under a name that the loader can take: its own, or that of a link in the node directory, where nobody else
+/// can put another in its place.
+fn loadable(library: PathBuf) -> Result<PathBuf> {
+    if is_loadable(&library) {
+        return Ok(library);
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    library.hash(&mut hasher);
+    let name = format!("front-{:016x}.so", hasher.finish());
+    let made = |dir: PathBuf| {
+        let link = dir.join(&name);
+        let there = is_loadable(&link)
+            && gm::os::ensure_dir(&dir).is_ok()
+            && (std::os::unix::fs::symlink(&library, &link).is_ok()
+                || std::fs::read_link(&link).is_ok_and(|to| to == library));
+        there.then_some(link)
+    };
+    match made(node_dir()?).or_else(|| made(gm::os::default_node_dir())) {
+        Some(link) => Ok(link),
+        None => bail!(
+            "the loader can't take {} (a space, colon or dollar sign is in the path), and no link to it can be \
+             made in the node directory: put sgm and its library into another directory",
+            library.display()
+        ),
+    }
+}
+
+/// The node directory by a name that holds wherever the program goes.
+pub fn node_dir() -> Result<PathBuf> {
+    Ok(std::path::absolute(Node::dir_from_env())?)
+}
+
 /// LD_PRELOAD with our library first, and whatever was there after it.
 fn preload(library: &Path) -> OsString {
     let mut value = library.as_os_str().to_owned();
@@ -60,7 +103,7 @@ fn preload(library: &Path) -> OsString {
 }
 
 pub fn main(args: Args) -> Result<ExitCode> {
-    let library = library()?;
+    let library = loadable(library()?)?;
     let (program, rest) = args.command.split_first().context("no program")?;
     let mut command = Command::new(program);
     command.args(rest).env("LD_PRELOAD", preload(&library));
@@ -75,8 +118,13 @@ pub fn execute(
     wanted: &Reporting,
     cannot_load: impl Fn(&Path) -> Option<&'static str>,
 ) -> Result<ExitCode> {
+    if std::env::var_os("SGM_DIR").is_some_and(|dir| !dir.is_empty()) {
+        command.env("SGM_DIR", node_dir()?);
+    }
     if !wanted.explain && wanted.report.is_none() {
-        return Ok(cannot_run(program, &command.exec()));
+        let error = command.exec();
+        ignore_closed_pipes();
+        return Ok(cannot_run(program, &error));
     }
     let run = gm::os::random() | 1;
     command.env("SGM_RUN", format!("{run:x}"));
@@ -105,6 +153,13 @@ pub fn execute(
         .or_else(|| status.signal().map(|s| 128 + s))
         .unwrap_or(1);
     Ok(ExitCode::from(code as u8))
+}
+
+/// As it was before an attempt to exec, which gives the program SIGPIPE back.
+#[allow(unsafe_code)] // signal(2), which the standard library has no name for.
+fn ignore_closed_pipes() {
+    // SAFETY: no handler; affects later writes of this process alone.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// Exit codes as a shell's and env(1)'s: 127 not found, 126 found and not to be run.
