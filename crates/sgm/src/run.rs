@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail};
 use gm::Node;
@@ -121,6 +122,7 @@ pub fn execute(
     if std::env::var_os("SGM_DIR").is_some_and(|dir| !dir.is_empty()) {
         command.env("SGM_DIR", node_dir()?);
     }
+    keep_signals(&mut command);
     if !wanted.explain && wanted.report.is_none() {
         let error = command.exec();
         ignore_closed_pipes();
@@ -155,6 +157,48 @@ pub fn execute(
     Ok(ExitCode::from(code as u8))
 }
 
+/// Was SIGPIPE ignored when we were started? The standard library ignores it before `main`.
+static PIPES_WERE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+#[allow(unsafe_code)] // The only place before the standard library's own beginning.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = note_signals;
+
+#[allow(unsafe_code)] // sigaction(2), which the standard library has no name for.
+extern "C" fn note_signals() {
+    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks only; zeros are a valid answer, if there is none.
+    let old = unsafe {
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), old.as_mut_ptr());
+        old.assume_init()
+    };
+    PIPES_WERE_IGNORED.store(old.sa_sigaction == libc::SIG_IGN, Relaxed);
+}
+
+/// A program inherits what is ignored and blocked, and some rely on it; the standard library would reset both.
+#[allow(unsafe_code)] // Between fork and exec: async-signal-safe calls alone.
+fn keep_signals(command: &mut Command) {
+    let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: asks only; zeros are an empty set.
+    let blocked = unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
+        blocked.assume_init()
+    };
+    let put_back = move || {
+        // SAFETY: a set that the kernel gave us, and no handler.
+        unsafe {
+            if PIPES_WERE_IGNORED.load(Relaxed) {
+                libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: async-signal-safe, as above.
+    unsafe { command.pre_exec(put_back) };
+}
+
 /// As it was before an attempt to exec, which gives the program SIGPIPE back.
 #[allow(unsafe_code)] // signal(2), which the standard library has no name for.
 fn ignore_closed_pipes() {
@@ -175,7 +219,6 @@ fn cannot_run(program: &Path, e: &std::io::Error) -> ExitCode {
 /// Runs the program to its end. Signals that ask us to end are the program's to decide.
 #[allow(unsafe_code)] // kill(2) from a signal handler: the only way to pass a signal on without a thread.
 fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus> {
-    use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
     static CHILD: AtomicI32 = AtomicI32::new(0);
     extern "C" fn pass_on(signal: i32) {
         let child = CHILD.load(Relaxed);

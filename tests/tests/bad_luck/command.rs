@@ -384,3 +384,39 @@ fn relative_node_directory() {
     let report = sgm_tests::front::read_report(&world.path("ask"));
     assert!(report.carried.tx_bytes > 10_000, "{report:?}");
 }
+
+/// What a program inherits of signals, ignored and blocked, it inherits under `sgm run` too.
+#[test]
+fn signals_are_inherited() {
+    let starter = "import os, signal, sys\n\
+        signal.signal(signal.SIGPIPE, getattr(signal, sys.argv[1]))\n\
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n\
+        os.execvp(sys.argv[2], sys.argv[2:])";
+    let world = World::new(Some(Front::new()));
+    let sgm = sgm_tests::paths::sgm();
+    let sgm = sgm.to_str().unwrap();
+    for pipe in ["SIG_IGN", "SIG_DFL"] {
+        let told = |front: &[&str]| {
+            let mut command = world.command("python3", "python3", &["-c", starter, pipe]);
+            command
+                .args(front)
+                .args(["grep", "^Sig[BI]", "/proc/self/status"]);
+            command.env("SGM_DIR", world.front().node());
+            said(command)
+        };
+        let native = told(&[]);
+        assert!(
+            native.0.contains("SigBlk") && native.1 == Some(0),
+            "{native:?}"
+        );
+        for front in [&[sgm, "run", "--"][..], &[sgm, "run", "--explain", "--"]] {
+            let (text, code) = told(front);
+            assert!(
+                text.starts_with(&native.0),
+                "{pipe} {front:?}: {text}, natively {native:?}"
+            );
+            assert_eq!(code, Some(0));
+        }
+    }
+}
