@@ -211,6 +211,9 @@ static void pipes_server(int fd)
     CALL("sendfile from a pipe", sendfile(fd, other[0], NULL, 5));
     CALL("sendfile from a connection", sendfile(fd, fd, NULL, 5));
     CALL("sendfile from the far past", sendfile(fd, MUST(memfd_create("file", 0)), &(off_t){-1}, 5));
+    int status = MUST(open("/proc/self/status", O_RDONLY));
+    CALL("sendfile from a file without a size", sendfile(fd, status, NULL, 5000) > 0);
+    CALL("of its beginning", sendfile(fd, status, NULL, 100) > 0);
     MUST(close(other[1]));
     CALL("a pipe's last bytes", splice(other[0], NULL, fd, NULL, 100, 0));
     CALL("a pipe's end", splice(other[0], NULL, fd, NULL, 100, 0));
