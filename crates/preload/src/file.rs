@@ -236,6 +236,20 @@ fn pipe_ready(fd: c_int, events: i16) -> bool {
 /// How much a pipe with unread bytes takes in one write without a sleep, if it takes any (PIPE_BUF).
 const PAGE: usize = 4096;
 
+/// What a pipe of the usual size holds of TCP's own pieces, in bytes.
+const PIPE_MOST: usize = 512 * 1024;
+
+/// A full pipe is made larger, as far as it would hold more of the kernel's larger pieces: a program that empties it by the
+/// same thread, later, must not sleep here for ever.
+fn make_room(pipe: c_int) {
+    let saved = crate::errno();
+    if let Some(all) = pipe_bytes(pipe).filter(|all| *all < PIPE_MOST) {
+        // SAFETY: changes the pipe's size alone, or is refused.
+        unsafe { libc::fcntl(pipe, libc::F_SETPIPE_SZ, (all * 2) as c_int) };
+    }
+    crate::set_errno(saved);
+}
+
 /// Writes what there is room for; `first`: and waits for some, if the pipe may. As write(2).
 fn put(to: c_int, bytes: &[u8], first: bool, flags: c_uint) -> ssize_t {
     let mut unread: c_int = 0;
@@ -249,6 +263,9 @@ fn put(to: c_int, bytes: &[u8], first: bool, flags: c_uint) -> ssize_t {
     if !may_sleep && !pipe_ready(to, libc::POLLOUT) {
         crate::set_errno(libc::EAGAIN);
         return -1;
+    }
+    if may_sleep && !pipe_ready(to, libc::POLLOUT) {
+        make_room(to);
     }
     // SAFETY: from our own buffer.
     unsafe { real::write(to, bytes.as_ptr().cast(), bytes.len().min(room)) }
