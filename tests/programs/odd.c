@@ -211,6 +211,9 @@ static void pipes_server(int fd)
     CALL("sendfile from a pipe", sendfile(fd, other[0], NULL, 5));
     CALL("sendfile from a connection", sendfile(fd, fd, NULL, 5));
     CALL("sendfile from the far past", sendfile(fd, MUST(memfd_create("file", 0)), &(off_t){-1}, 5));
+    int status = MUST(open("/proc/self/status", O_RDONLY));
+    CALL("sendfile from a file without a size", sendfile(fd, status, NULL, 5000) > 0);
+    CALL("of its beginning", sendfile(fd, status, NULL, 100) > 0);
     MUST(close(other[1]));
     CALL("a pipe's last bytes", splice(other[0], NULL, fd, NULL, 100, 0));
     CALL("a pipe's end", splice(other[0], NULL, fd, NULL, 100, 0));
@@ -225,6 +228,32 @@ static void pipes_client(int fd)
     send_text(fd, "hello");
     CHECK(read_full(fd, text, 5) == 5);
     say("%.5s", text);
+    meet();
+}
+
+/* One thread fills and empties the pipe, and leaves much in it: TCP's own pieces would all fit. */
+static void leftovers_server(int fd)
+{
+    static char bytes[60000];
+    int pipes[2];
+    size_t in = 0;
+    struct stream check = {161, 0};
+    MUST(pipe(pipes));
+    MUST(write(pipes[1], bytes, 40000));
+    await_unread(fd, 60000);
+    in += MUST(splice(fd, NULL, pipes[1], NULL, 30000, SPLICE_F_NONBLOCK));
+    in += MUST(splice(fd, NULL, pipes[1], NULL, 10, 0));
+    CHECK(read_full(pipes[0], bytes, 40000) == 40000);
+    CHECK(read_full(pipes[0], bytes, in) == in);
+    stream_check(&check, bytes, in);
+    say("in order");
+    CHECK(read_full(fd, bytes, 60000 - in) == 60000 - in);
+    meet();
+}
+static void leftovers_client(int fd)
+{
+    struct stream out = {161, 0};
+    stream_send(&out, fd, 60000, 60000);
     meet();
 }
 
@@ -271,5 +300,6 @@ static void small_stack_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(lengths), CASE(wide_select), CASE(careless_select), CASE(long_poll), CASE(pipes), CASE(small_stack), END_OF_CASES,
+    CASE(lengths), CASE(wide_select), CASE(careless_select), CASE(long_poll), CASE(pipes), CASE(leftovers),
+    CASE(small_stack), END_OF_CASES,
 };

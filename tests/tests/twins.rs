@@ -205,6 +205,7 @@ twins! {
         pair careless_select: PROMOTED;
         pair long_poll: PROMOTED;
         pair pipes: PROMOTED;
+        pair leftovers: PROMOTED;
         pair small_stack: Carried(200_000);
     }
     raw {

@@ -46,6 +46,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Why a connection for which this stood in the way is on plain TCP.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Os { error, .. } if os::is_limit(error) => Reason::Limit,
+            Self::Os { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Reason::NoNode
+            }
+            _ => Reason::NoMemory,
+        }
+    }
+
     fn os(what: &'static str, path: &std::path::Path, error: std::io::Error) -> Self {
         Self::Os {
             what,

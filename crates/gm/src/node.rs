@@ -370,6 +370,27 @@ impl Node {
         c
     }
 
+    /// Where live processes accept, and which: for people.
+    pub fn listening(&self) -> Vec<(ProcessId, ListenAddress)> {
+        let live = |l: &&Listener| l.state.load(Acquire) == LIVE && owner(&l.pid, &l.start).alive();
+        self.listeners()
+            .iter()
+            .filter(live)
+            .map(|l| {
+                let port = l.port.load(Relaxed);
+                let words = [1, 0].map(|i: usize| u128::from(l.address[i].load(Relaxed)));
+                let at = ListenAddress {
+                    address: (words[0] << 64 | words[1]).to_le_bytes(),
+                    port: port as u16,
+                    netns: l.netns.load(Relaxed),
+                    any_v4: port & 1 << 16 != 0,
+                    any_v6: port & 1 << 17 != 0,
+                };
+                (owner(&l.pid, &l.start), at)
+            })
+            .collect()
+    }
+
     /// Gives back all entries of processes that are gone. Returns how many.
     pub fn sweep(&self) -> usize {
         let mut n = 0;

@@ -36,7 +36,7 @@ reasons! {
     NotClaimed = 4, "not-claimed", "The offer was not taken: the other end does not run Sockets-GM, or has not used the connection since.";
     NotOffered = 5, "not-offered", "The connecting end has not offered a ring: it does not run Sockets-GM, or uses another node directory.";
     NoNode = 6, "no-node", "The node directory cannot be used (see `sgm doctor`).";
-    NoMemory = 7, "no-memory", "No shared memory for a ring (tmpfs full?).";
+    NoMemory = 7, "no-memory", "No shared memory for a ring: the tmpfs is full.";
     TableFull = 8, "table-full", "Too many sockets for the port's or the node's tables.";
     Shared = 9, "shared", "Several processes hold this end, so it was not promoted.";
     UnseenCalls = 10, "unseen-calls", "Bytes went over the descriptor by calls that Sockets-GM did not see.";
@@ -50,6 +50,7 @@ reasons! {
     Stalled = 18, "stalled", "The ring was full and the peer did not read for a while, so the direction went on over TCP's larger buffers.";
     Overlapped = 19, "overlapped", "Overlapped calls are made on the socket, and those go over TCP for now.";
     Stdio = 20, "stdio", "The connection lies on descriptor 0, 1 or 2 or belongs to a FILE: stdio's own calls are not seen.";
+    Limit = 21, "limit", "A limit of the program left no place for a ring: descriptors, size of files, or address space (ulimit -n, -f, -v).";
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_uint};
 use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
 
 use libc::{size_t, ssize_t};
 use sockets::{Fault, RecvOptions, SendOptions};
@@ -107,6 +108,11 @@ fn move_file(inside: &Inside, from: c_int, start: i64, n: usize) -> Result<usize
             _ if done > 0 => break,
             _ => return Err(None),
         };
+        // Who gives a file's length as the count, as most do, pays nothing for this, unless it is tiny.
+        if done == 0 && (got < want || got < TINY) && kernel_refuses(from, start) {
+            crate::set_errno(libc::EINVAL);
+            return Err(None);
+        }
         match inside
             .conn()
             .send(&inside.fd, &[IoSlice::new(&piece[..got])], o)
@@ -122,6 +128,30 @@ fn move_file(inside: &Inside, from: c_int, start: i64, n: usize) -> Result<usize
         }
     }
     Ok(done)
+}
+
+/// So few bytes are sent too seldom for the price of a question to matter.
+const TINY: usize = 512;
+
+/// Files without a size, of /proc and the like, can be read, but not all of them by sendfile. A pipe tells, which takes one
+/// byte of a copy.
+fn kernel_refuses(from: c_int, mut at: i64) -> bool {
+    let mut stat = std::mem::MaybeUninit::<libc::stat64>::zeroed();
+    // SAFETY: an out-pointer of ours; zeros are a valid answer.
+    let stat = unsafe {
+        libc::fstat64(from, stat.as_mut_ptr());
+        stat.assume_init()
+    };
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size != 0 {
+        return false;
+    }
+    let Ok((_out, into)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else {
+        return false;
+    };
+    let (into, none) = (into.as_raw_fd(), std::ptr::null_mut());
+    // SAFETY: an offset of ours, a pipe of ours with room.
+    let moved = unsafe { real::splice(from, &raw mut at, into, none, 1, 0) };
+    moved < 0 && crate::errno() == libc::EINVAL
 }
 
 /// # Safety
@@ -206,6 +236,20 @@ fn pipe_ready(fd: c_int, events: i16) -> bool {
 /// How much a pipe with unread bytes takes in one write without a sleep, if it takes any (PIPE_BUF).
 const PAGE: usize = 4096;
 
+/// What a pipe of the usual size holds of TCP's own pieces, in bytes.
+const PIPE_MOST: usize = 512 * 1024;
+
+/// A full pipe is made larger, as far as it would hold more of the kernel's larger pieces: a program that empties it by the
+/// same thread, later, must not sleep here for ever.
+fn make_room(pipe: c_int) {
+    let saved = crate::errno();
+    if let Some(all) = pipe_bytes(pipe).filter(|all| *all < PIPE_MOST) {
+        // SAFETY: changes the pipe's size alone, or is refused.
+        unsafe { libc::fcntl(pipe, libc::F_SETPIPE_SZ, (all * 2) as c_int) };
+    }
+    crate::set_errno(saved);
+}
+
 /// Writes what there is room for; `first`: and waits for some, if the pipe may. As write(2).
 fn put(to: c_int, bytes: &[u8], first: bool, flags: c_uint) -> ssize_t {
     let mut unread: c_int = 0;
@@ -219,6 +263,9 @@ fn put(to: c_int, bytes: &[u8], first: bool, flags: c_uint) -> ssize_t {
     if !may_sleep && !pipe_ready(to, libc::POLLOUT) {
         crate::set_errno(libc::EAGAIN);
         return -1;
+    }
+    if may_sleep && !pipe_ready(to, libc::POLLOUT) {
+        make_room(to);
     }
     // SAFETY: from our own buffer.
     unsafe { real::write(to, bytes.as_ptr().cast(), bytes.len().min(room)) }

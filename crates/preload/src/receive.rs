@@ -9,7 +9,7 @@ use sockets::{Fault, RecvOptions};
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
-use crate::vectors::{ANY, Buffers, IOV_MAX, is_negative};
+use crate::vectors::{ANY, Buffers, IOV_MAX, is_negative, one_to_fill};
 
 fn options(inside: &Inside, flags: c_int) -> RecvOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
@@ -78,13 +78,14 @@ fn receive(
 
 /// # Safety
 /// `buf` must be writable for `n` bytes, as the C function demands.
+#[inline]
 unsafe fn fill_one(
     buf: *mut c_void,
     n: size_t,
     f: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t,
 ) -> Result<ssize_t, c_int> {
     // SAFETY: by the caller.
-    unsafe { Ok(f(Buffers::one(buf, n)?.for_filling())) }
+    unsafe { Ok(f(&mut one_to_fill(buf, n)?)) }
 }
 
 /// # Safety

@@ -11,7 +11,7 @@ use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::real;
 use crate::receive::with_flags;
-use crate::vectors::{Buffers, IOV_MAX, MOST, is_negative};
+use crate::vectors::{Buffers, IOV_MAX, MOST, is_negative, one_to_send};
 
 const CARRIED: c_int = libc::MSG_DONTWAIT
     | libc::MSG_NOSIGNAL
@@ -81,13 +81,14 @@ fn transmit(
 
 /// # Safety
 /// `buf` must be readable for `n` bytes.
+#[inline]
 unsafe fn send_one(
     buf: *const c_void,
     n: size_t,
     f: &dyn Fn(&[IoSlice<'_>]) -> ssize_t,
 ) -> Result<ssize_t, c_int> {
     // SAFETY: by the caller.
-    unsafe { Ok(f(Buffers::one(buf.cast_mut(), n)?.for_sending())) }
+    unsafe { Ok(f(&one_to_send(buf, n)?)) }
 }
 
 /// # Safety

@@ -17,7 +17,7 @@ pub fn is_negative(n: size_t) -> bool {
     n > isize::MAX as usize
 }
 
-/// A single buffer. The error is the errno.
+#[inline]
 fn single(base: *mut c_void, n: size_t) -> Result<iovec, c_int> {
     if base.is_null() && n > 0 {
         return Err(libc::EFAULT);
@@ -34,6 +34,30 @@ fn single(base: *mut c_void, n: size_t) -> Result<iovec, c_int> {
     })
 }
 
+/// A single buffer to send. The error is the errno.
+///
+/// # Safety
+/// `buf` must be readable for `n` bytes, or null.
+#[inline]
+pub unsafe fn one_to_send<'a>(buf: *const c_void, n: size_t) -> Result<[IoSlice<'a>; 1], c_int> {
+    let v = single(buf.cast_mut(), n)?;
+    // SAFETY: by the caller, and not null.
+    let bytes = unsafe { std::slice::from_raw_parts(v.iov_base.cast(), v.iov_len) };
+    Ok([IoSlice::new(bytes)])
+}
+
+/// A single buffer to fill. The error is the errno.
+///
+/// # Safety
+/// `buf` must be writable for `n` bytes, or null.
+#[inline]
+pub unsafe fn one_to_fill<'a>(buf: *mut c_void, n: size_t) -> Result<[IoSliceMut<'a>; 1], c_int> {
+    let v = single(buf, n)?;
+    // SAFETY: by the caller, and not null.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(v.iov_base.cast(), v.iov_len) };
+    Ok([IoSliceMut::new(bytes)])
+}
+
 /// Buffers that may be made slices of.
 pub struct Buffers<'a> {
     whole: &'a [iovec],
@@ -43,16 +67,6 @@ pub struct Buffers<'a> {
 }
 
 impl Buffers<'_> {
-    /// # Safety
-    /// `base` must be readable (writable, for receiving) for `n` bytes, or null.
-    pub unsafe fn one(base: *mut c_void, n: size_t) -> Result<Self, c_int> {
-        Ok(Self {
-            whole: &[],
-            short: [single(base, n)?],
-            is_short: true,
-        })
-    }
-
     /// The `n` buffers of a vector; as many of them as come before a null pointer and are not more than `most` bytes.
     ///
     /// # Safety

@@ -2,6 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
+#[macro_use]
+mod out;
+
 mod addresses;
 mod bench;
 mod compat;
@@ -12,11 +15,28 @@ mod run;
 mod status;
 mod wine;
 
+const HELP: &str = "\
+Examples:
+  sgm run -- redis-server --port 7777                      one side
+  sgm run --explain -- redis-benchmark -p 7777 -t get      the other; says at the end what was carried
+  sgm status                                               while they run: what is carried, and why the rest is not
+  sgm wine -- program.exe its arguments                    a Windows program
+  sgm doctor                                               when nothing is carried
+
+Environment:
+  SGM_DIR            node directory, where the two sides meet [default: /dev/shm/sockets-gm-<uid>]; yours alone, mode 700
+  SGM_DISABLE=1      the program and its children stay on plain TCP
+  SGM_PROMOTE_CALLS  calls that move bytes before a connection is promoted [default: 6; 0: at once, for tests]
+  SGM_LSP=0, =1      a Windows program opts out of, or into, being carried
+  SGM_LINUX=0        a Windows program under Wine goes through Winsock alone, as on Windows
+";
+
 #[derive(Parser)]
 #[command(
     name = "sgm",
     version,
-    about = "Run unmodified socket programs over shared memory"
+    about = "Run unmodified socket programs over shared memory",
+    after_help = HELP
 )]
 struct Cli {
     #[command(subcommand)]

@@ -1,9 +1,12 @@
 //! `sgm run`: a program with the front loaded.
 
 use std::ffi::OsString;
+use std::hash::{Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail};
 use gm::Node;
@@ -15,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     reporting: Reporting,
     /// The program and its arguments
-    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true, required = true)]
     command: Vec<OsString>,
 }
 
@@ -49,6 +52,47 @@ pub fn library() -> Result<PathBuf> {
     }
 }
 
+/// The loader takes spaces and colons in LD_PRELOAD for separators, and has words of its own after a dollar sign.
+fn is_loadable(path: &Path) -> bool {
+    !path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .any(|b| b" :$\t\n".contains(b))
+}
+
+/// The library under a name that the loader can take: its own, or that of a link in the node directory, where nobody else
+/// can put another in its place.
+fn loadable(library: PathBuf) -> Result<PathBuf> {
+    if is_loadable(&library) {
+        return Ok(library);
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    library.hash(&mut hasher);
+    let name = format!("front-{:016x}.so", hasher.finish());
+    let made = |dir: PathBuf| {
+        let link = dir.join(&name);
+        let there = is_loadable(&link)
+            && gm::os::ensure_dir(&dir).is_ok()
+            && (std::os::unix::fs::symlink(&library, &link).is_ok()
+                || std::fs::read_link(&link).is_ok_and(|to| to == library));
+        there.then_some(link)
+    };
+    match made(node_dir()?).or_else(|| made(gm::os::default_node_dir())) {
+        Some(link) => Ok(link),
+        None => bail!(
+            "the loader can't take {} (a space, colon or dollar sign is in the path), and no link to it can be \
+             made in the node directory: put sgm and its library into another directory",
+            library.display()
+        ),
+    }
+}
+
+/// The node directory by a name that holds wherever the program goes.
+pub fn node_dir() -> Result<PathBuf> {
+    Ok(std::path::absolute(Node::dir_from_env())?)
+}
+
 /// LD_PRELOAD with our library first, and whatever was there after it.
 fn preload(library: &Path) -> OsString {
     let mut value = library.as_os_str().to_owned();
@@ -60,7 +104,7 @@ fn preload(library: &Path) -> OsString {
 }
 
 pub fn main(args: Args) -> Result<ExitCode> {
-    let library = library()?;
+    let library = loadable(library()?)?;
     let (program, rest) = args.command.split_first().context("no program")?;
     let mut command = Command::new(program);
     command.args(rest).env("LD_PRELOAD", preload(&library));
@@ -75,8 +119,14 @@ pub fn execute(
     wanted: &Reporting,
     cannot_load: impl Fn(&Path) -> Option<&'static str>,
 ) -> Result<ExitCode> {
+    if std::env::var_os("SGM_DIR").is_some_and(|dir| !dir.is_empty()) {
+        command.env("SGM_DIR", node_dir()?);
+    }
+    keep_signals(&mut command);
     if !wanted.explain && wanted.report.is_none() {
-        return Ok(cannot_run(program, &command.exec()));
+        let error = command.exec();
+        ignore_closed_pipes();
+        return Ok(cannot_run(program, &error));
     }
     let run = gm::sweep::run_of(std::process::id());
     command.env("SGM_RUN", format!("{run:x}"));
@@ -107,6 +157,55 @@ pub fn execute(
     Ok(ExitCode::from(code as u8))
 }
 
+/// Was SIGPIPE ignored when we were started? The standard library ignores it before `main`.
+static PIPES_WERE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+#[allow(unsafe_code)] // The only place before the standard library's own beginning.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = note_signals;
+
+#[allow(unsafe_code)] // sigaction(2), which the standard library has no name for.
+extern "C" fn note_signals() {
+    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks only; zeros are a valid answer, if there is none.
+    let old = unsafe {
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), old.as_mut_ptr());
+        old.assume_init()
+    };
+    PIPES_WERE_IGNORED.store(old.sa_sigaction == libc::SIG_IGN, Relaxed);
+}
+
+/// A program inherits what is ignored and blocked, and some rely on it; the standard library would reset both.
+#[allow(unsafe_code)] // Between fork and exec: async-signal-safe calls alone.
+fn keep_signals(command: &mut Command) {
+    let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: asks only; zeros are an empty set.
+    let blocked = unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
+        blocked.assume_init()
+    };
+    let put_back = move || {
+        // SAFETY: a set that the kernel gave us, and no handler.
+        unsafe {
+            if PIPES_WERE_IGNORED.load(Relaxed) {
+                libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: async-signal-safe, as above.
+    unsafe { command.pre_exec(put_back) };
+}
+
+/// As it was before an attempt to exec, which gives the program SIGPIPE back.
+#[allow(unsafe_code)] // signal(2), which the standard library has no name for.
+fn ignore_closed_pipes() {
+    // SAFETY: no handler; affects later writes of this process alone.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Exit codes as a shell's and env(1)'s: 127 not found, 126 found and not to be run.
 fn cannot_run(program: &Path, e: &std::io::Error) -> ExitCode {
     eprintln!("sgm: can't run {}: {e}", program.display());
@@ -120,7 +219,6 @@ fn cannot_run(program: &Path, e: &std::io::Error) -> ExitCode {
 /// Runs the program to its end. Signals that ask us to end are the program's to decide.
 #[allow(unsafe_code)] // kill(2) from a signal handler: the only way to pass a signal on without a thread.
 fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus> {
-    use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
     static CHILD: AtomicI32 = AtomicI32::new(0);
     extern "C" fn pass_on(signal: i32) {
         let child = CHILD.load(Relaxed);

@@ -21,6 +21,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Status {
     node: NodeStatus,
+    listening: Vec<Listening>,
     sockets: Vec<Socket>,
 }
 
@@ -32,6 +33,14 @@ struct NodeStatus {
     listeners: usize,
     offers: usize,
     ports: usize,
+}
+
+/// A listener of a live process.
+#[derive(Serialize)]
+struct Listening {
+    pid: u32,
+    program: String,
+    local: String,
 }
 
 #[derive(Serialize)]
@@ -83,6 +92,20 @@ fn look() -> Status {
         (_, Err(e)) => Some(e.to_string()),
         _ => None,
     };
+    let mut listening: Vec<Listening> = node
+        .as_ref()
+        .map(Node::listening)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(owner, at)| {
+            Some(Listening {
+                pid: owner.pid,
+                program: gm::os::process_name(owner.pid)?,
+                local: SocketAddr::new(ip(at.address), at.port).to_string(),
+            })
+        })
+        .collect();
+    listening.sort_by_key(|l| l.pid);
     let census = node.as_ref().map(Node::census).unwrap_or_default();
     let ports: Vec<Port> = Port::list(&dir)
         .iter()
@@ -104,6 +127,7 @@ fn look() -> Status {
             offers: census.offers,
             ports: ports.len(),
         },
+        listening,
         sockets,
     }
 }
@@ -153,14 +177,32 @@ fn addresses(end: &End) -> Option<(SocketAddr, SocketAddr)> {
     if w.iter().all(|w| *w == 0) {
         return None;
     }
-    let ip = |low: u64, high: u64| {
-        let octets = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-        let v6 = Ipv6Addr::from(octets);
-        v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
-    };
-    let local = SocketAddr::new(ip(w[0], w[1]), w[4] as u16);
-    let peer = SocketAddr::new(ip(w[2], w[3]), (w[4] >> 16) as u16);
+    let octets = |low: u64, high: u64| (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+    let local = SocketAddr::new(ip(octets(w[0], w[1])), w[4] as u16);
+    let peer = SocketAddr::new(ip(octets(w[2], w[3])), (w[4] >> 16) as u16);
     Some((local, peer))
+}
+
+fn ip(octets: [u8; 16]) -> IpAddr {
+    let v6 = Ipv6Addr::from(octets);
+    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+}
+
+/// As people read amounts; `--json` has them to the byte.
+fn bytes_text(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut units = UNITS.iter();
+    let mut unit = units.next().unwrap_or(&"");
+    // What would be rounded to the next unit is said in it.
+    while value >= 1023.95 {
+        let Some(next) = units.next() else { break };
+        (value, unit) = (value / 1024.0, next);
+    }
+    format!("{value:.1} {unit}")
 }
 
 fn table(s: &Status) -> String {
@@ -176,11 +218,14 @@ fn table(s: &Status) -> String {
             .map(|e| format!(" (not usable: {e})"))
             .unwrap_or_default()
     );
+    for l in &s.listening {
+        out += &format!("{:>7} {:<15} listens {}\n", l.pid, l.program, l.local);
+    }
     if s.sockets.is_empty() {
         return out + "no live connections\n";
     }
     out += &format!(
-        "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>13} {:>13} {:>10} {:>10} {:>8}  {}\n",
+        "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>10} {:>10} {:>10} {:>10} {:>8}  {}\n",
         "pid",
         "program",
         "role",
@@ -196,15 +241,15 @@ fn table(s: &Status) -> String {
     );
     for c in &s.sockets {
         out += &format!(
-            "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>13} {:>13} {:>10} {:>10} {:>8}  {}\n",
+            "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>10} {:>10} {:>10} {:>10} {:>8}  {}\n",
             c.pid,
             c.program,
             c.role,
             c.local.as_deref().unwrap_or("-"),
             c.peer.as_deref().unwrap_or("-"),
             c.path,
-            c.tx_bytes,
-            c.rx_bytes,
+            bytes_text(c.tx_bytes),
+            bytes_text(c.rx_bytes),
             c.tx_messages,
             c.rx_messages,
             c.bells_sent,
@@ -212,4 +257,24 @@ fn table(s: &Status) -> String {
         );
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes_text;
+
+    #[test]
+    fn amounts_are_said_in_the_unit_that_fits() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (3 << 30, "3.0 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(bytes_text(n), text);
+        }
+    }
 }

@@ -117,8 +117,9 @@ impl Conn {
             None => return self.try_later(),
         }
         let id = gm::os::random();
-        let Ok(segment) = Segment::create(node.dir(), id, &key, RING_BYTES) else {
-            return end.keep_tcp(Reason::NoMemory);
+        let segment = match Segment::create(node.dir(), id, &key, RING_BYTES) {
+            Ok(segment) => segment,
+            Err(e) => return end.keep_tcp(e.reason()),
         };
         segment.own(self.place());
         match node.offer(&key, id) {

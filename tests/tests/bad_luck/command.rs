@@ -204,3 +204,219 @@ fn switched_off() {
     assert_eq!(output.status.code(), Some(7), "{errors}");
     assert!(errors.contains("disabled: "), "{errors}");
 }
+
+/// What `sgm ARGUMENTS` says on both streams, and its exit code.
+fn said(mut command: Command) -> (String, Option<i32>) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.env_remove("RUST_BACKTRACE").output().unwrap();
+    let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+    (text.into_owned(), status.code())
+}
+
+/// A misspelt option is not run as a program; options after the program are the program's.
+#[test]
+fn wrong_options() {
+    let front = Front::new();
+    for arguments in [
+        &["run", "--explian", "--", "true"][..],
+        &["run", "--explain", "-x", "--", "true"],
+        &["run", "--repotr=file", "true"],
+        &["wine", "--explian", "--", "program.exe"],
+    ] {
+        let (text, code) = said(front.sgm(arguments));
+        assert!(
+            text.contains("unexpected argument"),
+            "{arguments:?}: {text}"
+        );
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+    }
+    for arguments in [
+        &["run", "echo", "--explain"][..],
+        &["run", "--", "echo", "--explain"],
+    ] {
+        let told = said(front.sgm(arguments));
+        assert_eq!(told, ("--explain\n".to_string(), Some(0)));
+    }
+}
+
+/// LD_PRELOAD has separators and words of its own; a library's path may hold them all the same.
+#[test]
+fn library_in_a_directory_with_an_odd_name() {
+    let (front, scratch) = (Front::new(), Scratch::new());
+    let program = compiled("luck", Build::Plain);
+    for name in ["two words", "a:b", "$LIB"] {
+        let place = scratch.join(name);
+        fs::create_dir(&place).unwrap();
+        let sgm = sgm_tests::paths::sgm();
+        for file in ["sgm", "libsockets_gm.so"] {
+            fs::copy(sgm.with_file_name(file), place.join(file)).unwrap();
+        }
+        // The second time, its link is there already.
+        for _ in 0..2 {
+            let report = place.join("report");
+            let mut command = Command::new(place.join("sgm"));
+            command.args(["run", "--report"]).arg(&report).arg("--");
+            command.arg(&program).args(["exit", "7"]);
+            command.env("SGM_DIR", front.node());
+            assert_eq!(said(command), ("a socket\n".to_string(), Some(7)), "{name}");
+            let report = fs::read_to_string(&report).unwrap();
+            assert!(report.contains("\"ports\": 1"), "not loaded: {report}");
+        }
+    }
+}
+
+/// Nobody reads: no panic, and the exit status is what it would have been.
+#[test]
+fn closed_pipes() {
+    let front = Front::new();
+    for (arguments, code) in [
+        (&["status"][..], 0),
+        (&["status", "--json"], 0),
+        (&["node"], 0),
+        (&["doctor", "--json"], 0),
+        (&["doctor"], 0),
+        (&["--help"], 0),
+        (&["compat"], 0),
+        (&["run", "--explain", "--", "sh", "-c", "exit 7"], 7),
+        (&["run", "/nonexistent/program"], 127),
+    ] {
+        let closed = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        };
+        let mut command = front.sgm(arguments);
+        let Output { status, stderr, .. } = command.stdout(closed()).output().unwrap();
+        let errors = String::from_utf8_lossy(&stderr);
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+        // The doctor's opinion of this machine is not the matter.
+        let doctor = arguments[0] == "doctor";
+        assert!(
+            doctor || status.code() == Some(code),
+            "{arguments:?}: {status}"
+        );
+        let status = front
+            .sgm(arguments)
+            .stderr(closed())
+            .output()
+            .unwrap()
+            .status;
+        assert!(
+            doctor || status.code() == Some(code),
+            "{arguments:?}: {status}"
+        );
+        assert_ne!(status.code(), Some(101), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_has_examples_and_variables() {
+    let (text, code) = said(Front::new().sgm(&["--help"]));
+    for word in [
+        "Examples:",
+        "sgm run -- ",
+        "SGM_DIR",
+        "SGM_DISABLE",
+        "SGM_PROMOTE_CALLS",
+        "SGM_LSP",
+    ] {
+        assert!(text.contains(word), "{word} is missing:\n{text}");
+    }
+    assert_eq!(code, Some(0));
+}
+
+/// Listeners are listed, amounts are in units, and `--json` has them to the byte.
+#[test]
+fn status_for_people_and_for_scripts() {
+    let world = World::new(Some(Front::new()));
+    let port = free_port();
+    let text = port.to_string();
+    let server = world.serve(luck(&world, &["epoll", &text]), port);
+    let client = world.start(luck(&world, &["hold", &text, "2"]), true);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !client.output_so_far().contains("held") {
+        assert!(client.runs_after(Duration::from_millis(2)) && Instant::now() < deadline);
+    }
+    let (table, code) = crate::told(world.front().sgm(&["status"]));
+    let listens = table.lines().find(|line| line.contains(" listens "));
+    assert!(
+        listens.is_some_and(|line| line.contains("luck") && line.ends_with(&format!(":{port}"))),
+        "{table}"
+    );
+    assert!(table.contains(" KiB ") || table.contains(" B "), "{table}");
+    assert_eq!(code, 0);
+    let (json, _) = crate::told(world.front().sgm(&["status", "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["sockets"][0]["tx_bytes"].is_u64(), "{json}");
+    let local = json["listening"][0]["local"].as_str().unwrap();
+    assert!(local.ends_with(&format!(":{port}")), "{json}");
+    drop(client);
+    server.stop();
+}
+
+/// A relative SGM_DIR means one directory, wherever the program goes before its first socket.
+#[test]
+fn relative_node_directory() {
+    let scratch = Scratch::below(Path::new("/dev/shm"));
+    let world = World::new(None);
+    let port = free_port();
+    let text = port.to_string();
+    let sgm = sgm_tests::paths::sgm();
+    let wandering = |arguments: &[&str]| {
+        let program = luck(&world, arguments);
+        let mut command = sgm_tests::process::Started::command(&sgm);
+        command
+            .args(["run", "--report"])
+            .arg(world.path(arguments[0]))
+            .args(["--", "sh", "-c", "cd / && exec \"$@\"", "sh"])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .current_dir(scratch.path())
+            .env("SGM_DIR", "node");
+        command
+    };
+    let server = world.serve(wandering(&["epoll", &text]), port);
+    world.run(wandering(&["ask", &text, "1", "100", "3000"]));
+    server.stop();
+    let report = sgm_tests::front::read_report(&world.path("ask"));
+    assert!(report.carried.tx_bytes > 10_000, "{report:?}");
+}
+
+/// What a program inherits of signals, ignored and blocked, it inherits under `sgm run` too.
+#[test]
+fn signals_are_inherited() {
+    let starter = "import os, signal, sys\n\
+        signal.signal(signal.SIGPIPE, getattr(signal, sys.argv[1]))\n\
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n\
+        os.execvp(sys.argv[2], sys.argv[2:])";
+    let world = World::new(Some(Front::new()));
+    let sgm = sgm_tests::paths::sgm();
+    let sgm = sgm.to_str().unwrap();
+    for pipe in ["SIG_IGN", "SIG_DFL"] {
+        let told = |front: &[&str]| {
+            let mut command = world.command("python3", "python3", &["-c", starter, pipe]);
+            command
+                .args(front)
+                .args(["grep", "^Sig[BI]", "/proc/self/status"]);
+            command.env("SGM_DIR", world.front().node());
+            said(command)
+        };
+        let native = told(&[]);
+        assert!(
+            native.0.contains("SigBlk") && native.1 == Some(0),
+            "{native:?}"
+        );
+        for front in [&[sgm, "run", "--"][..], &[sgm, "run", "--explain", "--"]] {
+            let (text, code) = told(front);
+            assert!(
+                text.starts_with(&native.0),
+                "{pipe} {front:?}: {text}, natively {native:?}"
+            );
+            assert_eq!(code, Some(0));
+        }
+    }
+}

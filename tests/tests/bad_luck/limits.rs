@@ -65,6 +65,24 @@ fn a_limited_first_program_ends_as_natively() {
     server.stop();
 }
 
+/// The reason names the limit, not the tmpfs, where no descriptor is left for a ring.
+#[test]
+fn too_few_descriptors_are_told_as_such() {
+    let world = World::new(Some(Front::new()));
+    let port = free_port();
+    let text = port.to_string();
+    let server = world.serve(luck(&world, &["epoll", &text]), port);
+    let client = luck(&world, &["ask", &text, "3", "100", "3000"]);
+    let mut command = world.command("sh", "dash", &["-c", "ulimit -n 6 && exec \"$@\"", "sh"]);
+    command.arg(client.get_program()).args(client.get_args());
+    let ended = world.run(command);
+    assert!(ended.output.starts_with("3 connections, 100 rounds"));
+    server.stop();
+    let reasons = world.report().reasons;
+    assert!(reasons.contains_key("limit"), "{reasons:?}");
+    assert!(!reasons.contains_key("no-memory"), "{reasons:?}");
+}
+
 /// Valgrind runs the front's code too, without the kernel's page of system calls.
 #[test]
 fn under_valgrind() {

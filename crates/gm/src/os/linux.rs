@@ -95,6 +95,14 @@ fn within_limits(len: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Does this say that the process may have no more, rather than that there is no more?
+pub fn is_limit(error: &io::Error) -> bool {
+    let limits = [Errno::MFILE, Errno::NFILE, Errno::FBIG, Errno::NOMEM];
+    limits
+        .iter()
+        .any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+}
+
 /// Creates a file that must not exist yet, `len` bytes of holes, and maps it. It is for its owner alone.
 pub fn create_mapped(path: &Path, len: usize) -> io::Result<Mapping> {
     within_limits(len)?;

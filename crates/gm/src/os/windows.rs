@@ -105,6 +105,11 @@ fn options(create: bool) -> std::fs::OpenOptions {
     o
 }
 
+/// Does this say that the process may have no more? Windows has no such limits.
+pub fn is_limit(_error: &io::Error) -> bool {
+    false
+}
+
 /// Creates a file that must not exist yet, `len` bytes of zeros, and maps it. It is for its owner alone.
 pub fn create_mapped(path: &Path, len: usize) -> io::Result<Mapping> {
     let file = options(true).open(path)?;

@@ -36,11 +36,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["plain", "explain", "report", "command"])]
     remove: bool,
     /// The program and its arguments
-    #[arg(
-        trailing_var_arg = true,
-        required_unless_present = "remove",
-        allow_hyphen_values = true
-    )]
+    #[arg(trailing_var_arg = true, required_unless_present = "remove")]
     command: Vec<OsString>,
 }
 
@@ -65,10 +61,6 @@ pub fn main(args: Args) -> Result<ExitCode> {
     };
     let mut command = command(&wine, &prefix, winsock);
     command.arg(program).args(rest);
-    // Under Wine a relative name would be one of drive C's.
-    if let Some(dir) = std::env::var_os("SGM_DIR").filter(|dir| !dir.is_empty()) {
-        command.env("SGM_DIR", std::path::absolute(dir)?);
-    }
     run::execute(command, program, &args.reporting, |program| {
         if args.plain {
             return Some("run with --plain, on Wine's own Winsock");
