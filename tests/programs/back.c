@@ -2,6 +2,11 @@
  * the peer does next; half-closed connections with slow readers; peers that both write before they read. */
 #include "common.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+
 enum { UNREAD = 100 * 1000 };
 
 /* A request, half-closed; an answer larger than all buffers, read slowly; the answerer closes as soon as it has sent. */
@@ -289,8 +294,54 @@ static void shut_in_epoll_client(int fd)
     meet();
 }
 
+/* A program that confines itself when it is connected, as sshd's children do: the filter knows its own system calls, and
+ * kills for others. It goes on talking, closes and ends. */
+static void echo(int fd, int count)
+{
+    char byte;
+    for (int i = 0; i < count; i++) {
+        CHECK(read(fd, &byte, 1) == 1);
+        CHECK(write(fd, &byte, 1) == 1);
+    }
+}
+static void confined_server(int fd)
+{
+#define KILL_FOR(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        KILL_FOR(SYS_kill),
+        KILL_FOR(SYS_openat),
+        KILL_FOR(SYS_unlink),
+        KILL_FOR(SYS_unlinkat),
+        KILL_FOR(SYS_poll),
+        KILL_FOR(SYS_ppoll),
+        KILL_FOR(SYS_recvfrom),
+        KILL_FOR(SYS_sendto),
+        KILL_FOR(SYS_sendmsg),
+        KILL_FOR(SYS_getsockopt),
+        KILL_FOR(SYS_setsockopt),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    echo(fd, 40);
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    CALL("confined", prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    echo(fd, 40);
+    CALL("closed", close(fd));
+}
+static void confined_client(int fd)
+{
+    char byte;
+    for (int i = 0; i < 80; i++) {
+        CHECK(write(fd, "c", 1) == 1);
+        CHECK(read(fd, &byte, 1) == 1);
+    }
+    CALL("at the end", read(fd, &byte, 1));
+}
+
 const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(stalled_and_back),
-    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), END_OF_CASES,
+    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined),
+    END_OF_CASES,
 };

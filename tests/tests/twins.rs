@@ -277,6 +277,7 @@ twins! {
         pair torn: Carried(MIB);
         pair room_in_turns: Carried(4 * MIB);
         pair shut_in_epoll: PROMOTED;
+        pair confined: Any;
     }
     leave {
         raw passed: Any;
