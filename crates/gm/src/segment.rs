@@ -120,7 +120,11 @@ impl Segment {
 
     /// Is the other end closed by its last holder, or did that die?
     pub fn peer_is_over(&self, dir: &Path, id: u64) -> bool {
-        self.outstanding(self.side.other())
+        self.is_over(dir, id, self.side.other())
+    }
+
+    fn is_over(&self, dir: &Path, id: u64, side: Side) -> bool {
+        self.outstanding(side)
             .is_none_or(|at| is_gone(Port::open_of(dir, at.port).ok().as_ref(), at, id))
     }
 
@@ -147,11 +151,7 @@ impl Segment {
     pub fn end_side(&self, dir: &Path, id: u64, side: Side, bereaved: bool) {
         let mine = 1_u32 << index(side);
         let before = self.header().over.fetch_or(mine, AcqRel);
-        let gone = || {
-            self.outstanding(side.other())
-                .is_none_or(|at| is_gone(Port::open_of(dir, at.port).ok().as_ref(), at, id))
-        };
-        if before & !mine != 0 || bereaved && gone() {
+        if before & !mine != 0 || bereaved && self.is_over(dir, id, side.other()) {
             os::remove(&file_name(dir, id));
         }
     }

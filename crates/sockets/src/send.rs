@@ -142,8 +142,11 @@ impl Conn {
     #[inline]
     fn is_refused(&self, tx: Tx<'_>) -> bool {
         let refused = self.refused_head.load(Relaxed);
-        if refused == u64::MAX || tx.peer_head() == refused && tx.asks() == 0 {
-            return refused != u64::MAX;
+        if refused == u64::MAX {
+            return false;
+        }
+        if tx.peer_head() == refused && tx.asks() == 0 {
+            return true;
         }
         self.refused_head.store(u64::MAX, Relaxed);
         false
