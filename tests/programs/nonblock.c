@@ -231,7 +231,38 @@ static void refused_client(int port)
     }
 }
 
+/* Buffers that the program chose are obeyed: with small ones little is on its way to a peer that does not read. */
+static void choose_buffers(int fd)
+{
+    int bytes = 4 * KIB;
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes));
+    MUST(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes));
+    meet();
+}
+static void small_buffers_server(int fd)
+{
+    choose_buffers(fd);
+    stream_receive(&(struct stream){106, 0}, fd, (size_t)hear(), 64 * KIB);
+}
+static void small_buffers_client(int fd)
+{
+    static uint8_t buffer[1000];
+    struct stream out = {106, 0};
+    choose_buffers(fd);
+    set_nonblocking(fd, true);
+    for (;;) {
+        struct stream ahead = out;
+        stream_fill(&ahead, buffer, sizeof buffer);
+        ssize_t n = write(fd, buffer, sizeof buffer);
+        if (n < 0)
+            break;
+        out.offset += n;
+    }
+    say("%s", out.offset < 128 * KIB ? "little" : "much");
+    tell(out.offset);
+}
+
 const struct test_case cases[] = {
     CASE(by_fcntl),   CASE(by_ioctl),   CASE(on_and_off), CASE(fill_small),   CASE(fill_large),
-    CASE(fill_retry), CASE(partial),    RAW_CASE(at_birth), RAW_CASE(refused), END_OF_CASES,
+    CASE(fill_retry), CASE(partial),    CASE(small_buffers), RAW_CASE(at_birth), RAW_CASE(refused), END_OF_CASES,
 };

@@ -108,6 +108,7 @@ twins! {
         pair fill_large: Carried(128 * KIB);
         pair fill_retry: Carried(128 * KIB);
         pair partial: Carried(64 * KIB);
+        pair small_buffers: PROMOTED;
         raw at_birth: PROMOTED;
         raw refused: Any;
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use sockets::{Fault, Kernel, Peeked, Ready, Stream};
+use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
 use crate::signals;
 
@@ -117,7 +117,7 @@ fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
 }
 
 /// SO_BUF_LOCK (Linux 5.16): which buffers have the program's size, not one that TCP adapts.
-const SO_BUF_LOCK: libc::c_int = 72;
+pub const SO_BUF_LOCK: libc::c_int = 72;
 
 fn buffer_locks(fd: RawFd) -> u32 {
     let (mut locks, mut len) = (0_u32, 4);
@@ -191,6 +191,20 @@ impl Kernel for Fd {
         let bytes = (was & 0xffff_ffff_ffff) as usize / 2;
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.get(), bytes);
         set_buffer_locks(self.0, (was >> 48) as u32);
+    }
+
+    fn buffers(&self) -> Buffers {
+        use rustix::net::sockopt;
+        const SEND_LOCKED: u32 = 1;
+        let bytes = |size: Result<usize, Errno>| size.map_or(0, |n| n as u32);
+        let sending = match buffer_locks(self.0) & SEND_LOCKED {
+            0 => 0,
+            _ => bytes(sockopt::socket_send_buffer_size(self.get())),
+        };
+        Buffers {
+            sending,
+            receiving: bytes(sockopt::socket_recv_buffer_size(self.get())),
+        }
     }
 
     fn is_nonblocking(&self) -> bool {

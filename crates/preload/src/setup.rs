@@ -9,7 +9,7 @@ use gm::{Reason, Role};
 use libc::{sockaddr, socklen_t, timeval};
 
 use crate::fds::{self, Inside, enter};
-use crate::kernel::is_open;
+use crate::kernel::{self, is_open};
 use crate::{real, uring};
 
 /// # Safety
@@ -562,6 +562,14 @@ unsafe fn note_option(
                 end.clear(flag::LINGER_ZERO);
             }
         }
+        (
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUF
+            | libc::SO_RCVBUF
+            | libc::SO_SNDBUFFORCE
+            | libc::SO_RCVBUFFORCE
+            | kernel::SO_BUF_LOCK,
+        ) => inside.conn().on_buffers(&inside.fd),
         // What the ring can't do: the kernel does it.
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) if int() > Some(1) => give_up(inside),
         (libc::SOL_SOCKET, libc::SO_ZEROCOPY | libc::SO_OOBINLINE) if int() != Some(0) => {

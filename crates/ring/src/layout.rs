@@ -1,5 +1,6 @@
 //! Memory layout of a segment. Fixed-width words, no pointers, one writer per cache line where it is hot.
 
+use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// `"SGMSEG01"`, little-endian.
@@ -111,6 +112,8 @@ pub struct WriterLine {
     pub flags: AtomicU32,
     /// Doorbell bytes sent for this direction's reader.
     pub bells_sent: AtomicU32,
+    /// The size of the sending socket's buffer, if the program has set one; 0: TCP adapts it. See [`Direction::window`].
+    pub send_buffer: AtomicU32,
 }
 
 /// Stored to by the reading end only, but for [`MOVED`].
@@ -139,9 +142,35 @@ pub struct WaitLine {
     pub space_seq: AtomicU32,
     /// How many of the writer's `switches` the reading end has passed.
     pub passed: AtomicU32,
+    /// The size of the receiving socket's buffer. Stored to by the reading end.
+    pub receive_buffer: AtomicU32,
     /// Position on the TCP stream that the reading end had come to when it last went to sleep, or passed a switch.
     pub at: AtomicU64,
 }
+
+impl Direction {
+    /// So many bytes may be unread in a ring of `capacity` bytes: all of it, or what TCP's buffers hold at most if the sending
+    /// program has chosen a small one.
+    #[inline]
+    pub fn window(&self, capacity: u64) -> u64 {
+        match self.writer.send_buffer.load(Relaxed) {
+            0 => capacity,
+            bytes => self.narrow(capacity, bytes),
+        }
+    }
+
+    /// What TCP takes over loopback at most, as measured: up to four thirds of the receive buffer (a large one grows), and
+    /// somewhat less than the send buffer. Never less than TCP, or programs that write first and read then would hang.
+    #[cold]
+    fn narrow(&self, capacity: u64, sending: u32) -> u64 {
+        let receiving = self.wait.receive_buffer.load(Relaxed);
+        let both = u64::from(sending) + u64::from(receiving) / 3 * 4;
+        both.clamp(WINDOW_MIN.min(capacity), capacity)
+    }
+}
+
+/// The smallest window: a page.
+const WINDOW_MIN: u64 = 4096;
 
 /// The doorbell byte (ASCII BEL). Anything else where only bells can be is payload that came by a call we did not see.
 pub const BELL: u8 = 7;
@@ -196,7 +225,8 @@ zeroed!(
         switches,
         moved,
         flags,
-        bells_sent
+        bells_sent,
+        send_buffer
     },
     ReaderLine { head },
     WaitLine {
@@ -207,6 +237,7 @@ zeroed!(
         edge,
         space_seq,
         passed,
+        receive_buffer,
         at
     }
 );

@@ -74,21 +74,32 @@ impl Tx<'_> {
         self.direction.writer.tail.load(Acquire)
     }
 
+    /// How many bytes may be unread.
+    #[inline]
+    pub fn window(&self) -> u64 {
+        self.direction.window(self.bytes.capacity())
+    }
+
+    /// The sending program chose this size for its buffer; 0: it did not.
+    pub fn set_send_buffer(&self, bytes: u32) {
+        self.direction.writer.send_buffer.store(bytes, Relaxed);
+    }
+
     /// Room for how many bytes? Looks at the peer's `head` only if the cached one leaves less than `want`.
     #[inline]
     pub fn room(&self, cache: &WriteCache, want: usize) -> Result<usize, Corrupt> {
-        let capacity = self.bytes.capacity();
+        let window = self.window();
         loop {
             let tail = self.position();
             let used = tail.wrapping_sub(cache.0.load(Acquire));
-            if used <= capacity && capacity - used >= want as u64 {
-                return Ok((capacity - used) as usize);
+            if used <= window && window - used >= want as u64 {
+                return Ok((window - used) as usize);
             }
             let head = self.direction.reader.head.load(Acquire) & !layout::MOVED;
             let used = tail.wrapping_sub(head);
-            if used <= capacity {
+            if used <= self.bytes.capacity() {
                 cache.0.store(head, Release);
-                return Ok((capacity - used) as usize);
+                return Ok(window.saturating_sub(used) as usize);
             }
             // Asked without the writing end's lock: another thread may have written, and the peer read that, between
             // the two loads. If nobody wrote, it is nonsense.
@@ -113,7 +124,7 @@ impl Tx<'_> {
             .sum::<usize>()
             .saturating_sub(skip);
         let mut room = self.room(cache, want)?;
-        if room < want && want as u64 <= self.bytes.capacity() / 4 {
+        if room < want && want as u64 <= self.window() / 4 {
             // A small message is not torn: between its halves another thread's could go.
             return Ok(0);
         }
@@ -465,6 +476,12 @@ impl Rx<'_> {
         taken
     }
 
+    /// The size of this end's receive buffer: what a writer with a buffer of its own may count on as well. It sees that
+    /// when it next runs out of room.
+    pub fn set_receive_buffer(&self, bytes: u32) {
+        self.direction.wait.receive_buffer.store(bytes, Relaxed);
+    }
+
     /// Throws `max` bytes away at most (recv with MSG_TRUNC). Returns how many.
     pub fn discard(&self, max: usize) -> Result<usize, Corrupt> {
         loop {
@@ -485,7 +502,7 @@ impl Rx<'_> {
             return 0;
         }
         let used = self.published().wrapping_sub(self.position());
-        if used > self.bytes.capacity() / 4 * 3 {
+        if used > self.direction.window(self.bytes.capacity()) / 4 * 3 {
             return 0;
         }
         let wanted = wait.space_wanted.swap(0, AcqRel);

@@ -36,6 +36,14 @@ pub struct Stream {
     pub peer: ([u8; 16], u16),
 }
 
+/// Sizes of a socket's buffers, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Buffers {
+    /// As the program set it; 0: TCP adapts it.
+    pub sending: u32,
+    pub receiving: u32,
+}
+
 /// The kernel's socket. No method blocks unless its name says `sleep`; none raises SIGPIPE; none changes errno.
 pub trait Kernel {
     /// Takes bytes off the stream; `Ok(0)` is end-of-file.
@@ -59,6 +67,10 @@ pub trait Kernel {
     }
     /// What `widen_send` gave.
     fn restore_send(&self, _was: u64) {}
+    /// The sizes of the socket's buffers.
+    fn buffers(&self) -> Buffers {
+        Buffers::default()
+    }
     /// The state of O_NONBLOCK, from the kernel.
     fn is_nonblocking(&self) -> bool;
     /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:

@@ -33,7 +33,7 @@ mod wait;
 pub use back::Given;
 pub use conn::Conn;
 pub use gate::Gate;
-pub use kernel::{Fault, Kernel, Peeked, Stream};
+pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};
 pub use ready::Ready;
 pub use recv::RecvOptions;
 pub use send::SendOptions;

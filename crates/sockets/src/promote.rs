@@ -122,6 +122,7 @@ impl Conn {
             Err(e) => return end.keep_tcp(e.reason()),
         };
         segment.own(self.place());
+        note_buffers(&segment, k);
         match node.offer(&key, id) {
             Ok(entry) => {
                 let _ = self.segment.set(segment);
@@ -171,6 +172,7 @@ impl Conn {
         let Ok(segment) = Segment::open(node.dir(), id, &key, Side::Server) else {
             return;
         };
+        note_buffers(&segment, k);
         let claimed = segment.header().claim();
         node.remove_offer(entry, id);
         if claimed {
@@ -251,11 +253,25 @@ impl Conn {
         }
     }
 
+    /// The program has changed the size of a buffer.
+    pub fn on_buffers(&self, k: &impl Kernel) {
+        if let Some(segment) = self.segment() {
+            note_buffers(segment, k);
+        }
+    }
+
     /// Bytes moved by an engaged connection while a direction is still on TCP.
     pub(crate) fn count_tcp(&self, tx: u64, rx: u64) {
         End::count(&self.end.tcp_tx, tx);
         End::count(&self.end.tcp_rx, rx);
     }
+}
+
+/// As much may be unread in a ring as in the kernel's buffers, where the program has chosen their size.
+fn note_buffers(segment: &Segment, k: &impl Kernel) {
+    let buffers = k.buffers();
+    segment.tx().set_send_buffer(buffers.sending);
+    segment.rx().set_receive_buffer(buffers.receiving);
 }
 
 fn is_young(offer: &Offer, k: &impl Kernel) -> bool {

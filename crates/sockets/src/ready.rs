@@ -101,12 +101,11 @@ impl Conn {
         ready
     }
 
-    /// Room enough to call the connection writable: a third of the ring, as TCP wants a third of its buffer.
+    /// Room enough to call the connection writable: a third of what may be unread, as TCP wants a third of its buffer.
     fn has_room(&self, segment: &gm::Segment) -> bool {
-        let enough = segment.ring_bytes() / 3;
-        segment
-            .tx()
-            .room(&self.write_cache, enough)
+        let tx = segment.tx();
+        let enough = tx.window() as usize / 3;
+        tx.room(&self.write_cache, enough)
             .map_or(true, |r| r >= enough)
     }
 
@@ -276,8 +275,9 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return 0;
         };
-        let held = segment.ring_bytes() / 4 * 3;
-        (segment.tx().unread().unwrap_or(0) as usize).saturating_sub(held)
+        let tx = segment.tx();
+        let held = tx.window() as usize / 4 * 3;
+        (tx.unread().unwrap_or(0) as usize).saturating_sub(held)
     }
 
     /// Has the peer ended its sending, by a word in the ring or by the kernel's?

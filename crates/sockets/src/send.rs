@@ -298,7 +298,7 @@ impl Conn {
         let segment = self.rings()?;
         let tx = segment.tx();
         // Wait for a good part of what is still to be sent, not for the first byte.
-        let enough = (want - done).min(segment.ring_bytes() / 4);
+        let enough = (want - done).min(tx.window() as usize / 4);
         let roomy = || {
             tx.room(&self.write_cache, enough)
                 .map_or(true, |r| r >= enough)
