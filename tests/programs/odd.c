@@ -121,7 +121,7 @@ static void careless_select_server(int fd)
     *one = (struct pollfd){.fd = fd, .events = POLLIN};
     CALL("poll of more than can be open", poll(one, limit.rlim_cur + 1, 0));
     CALL("poll of far too many", poll(one, minus_one, 0));
-    CALL("poll of one and 2^32", poll(one, minus_one / UINT_MAX + 1, 0));
+    CALL("poll of one and 2^32", poll(one, minus_one / UINT_MAX, 0));
     CALL("ppoll, the longest time", ppoll(one, 1, &(struct timespec){LONG_MAX, 0}, NULL));
     meet();
 }

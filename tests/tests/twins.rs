@@ -257,6 +257,13 @@ twins! {
         pair masks: PROMOTED;
         pair handler: Carried(MIB);
     }
+    guest {
+        pair allocator: PROMOTED;
+        pair handlers: PROMOTED;
+        pair forking_handler: PROMOTED;
+        pair after_exit: PROMOTED;
+        raw fork_storm: Carried(20_000);
+    }
     stdio {
         pair lines: Any;
         pair mixed: Any;

@@ -16,6 +16,7 @@ pub mod end;
 pub mod held;
 pub mod name;
 pub mod node;
+pub mod note;
 pub mod os;
 pub mod port;
 pub mod reason;
@@ -25,6 +26,7 @@ pub mod trust;
 
 pub use end::{End, Path, Role, State};
 pub use node::Node;
+pub use note::Note;
 pub use port::Port;
 pub use reason::Reason;
 pub use segment::Segment;

@@ -100,6 +100,17 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(u32);
 
+impl Entry {
+    /// For keeping it in an atomic word.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    pub fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 pub fn is_v4_mapped(address: &[u8; 16]) -> bool {
     address[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
 }

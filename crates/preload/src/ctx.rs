@@ -4,13 +4,13 @@
 //! the ports of those that made them.
 
 use std::ffi::{CStr, CString};
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicU32};
 
 use gm::os::ProcessId;
 use gm::{Node, Port};
 
+use crate::once::Once;
 use crate::process::FileId;
 
 pub struct Ctx {
@@ -22,7 +22,7 @@ pub struct Ctx {
     /// This library's file.
     pub library: FileId,
     run: u64,
-    own: OnceLock<Option<&'static Port>>,
+    own: Once<Port>,
 }
 
 /// `NAME=value`, as they were when the context was opened.
@@ -39,28 +39,53 @@ struct Known {
     next: AtomicPtr<Known>,
 }
 
-static CTX: OnceLock<Option<Ctx>> = OnceLock::new();
+static CTX: Once<Ctx> = Once::new();
 /// Ports in use, the last one first: a list that only grows, so that handlers and exits need no lock.
 static PORTS: AtomicPtr<Known> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The context, if the node can be used.
+/// Where the process is: what comes before the library's start or after its end is none of our business.
+static PHASE: AtomicU32 = AtomicU32::new(BEFORE);
+const BEFORE: u32 = 0;
+const RUNNING: u32 = 1;
+const OVER: u32 = 2;
+
+/// The context, if the node can be used, for taking one more socket in. In a call that interrupted its opening (an allocator's
+/// own socket, say) there is none.
 #[inline]
 pub fn get() -> Option<&'static Ctx> {
-    match CTX.get() {
-        Some(c) => c.as_ref(),
-        None => open(),
+    if PHASE.load(Relaxed) != RUNNING {
+        return None;
     }
+    CTX.get().or_else(open)
 }
 
 /// The context, if it was opened before.
 pub fn opened() -> Option<&'static Ctx> {
-    CTX.get().and_then(Option::as_ref)
+    CTX.get()
+}
+
+/// The library has all that it needs from the C library.
+pub fn begin() {
+    PHASE.store(RUNNING, Relaxed);
+}
+
+/// No more sockets.
+pub fn end() {
+    PHASE.store(OVER, Relaxed);
+}
+
+/// In a forked child.
+pub fn after_fork() {
+    CTX.after_fork();
+    if let Some(ctx) = CTX.get() {
+        ctx.own.after_fork();
+    }
 }
 
 #[cold]
 fn open() -> Option<&'static Ctx> {
-    let saved = crate::errno();
-    let ctx = CTX.get_or_init(|| {
+    let mut fresh = false;
+    let ctx = CTX.get_or_make(|| {
         if std::env::var_os("SGM_DISABLE").is_some_and(|v| v != "0" && !v.is_empty()) {
             return None;
         }
@@ -75,38 +100,31 @@ fn open() -> Option<&'static Ctx> {
         if Port::exists(&dir, node.me()) {
             node.unlisten_mine();
         }
-        node.sweep_if_due();
-        crate::process::at_first_socket();
-        Some(Ctx {
+        fresh = true;
+        Some(Box::leak(Box::new(Ctx {
             registry: CString::new(node.file().into_os_string().into_encoded_bytes()).ok()?,
             node,
             kept: Kept::from_env()?,
             library: FileId::of(&own_path()?)?,
             run: run.unwrap_or(0),
-            own: OnceLock::new(),
-        })
+            own: Once::new(),
+        })))
     });
-    crate::set_errno(saved);
-    ctx.as_ref()
+    if let Some(ctx) = ctx.filter(|_| fresh) {
+        let _quiet = crate::quiet::begin();
+        ctx.node.sweep_if_due();
+    }
+    ctx
 }
 
 impl Ctx {
     /// This process's own port, made when it is first wanted.
     #[inline]
     pub fn port(&self) -> Option<&'static Port> {
-        match self.own.get() {
-            Some(p) => *p,
-            None => self.make_port(),
-        }
-    }
-
-    #[cold]
-    fn make_port(&self) -> Option<&'static Port> {
-        let make = || {
+        self.own.get_or_make(|| {
             let port = Port::create(self.node.dir(), self.node.me(), self.run);
             port.ok().map(remember)
-        };
-        *self.own.get_or_init(make)
+        })
     }
 
     /// The port that `maker` made, with this process in its family.

@@ -1,6 +1,5 @@
 //! The kernel's socket, for the engine: raw system calls, so errno stays the program's.
 
-use std::cell::Cell;
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -56,15 +55,6 @@ pub fn timespec(us: u64) -> rustix::event::Timespec {
         tv_sec: (us / 1_000_000) as i64,
         tv_nsec: ((us % 1_000_000) * 1000) as _,
     }
-}
-
-thread_local! {
-    static THREAD: Cell<u32> = const { Cell::new(0) };
-}
-
-/// In a forked child: the thread has another number now.
-pub fn forget_thread() {
-    THREAD.set(0);
 }
 
 /// CPUs this process may run on, asked again now and then: programs pin themselves.
@@ -330,13 +320,7 @@ impl Kernel for Fd {
     }
 
     fn thread(&self) -> u32 {
-        let known = THREAD.get();
-        if known != 0 {
-            return known;
-        }
-        let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-        THREAD.set(tid);
-        tid
+        crate::thread::number()
     }
 
     fn thread_gone(&self, thread: u32) -> bool {

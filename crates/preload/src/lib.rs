@@ -10,15 +10,19 @@
 #[macro_use]
 mod table;
 mod adopt;
+mod arena;
 mod ctx;
 mod epoll;
 mod fds;
 mod file;
 mod giving;
+mod heap;
 mod kernel;
 mod lock;
+mod once;
 mod poll;
 mod process;
+mod quiet;
 mod raw;
 mod real;
 mod receive;
@@ -27,6 +31,7 @@ mod select;
 mod send;
 mod setup;
 mod signals;
+mod thread;
 mod uring;
 #[cfg(target_arch = "x86_64")]
 mod variadic;

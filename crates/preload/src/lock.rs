@@ -1,13 +1,19 @@
-//! A lock for this process's tables that a fork handler can hold across fork and give back on both sides, which the
-//! standard library's cannot.
+//! A lock for a table of this process, which names its holder: a signal handler sees whether it interrupted that one and
+//! must not wait for it, and a fork handler can hold the lock across fork and give it back on both sides.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32};
+
+use crate::thread;
 
 #[derive(Default)]
 pub struct Lock<T> {
+    /// The holder's thread number; 0: nobody.
     word: AtomicU32,
+    /// The thread that forks held it already.
+    nested: AtomicBool,
     value: UnsafeCell<T>,
 }
 
@@ -17,24 +23,19 @@ unsafe impl<T: Send> Sync for Lock<T> {}
 pub struct Guard<'a, T>(&'a Lock<T>);
 
 impl<T> Lock<T> {
-    pub const fn new(value: T) -> Self {
-        Self {
-            word: AtomicU32::new(0),
-            value: UnsafeCell::new(value),
-        }
-    }
-
+    /// Not where the caller may have interrupted the holder: see [`Lock::is_mine`].
+    #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
-        self.hold();
+        self.take(thread::number());
         Guard(self)
     }
 
-    /// Takes the lock without a guard: before fork.
-    pub fn hold(&self) {
+    #[inline]
+    fn take(&self, me: u32) {
         let mut rounds = 0;
         while self
             .word
-            .compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange_weak(0, me, Acquire, Relaxed)
             .is_err()
         {
             rounds += 1;
@@ -45,18 +46,35 @@ impl<T> Lock<T> {
         }
     }
 
-    /// The value, between `hold` and `give_back`.
-    ///
-    /// # Safety
-    /// The caller holds the lock.
-    pub unsafe fn held(&self) -> &T {
-        // SAFETY: by the caller.
-        unsafe { &*self.value.get() }
+    /// Does this thread hold it, in what the caller interrupted?
+    #[inline]
+    pub fn is_mine(&self) -> bool {
+        self.word.load(Relaxed) == thread::number()
     }
 
-    /// Gives back what `hold` took: after fork, in parent and child.
+    /// Takes the lock without a guard: before fork.
+    pub fn hold(&self) {
+        if self.is_mine() {
+            self.nested.store(true, Relaxed);
+        } else {
+            self.take(thread::number());
+        }
+    }
+
+    /// After fork, in the parent: gives back what `hold` took.
     pub fn give_back(&self) {
-        self.word.store(0, Ordering::Release);
+        if self.is_mine() && !self.nested.swap(false, Relaxed) {
+            self.word.store(0, Release);
+        }
+    }
+
+    /// After fork, in the child, where only this thread is, under another number.
+    pub fn in_child(&self) {
+        let word = match self.nested.swap(false, Relaxed) {
+            true => thread::number(),
+            false => 0,
+        };
+        self.word.store(word, Release);
     }
 }
 
@@ -77,6 +95,6 @@ impl<T> DerefMut for Guard<'_, T> {
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        self.0.give_back();
+        self.0.word.store(0, Release);
     }
 }

@@ -119,7 +119,7 @@ fn reported(ready: Ready, events: i16) -> i16 {
     out
 }
 
-static SPIN: std::sync::OnceLock<Spin> = std::sync::OnceLock::new();
+static SPIN: Spin = Spin::new();
 
 /// The call behind poll, ppoll and select.
 pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
@@ -141,7 +141,6 @@ pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_
             }
             return ready;
         }
-        let spin = SPIN.get_or_init(Spin::default);
         let mut rounds = 0_u32;
         let mut others_ready = false;
         let news = || {
@@ -149,7 +148,7 @@ pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_
             others_ready = others && rounds.is_multiple_of(64) && ask_kernel_too(fds, &members) > 0;
             others_ready || members.engaged().any(|m| look(fds, m) != 0)
         };
-        if spin.wait(kernel::cpus(), rustix::thread::sched_yield, news) == Spun::Found {
+        if SPIN.wait(kernel::cpus(), rustix::thread::sched_yield, news) == Spun::Found {
             if others_ready {
                 return ask_kernel_too(fds, &members);
             }
@@ -302,9 +301,7 @@ fn sleep(
         });
         let start = gm::clock::ticks();
         let n = ask_substituted(fds, members, left, mask);
-        if let Some(spin) = SPIN.get() {
-            spin.slept(gm::clock::ticks().wrapping_sub(start));
-        }
+        SPIN.slept(gm::clock::ticks().wrapping_sub(start));
         for m in members.engaged() {
             gm::End::count(&m.inside.conn().end().sleeps, 1);
         }

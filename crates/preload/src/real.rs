@@ -71,6 +71,25 @@ fn anywhere(name: &CStr) -> Option<NonNull<c_void>> {
     None
 }
 
+const fn name(text: &str) -> &CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => c"",
+    }
+}
+
+/// Finds and notes an original; what is missing now may be loaded later.
+#[cold]
+fn find(at: &AtomicPtr<c_void>, name: &'static CStr, class: &str) -> *mut c_void {
+    match next(name, class) {
+        Some(found) => {
+            at.store(found.as_ptr(), Relaxed);
+            found.as_ptr()
+        }
+        None => missing_of(class) as *mut c_void,
+    }
+}
+
 extern "C" fn missing() -> c_int {
     // SAFETY: always valid to call.
     unsafe { *libc::__errno_location() = libc::ENOSYS };
@@ -91,7 +110,22 @@ fn missing_of(class: &str) -> extern "C" fn() -> c_int {
 }
 
 macro_rules! originals {
-    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty, $class:ident, $text:literal);*) => {$(
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty, $class:ident, $text:literal);*) => {
+        /// Where each is; null: not looked for yet.
+        #[allow(non_upper_case_globals)] // C's names.
+        mod at {
+            use super::{AtomicPtr, c_void};
+            $(pub static $name: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());)*
+        }
+
+        /// Looks for all of the C library's: later a signal handler, or an allocator, may be the first to want one, and the
+        /// dynamic linker takes locks and memory.
+        pub fn find_all() {
+            $(if stringify!($class) != "uring" {
+                find(&at::$name, name(concat!(stringify!($name), "\0")), "");
+            })*
+        }
+    $(
         /// The original.
         ///
         /// # Safety
@@ -99,20 +133,9 @@ macro_rules! originals {
         #[inline]
         #[allow(clippy::too_many_arguments, non_snake_case, dead_code)] // C's names; every row has an original.
         pub unsafe fn $name($($arg: $ty),*) -> $ret {
-            static ORIGINAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-            let mut p = ORIGINAL.load(Relaxed);
+            let mut p = at::$name.load(Relaxed);
             if p.is_null() {
-                const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => c"",
-                };
-                p = match next(NAME, stringify!($class)) {
-                    Some(found) => {
-                        ORIGINAL.store(found.as_ptr(), Relaxed);
-                        found.as_ptr()
-                    }
-                    None => missing_of(stringify!($class)) as *mut c_void,
-                };
+                p = find(&at::$name, name(concat!(stringify!($name), "\0")), stringify!($class));
             }
             // SAFETY: the symbol of that name in the C library has this signature (the table's row).
             unsafe {

@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-fn map(bytes: usize) -> Option<*mut u8> {
+/// Fresh pages, zeroed.
+pub fn map(bytes: usize) -> Option<*mut u8> {
     use rustix::mm::{MapFlags, ProtFlags};
     // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
     let base = unsafe {
@@ -20,8 +21,8 @@ fn map(bytes: usize) -> Option<*mut u8> {
 }
 
 /// # Safety
-/// A whole mapping made by `map` that nobody uses any more.
-unsafe fn unmap(base: *mut u8, bytes: usize) {
+/// Whole pages of a mapping made by `map`, which nobody uses any more.
+pub unsafe fn unmap(base: *mut u8, bytes: usize) {
     // SAFETY: by the caller.
     let _ = unsafe { rustix::mm::munmap(base.cast(), bytes) };
 }

@@ -110,7 +110,7 @@ pub fn register(inside: &Inside) {
     }
     let saved = crate::errno();
     if let Some(at) = listen_address(inside) {
-        *inside.slot.listener.lock() = ctx.node.listen(&at).ok();
+        inside.slot.set_listener(ctx.node.listen(&at).ok());
     }
     crate::set_errno(saved);
 }

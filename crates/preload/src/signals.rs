@@ -1,8 +1,7 @@
 //! Signals while a send waits (see `sockets::wait`): which have handlers, and which of those end a blocked call.
 
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use crate::real;
 
@@ -80,13 +79,17 @@ pub fn end_call(held: Option<u64>, moved: bool) -> bool {
 
 /// A signal to the process that this thread holds back goes to another thread, if there is one.
 fn single_threaded() -> bool {
-    static WORD: OnceLock<usize> = OnceLock::new();
-    let word = *WORD.get_or_init(|| {
-        // SAFETY: a name; null if this C library has no such word (glibc before 2.32).
-        unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) as usize }
-    });
-    // SAFETY: a char of the C library's that lives as long as the process.
-    word != 0 && unsafe { *(word as *const u8) } != 0
+    // SAFETY: null, or a char of the C library's that lives as long as the process.
+    unsafe { SINGLE.load(Relaxed).as_ref() }.is_some_and(|word| *word != 0)
+}
+
+/// The C library's own word for that.
+static SINGLE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+
+pub fn at_start() {
+    // SAFETY: a name; null if this C library has no such word (glibc before 2.32).
+    let word = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+    SINGLE.store(word.cast(), Relaxed);
 }
 
 /// Blocks these signals as well; gives the mask as it was.

@@ -1,10 +1,9 @@
 //! One socket, as this process sees it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 
 use gm::held::Place;
-use gm::{End, Segment, State};
+use gm::{End, Note, Segment, State};
 use ring::sync::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed},
@@ -17,7 +16,7 @@ use crate::Spin;
 pub struct Conn {
     pub(crate) end: &'static End,
     place: Place,
-    pub(crate) segment: OnceLock<Segment>,
+    pub(crate) segment: Note<Segment>,
     pub(crate) write_cache: WriteCache,
     pub(crate) read_cache: ReadCache,
     /// How far the sending ring's pages are known to exist.
@@ -37,7 +36,7 @@ pub struct Conn {
     pub(crate) refused_head: AtomicU64,
     /// Sends on TCP since the ring was last thought of.
     pub(crate) sends_on_tcp: AtomicU32,
-    pub(crate) offer: OnceLock<Offer>,
+    pub(crate) offer: Note<Offer>,
     pub(crate) read_spin: Spin,
     pub(crate) write_spin: Spin,
 }
@@ -56,7 +55,7 @@ impl Conn {
         Self {
             end,
             place,
-            segment: OnceLock::new(),
+            segment: Note::default(),
             write_cache: WriteCache::default(),
             read_cache: ReadCache::default(),
             grown: AtomicUsize::new(0),
@@ -68,7 +67,7 @@ impl Conn {
             full_head: AtomicU64::new(u64::MAX),
             refused_head: AtomicU64::new(u64::MAX),
             sends_on_tcp: AtomicU32::new(0),
-            offer: OnceLock::new(),
+            offer: Note::default(),
             read_spin: Spin::default(),
             write_spin: Spin::default(),
         }

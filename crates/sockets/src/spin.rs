@@ -38,15 +38,19 @@ pub struct Spin {
 
 impl Default for Spin {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Spin {
+    pub const fn new() -> Self {
         Self {
             budget: AtomicU64::new(20 * TICKS_PER_US),
             yields_first: AtomicU32::new(0),
             barred_until: AtomicU64::new(0),
         }
     }
-}
 
-impl Spin {
     /// Polls `found` within the budget.
     #[inline]
     pub fn wait(&self, cpus: u32, give_way: impl Fn(), mut found: impl FnMut() -> bool) -> Spun {

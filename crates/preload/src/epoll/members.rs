@@ -171,6 +171,18 @@ impl Members {
             .then_some(i)
     }
 
+    /// Room for one more in every list. False: no memory.
+    pub fn make_room(&mut self) -> bool {
+        self.list.try_reserve(1).is_ok()
+            && self.by_fd.try_reserve(1).is_ok()
+            && [&mut self.free, &mut self.hot, &mut self.roomless]
+                .into_iter()
+                .all(|l| {
+                    l.try_reserve(self.list.len() + 1 - l.len().min(self.list.len()))
+                        .is_ok()
+                })
+    }
+
     pub fn insert(&mut self, i: usize, w: Watch) {
         self.by_fd.insert(w.fd, i);
         if i == self.list.len() {

@@ -26,8 +26,8 @@ use libc::{epoll_event, sigset_t, timespec};
 use self::members::{Members, Seen, Watch, register};
 use self::sets::{Set, find_or_make};
 pub use self::sets::{
-    after_fork, alias_set, be_watched, before_fork, close_set, close_sets, in_child, is_set,
-    on_close, on_engaged, on_substituted,
+    after_fork, alias_set, be_watched, before_fork, close_set, close_sets, in_child, is_busy,
+    is_set, on_close, on_engaged, on_substituted,
 };
 use self::wait::wait;
 use crate::fds::{Inside, enter};
@@ -76,11 +76,12 @@ pub unsafe extern "C" fn epoll_ctl(
         }
         return plain();
     };
-    let Some(set) = find_or_make(epfd) else {
+    let room = |set: &Set| set.is_mine() || op != libc::EPOLL_CTL_ADD || set.members().make_room();
+    let Some(set) = find_or_make(epfd).filter(|set| room(set)) else {
         inside.conn().end().keep_tcp(gm::Reason::TableFull);
         return plain();
     };
-    if event.is_null() && op != libc::EPOLL_CTL_DEL {
+    if set.is_mine() || event.is_null() && op != libc::EPOLL_CTL_DEL {
         return plain();
     }
     // SAFETY: the caller's event, not null.
@@ -106,7 +107,7 @@ fn add(
     }
     // May promote, which changes sets: not under the lock.
     let carried = inside.engaged();
-    let mut m = set.lock.lock();
+    let mut m = set.members();
     if let Some(i) = m.position(inside.fd.0, inside.slot)
         && m.is_dormant(i)
     {
@@ -174,7 +175,7 @@ fn modify(
     e: epoll_event,
     plain: impl FnOnce() -> c_int,
 ) -> c_int {
-    let mut m = set.lock.lock();
+    let mut m = set.members();
     let Some(i) = m.position(inside.fd.0, inside.slot) else {
         return plain();
     };
@@ -217,7 +218,7 @@ fn change(set: &Set, epfd: c_int, m: &mut Members, i: usize, inside: &Inside, e:
 }
 
 fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
-    let mut m = set.lock.lock();
+    let mut m = set.members();
     let Some(i) = m.position(inside.fd.0, inside.slot) else {
         return plain();
     };
@@ -244,8 +245,10 @@ fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> 
 
 /// The kernel is about to be asked for a member by another way: one that the program took out must be out.
 pub fn forget_dormant(epfd: c_int, fd: c_int) {
-    if let (Some(inside), Some(set)) = (enter(fd), sets::find(epfd)) {
-        let mut m = set.lock.lock();
+    if let (Some(inside), Some(set)) = (enter(fd), sets::find(epfd))
+        && !set.is_mine()
+    {
+        let mut m = set.members();
         if let Some(i) = m.position(inside.fd.0, inside.slot)
             && m.is_dormant(i)
         {

@@ -2,14 +2,16 @@
 //! closed and as the process forks.
 
 use std::ffi::c_int;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
 use sockets::Spin;
 
 use super::members::{Members, Seen, Watch, register, unregister};
-use crate::fds::{Inside, Slot};
-use crate::lock::Lock;
+use crate::arena::{Arena, Place, Placed};
+use crate::fds::{self, Inside, Slot};
+use crate::lock::{Guard, Lock};
 use crate::process::vfork;
 
 /// Sets on descriptors beyond this are not followed (their members stay plain).
@@ -17,7 +19,13 @@ const SETS_MAX: usize = 1 << 16;
 
 #[derive(Default)]
 pub struct Set {
-    pub lock: Lock<Members>,
+    lock: Lock<Members>,
+    /// What came while the lock was held by the very thread that a signal handler then interrupted: sockets that were closed,
+    /// each kept by a call that is inside it, and the set itself (`close_set`).
+    late: AtomicBool,
+    closed_late: AtomicBool,
+    late_slots: [AtomicPtr<Slot>; 8],
+    place: Place,
     /// Threads asleep in the kernel on this set.
     pub sleepers: AtomicU32,
     /// Members that are carried.
@@ -32,7 +40,105 @@ pub struct Set {
     pub spin: Spin,
 }
 
+/// The members of a set, locked. What could not be done meanwhile is done afterwards.
+pub struct Held<'a> {
+    set: &'a Set,
+    guard: Option<Guard<'a, Members>>,
+}
+
+impl Deref for Held<'_> {
+    type Target = Members;
+    fn deref(&self) -> &Members {
+        self.guard.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Members {
+        self.guard.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.guard = None;
+        if self.set.late.load(Relaxed) {
+            self.set.catch_up();
+        }
+    }
+}
+
+impl Placed for Set {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl Set {
+    /// Not in a signal handler that interrupted the one who holds them ([`Set::is_mine`]).
+    #[inline]
+    pub fn members(&self) -> Held<'_> {
+        Held {
+            set: self,
+            guard: Some(self.lock.lock()),
+        }
+    }
+
+    /// Does this thread hold the members, in what was interrupted?
+    #[inline]
+    pub fn is_mine(&self) -> bool {
+        self.lock.is_mine()
+    }
+
+    /// A socket was closed in a handler that interrupted the holder of the members. If there are too many of them, the slot is
+    /// kept for good.
+    fn note_late(&self, slot: &'static Slot) {
+        fds::keep(slot);
+        let at = std::ptr::from_ref(slot).cast_mut();
+        let null = std::ptr::null_mut();
+        let note =
+            |place: &AtomicPtr<Slot>| place.compare_exchange(null, at, AcqRel, Relaxed).is_ok();
+        let _ = self.late_slots.iter().any(note);
+        self.late.store(true, Release);
+    }
+
+    #[cold]
+    fn catch_up(&self) {
+        self.late.store(false, Relaxed);
+        for place in &self.late_slots {
+            let p = place.swap(std::ptr::null_mut(), AcqRel);
+            // SAFETY: slots are never freed.
+            let Some(slot) = (unsafe { p.as_ref() }) else {
+                continue;
+            };
+            let mut m = self.lock.lock();
+            for i in m.of_slot(slot, -1) {
+                let gone = |w: &Watch| !fds::is_of(w.fd, slot);
+                if m.list[i].as_ref().is_some_and(gone)
+                    && let Some(w) = m.take(i)
+                {
+                    self.drop_watch(w);
+                }
+            }
+            drop(m);
+            fds::let_go(slot);
+        }
+        if self.fds.load(Acquire) == 0 && self.closed_late.swap(false, AcqRel) {
+            self.end();
+        }
+    }
+
+    /// Nobody names it any more.
+    fn end(&self) {
+        let members = std::mem::take(&mut *self.lock.lock());
+        for w in members.list.into_iter().flatten() {
+            self.drop_watch(w);
+        }
+        // SAFETY: sets are made in the arena alone, and never freed.
+        ARENA.give(unsafe { &*std::ptr::from_ref(self) });
+    }
+
     /// The count-keeping for a member that was taken out.
     pub fn drop_watch(&self, w: Watch) {
         if w.carried {
@@ -54,7 +160,10 @@ impl Set {
     /// Ends all dormant members.
     fn forget_all(&self) {
         let epfd = self.fd.load(Relaxed);
-        let mut m = self.lock.lock();
+        if self.is_mine() {
+            return;
+        }
+        let mut m = self.members();
         for i in 0..m.list.len() {
             if m.is_dormant(i) {
                 self.forget(epfd, &mut m, i);
@@ -65,9 +174,8 @@ impl Set {
 
 static SETS: [AtomicPtr<Set>; SETS_MAX] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; SETS_MAX];
-/// All sets ever made, for finding a socket's members. Sets are used again, never freed.
-static ALL: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
-static FREE: Lock<Vec<&'static Set>> = Lock::new(Vec::new());
+/// All sets ever made, for finding a socket's members too.
+static ARENA: Arena<Set> = Arena::new();
 
 fn cell(set: c_int) -> Option<&'static AtomicPtr<Set>> {
     if vfork::is_child() {
@@ -92,13 +200,7 @@ pub fn find_or_make(fd: c_int) -> Option<&'static Set> {
         return Some(s);
     }
     let cell = cell(fd)?;
-    // One lock at a time: fork takes them in another order.
-    let used = FREE.lock().pop();
-    let fresh = used.unwrap_or_else(|| {
-        let s: &'static Set = Box::leak(Box::default());
-        ALL.lock().push(s);
-        s
-    });
+    let fresh = ARENA.take(Set::default)?;
     fresh.fds.store(1, Relaxed);
     fresh.fd.store(fd, Relaxed);
     fresh.watched.store(false, Relaxed);
@@ -107,7 +209,7 @@ pub fn find_or_make(fd: c_int) -> Option<&'static Set> {
         Ok(_) => Some(fresh),
         Err(_) => {
             fresh.fds.store(0, Relaxed);
-            FREE.lock().push(fresh);
+            ARENA.give(fresh);
             find(fd)
         }
     }
@@ -130,11 +232,12 @@ pub fn close_set(fd: c_int) {
         set.fd.store(other.map_or(-1, |fd| fd as c_int), Relaxed);
         return;
     }
-    let members = std::mem::take(&mut *set.lock.lock());
-    for w in members.list.into_iter().flatten() {
-        set.drop_watch(w);
+    if set.is_mine() {
+        set.closed_late.store(true, Release);
+        set.late.store(true, Release);
+        return;
     }
-    FREE.lock().push(set);
+    set.end();
 }
 
 pub fn close_sets(first: usize, last: usize) {
@@ -158,6 +261,7 @@ pub fn alias_set(old: c_int, new: c_int) {
 pub fn be_watched(fd: c_int) {
     if let Some(set) = find(fd)
         && !set.watched.load(Relaxed)
+        && !set.is_mine()
     {
         watch(set, fd);
     }
@@ -168,18 +272,11 @@ fn watch(set: &Set, fd: c_int) {
     set.watched.store(true, Release);
     let saved = crate::errno();
     set.forget_all();
-    let members: Vec<c_int> = set
-        .lock
-        .lock()
-        .list
-        .iter()
-        .flatten()
-        .map(|w| w.fd)
-        .collect();
+    let members: Vec<c_int> = set.members().list.iter().flatten().map(|w| w.fd).collect();
     for member in members {
         crate::process::give_away(member, gm::Reason::Unsupported);
     }
-    set.plain_again(fd, &mut set.lock.lock());
+    set.plain_again(fd, &mut set.members());
     crate::set_errno(saved);
 }
 
@@ -193,7 +290,7 @@ pub fn on_engaged(inside: &Inside) {
     let (slot, conn) = (inside.slot, inside.conn());
     for set in live_sets() {
         let epfd = set.fd.load(Relaxed);
-        let mut m = set.lock.lock();
+        let mut m = set.members();
         for i in m.of_slot(slot, inside.fd.0) {
             let Some(w) = m.list[i].as_mut().filter(|w| !w.carried) else {
                 continue;
@@ -227,7 +324,7 @@ pub fn on_engaged(inside: &Inside) {
 /// Another kernel socket has taken the place of a member's: it is registered as the program wants it.
 pub fn on_substituted(slot: &'static Slot, fd: c_int) {
     for set in live_sets() {
-        let mut m = set.lock.lock();
+        let mut m = set.members();
         for i in m.of_slot(slot, fd) {
             let Some(w) = m.take(i) else { continue };
             if !w.dormant && w.fd == fd {
@@ -264,19 +361,24 @@ fn is_spent(epfd: c_int, fd: c_int) -> bool {
         .is_some_and(|e| e & !PRIVATE == 0)
 }
 
-fn live_sets() -> Vec<&'static Set> {
-    ALL.lock()
-        .iter()
-        .copied()
-        .filter(|s| s.fds.load(Acquire) > 0)
-        .collect()
+fn live_sets() -> impl Iterator<Item = &'static Set> {
+    ARENA.all().filter(|s| s.fds.load(Acquire) > 0)
+}
+
+/// Did the caller interrupt this thread's own work on a set?
+pub fn is_busy() -> bool {
+    live_sets().any(Set::is_mine)
 }
 
 /// A descriptor of a socket closes; with the last one of this process the kernel forgets its registrations (unless
 /// another process still has it), and so do we.
 pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
     for set in live_sets() {
-        let mut m = set.lock.lock();
+        if set.is_mine() {
+            set.note_late(slot);
+            continue;
+        }
+        let mut m = set.members();
         for i in m.of_slot(slot, fd) {
             let Some(w) = &m.list[i] else { continue };
             if w.dormant && w.fd == fd && !last {
@@ -296,27 +398,22 @@ pub fn before_fork() {
     for set in live_sets() {
         set.forget_all();
     }
-    ALL.hold();
-    FREE.hold();
-    // SAFETY: held just above.
-    for set in unsafe { ALL.held() } {
+    for set in ARENA.all() {
         set.lock.hold();
     }
 }
 
-/// After it, in parent and child.
+/// After it, in the parent.
 pub fn after_fork() {
-    // SAFETY: held since `before_fork`.
-    for set in unsafe { ALL.held() } {
+    for set in ARENA.all() {
         set.lock.give_back();
     }
-    FREE.give_back();
-    ALL.give_back();
 }
 
-/// In the child: nobody sleeps.
+/// In the child: nobody sleeps, and nobody else holds anything.
 pub fn in_child() {
-    for set in live_sets() {
+    for set in ARENA.all() {
+        set.lock.in_child();
         set.sleepers.store(0, Relaxed);
     }
 }

@@ -40,6 +40,11 @@ pub fn wait(
                 None => return r,
             }
         };
+        if set.is_mine() {
+            // A handler that interrupted a wait on this very set.
+            crate::set_errno(libc::EINTR);
+            return -1;
+        }
         if let Some(r) = set.wait_once(epfd, out, deadline, mask) {
             return r;
         }
@@ -129,13 +134,13 @@ impl Set {
             self.sleepers.fetch_sub(1, AcqRel);
             return None;
         }
-        let slice = self.lock.lock().room_slice_us().map(Deadline::after_us);
+        let slice = self.members().room_slice_us().map(Deadline::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
         let r = ask(epfd, out, until.left(), mask);
         self.sleepers.fetch_sub(1, AcqRel);
         if r == 0 && slice.is_some() && !deadline.passed() {
-            self.lock.lock().heat_roomless();
+            self.members().heat_roomless();
             return None;
         }
         if r == 0 {
@@ -168,7 +173,7 @@ impl Set {
 
     /// Reports of the hot members, in turn, to `out[from..]`. Returns how many.
     fn collect(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
-        let mut m = self.lock.lock();
+        let mut m = self.members();
         let mut n = from;
         let hot = m.hot.len();
         if hot == 0 || from == out.len() {
@@ -215,7 +220,7 @@ impl Set {
 
     /// Has a hot member something for `collect`? For polling; the cold ones are left to their bells.
     fn any_hot_due(&self) -> bool {
-        let m = self.lock.lock();
+        let m = self.members();
         m.hot.iter().any(|i| {
             m.list[*i]
                 .as_ref()
@@ -225,7 +230,7 @@ impl Set {
 
     /// Makes every hot member cold. False: one has news, and all that were not cooled are hot.
     fn cool_all(&self, epfd: c_int) -> bool {
-        let mut m = self.lock.lock();
+        let mut m = self.members();
         let hot = std::mem::take(&mut m.hot);
         for (k, i) in hot.iter().copied().enumerate() {
             if m.cool(epfd, i) {
@@ -249,7 +254,7 @@ impl Set {
         if !self.cool_all(epfd) {
             // One that is reported now, or has news again: whoever waits next sees it; a sleeper is woken by the
             // kernel.
-            let mut m = self.lock.lock();
+            let mut m = self.members();
             for i in m.hot.clone() {
                 if m.cool(epfd, i) {
                     continue;
@@ -266,7 +271,7 @@ impl Set {
     /// rest is left as it is; then come cold members whose bell is late. Returns how many there are then.
     fn sort(&self, epfd: c_int, out: &mut [epoll_event], from: usize, got: usize) -> usize {
         let mut kept = from;
-        let mut m = self.lock.lock();
+        let mut m = self.members();
         let mut stale = false;
         for k in from..from + got {
             let e = out[k];

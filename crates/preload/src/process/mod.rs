@@ -13,10 +13,11 @@ use gm::Reason;
 
 pub use self::target::{FileId, names_library};
 
-use crate::{ctx, epoll, fds, kernel, real, uring};
+use crate::thread::{self, words};
+use crate::{ctx, epoll, fds, real, uring};
 
-/// Once, when the first TCP socket is made.
-pub fn at_first_socket() {
+/// As the library is loaded: later it may be a signal handler that makes the first socket.
+pub fn at_start() {
     // Fork handlers cover fork, daemon and forkpty, which call no interposable fork.
     // SAFETY: three handlers that stay loaded as long as the library.
     unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
@@ -33,9 +34,10 @@ unsafe extern "C" fn in_parent() {
 }
 
 unsafe extern "C" fn in_child() {
-    epoll::after_fork();
+    thread::forget_number();
+    epoll::in_child();
     fds::after_fork_in_child();
-    kernel::forget_thread();
+    ctx::after_fork();
     uring::in_child();
     if confine::is_confined() {
         return;
@@ -51,7 +53,6 @@ unsafe extern "C" fn in_child() {
                 inside.slot.pid_before.store(before, Relaxed);
             }
         });
-        epoll::in_child();
     }
 }
 
@@ -66,6 +67,7 @@ fn leave() {
         // A child of vfork or of a raw clone: not a member of the family.
         return;
     }
+    ctx::end();
     fds::at_exit();
     for port in ctx::ports() {
         port.leave(me);
@@ -105,11 +107,13 @@ pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
 /// As fork(2). The fork handlers do the work; they can't see whether it failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fork() -> c_int {
+    words().fork_told.set(true);
     // SAFETY: no arguments.
     let pid = unsafe { real::fork() };
-    if pid < 0 && ctx::opened().is_some() {
+    words().fork_told.set(false);
+    if pid != 0 {
         let saved = crate::errno();
-        fds::fork_failed();
+        fds::fork_over(pid > 0);
         crate::set_errno(saved);
     }
     pid

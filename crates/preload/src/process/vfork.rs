@@ -4,24 +4,17 @@
 //!
 //! Only exec looks further in such a child (see `exec`).
 
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
+use crate::thread::words;
 use crate::{adopt, ctx, fds};
 
 /// Threads of this process that are in a vfork.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 /// There are sockets whose cookies no end has noted.
 static NEW: AtomicBool = AtomicBool::new(false);
-
-thread_local! {
-    /// The process that called vfork in this thread; 0: none.
-    static PARENT: Cell<u32> = const { Cell::new(0) };
-    /// Further vforks in that one's child.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-}
 
 /// This process's number, from the kernel.
 pub fn pid() -> u32 {
@@ -37,7 +30,7 @@ pub fn is_child() -> bool {
 #[cold]
 fn runs_here() -> bool {
     // A signal handler of the parent, just before or after, is no child.
-    let parent = PARENT.get();
+    let parent = words().vfork_parent.get();
     parent != 0 && parent != pid()
 }
 
@@ -61,21 +54,21 @@ fn note_cookies() {
 }
 
 extern "C" fn before() {
-    if PARENT.get() != 0 {
-        DEPTH.set(DEPTH.get() + 1);
+    if words().vfork_parent.get() != 0 {
+        words().vfork_depth.set(words().vfork_depth.get() + 1);
         return;
     }
     note_cookies();
-    PARENT.set(pid());
+    words().vfork_parent.set(pid());
     FORKING.fetch_add(1, AcqRel);
 }
 
 /// In the parent, when the child has its own memory or has ended. `r`: what the system call answered.
 extern "C" fn after(r: c_int) -> c_int {
-    if DEPTH.get() > 0 {
-        DEPTH.set(DEPTH.get() - 1);
+    if words().vfork_depth.get() > 0 {
+        words().vfork_depth.set(words().vfork_depth.get() - 1);
     } else {
-        PARENT.set(0);
+        words().vfork_parent.set(0);
         FORKING.fetch_sub(1, AcqRel);
     }
     if r < 0 {

@@ -223,7 +223,7 @@ pub unsafe fn to_tcp_all(fds: *const c_int, n: usize) {
 /// What this listener accepts from now on, we don't see: clients need not offer.
 fn unlist(fd: c_int) {
     if let Some(inside) = fds::enter(fd)
-        && let Some(entry) = inside.slot.listener.lock().take()
+        && let Some(entry) = inside.slot.take_listener()
     {
         inside.ctx().node.unlisten(entry);
     }

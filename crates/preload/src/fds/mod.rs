@@ -4,11 +4,12 @@
 //! the gate and a second look at the table tell. A slot's connection lives from `track` until nobody is inside and no
 //! descriptor points to it.
 
+mod fork;
+
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
 use gm::held::Place;
@@ -16,10 +17,15 @@ use gm::{End, Port, Role};
 use sockets::{Conn, Gate};
 
 use crate::adopt::Came;
+use crate::arena::{Arena, Place as Shelf, Placed};
 use crate::ctx::{self, Ctx};
 use crate::kernel::Fd;
-use crate::lock::Lock;
 use crate::process::vfork;
+use crate::quiet;
+
+pub use self::fork::{
+    after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
+};
 
 /// Descriptors beyond this stay plain.
 const FDS_MAX: usize = 1 << 20;
@@ -36,8 +42,10 @@ pub struct Slot {
     dead: AtomicU32,
     /// 1 + the end that the slot had last; 0: none yet.
     hint: AtomicU32,
-    /// The round of `each_slot_once` that saw this slot.
-    round: AtomicU32,
+    /// The forks under way that have counted the socket, and the rounds of `each_slot_once` that have seen it (`fork`).
+    marks: AtomicU32,
+    seen: AtomicU32,
+    shelf: Shelf,
     /// Members of epoll sets that point here.
     pub watches: AtomicU32,
     /// Its end has a holder less because exec was called; to be put right if that fails.
@@ -54,42 +62,52 @@ pub struct Slot {
     port: AtomicPtr<Port>,
     /// Process that put our listener into the registry.
     pub listener_pid: AtomicU32,
-    pub listener: Lock<Option<gm::node::Entry>>,
+    /// 1 + its number there; 0: it is not there.
+    listener: AtomicU32,
     conn: UnsafeCell<MaybeUninit<Conn>>,
 }
 
 // SAFETY: `conn` is written only while nobody is inside (see `track`, `clean`), and read only from inside.
 unsafe impl Sync for Slot {}
 
-static TABLE: OnceLock<Option<Table>> = OnceLock::new();
-static FREE: Lock<Vec<&'static Slot>> = Lock::new(Vec::new());
+impl Placed for Slot {
+    fn place(&self) -> &Shelf {
+        &self.shelf
+    }
+}
+
+static TABLE: AtomicPtr<AtomicPtr<Slot>> = AtomicPtr::new(std::ptr::null_mut());
+static SLOTS: Arena<Slot> = Arena::new();
 /// One beyond the largest descriptor ever tracked.
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 
-struct Table(*const AtomicPtr<Slot>);
-// SAFETY: the table is an array of atomics that is never unmapped.
-unsafe impl Send for Table {}
-// SAFETY: as above.
-unsafe impl Sync for Table {}
-
+/// The table, if there was memory for it.
+#[inline]
 fn table() -> Option<&'static [AtomicPtr<Slot>]> {
-    let t = TABLE.get_or_init(|| {
-        use rustix::mm::{MapFlags, ProtFlags};
-        let bytes = FDS_MAX * size_of::<AtomicPtr<Slot>>();
-        // SAFETY: a fresh private mapping; zero pages are null pointers. Only touched pages take memory.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        };
-        base.ok().map(|b| Table(b.cast()))
-    });
-    // SAFETY: mapped above with that many entries, never unmapped.
-    t.as_ref()
-        .map(|t| unsafe { std::slice::from_raw_parts(t.0, FDS_MAX) })
+    let base = TABLE.load(Acquire);
+    // SAFETY: mapped below with that many entries, never unmapped; zero pages are null pointers.
+    (!base.is_null()).then(|| unsafe { std::slice::from_raw_parts(base, FDS_MAX) })
+}
+
+#[cold]
+fn make_table() -> bool {
+    use rustix::mm::{MapFlags, ProtFlags};
+    let bytes = FDS_MAX * size_of::<AtomicPtr<Slot>>();
+    let null = std::ptr::null_mut();
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a fresh mapping. Only touched pages take memory.
+    let base = unsafe {
+        rustix::mm::mmap_anonymous(null, bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
+    };
+    let Ok(base) = base else { return false };
+    if TABLE
+        .compare_exchange(std::ptr::null_mut(), base.cast(), AcqRel, Relaxed)
+        .is_err()
+    {
+        // SAFETY: mapped just now, and another thread's is the table.
+        let _ = unsafe { rustix::mm::munmap(base, bytes) };
+    }
+    true
 }
 
 #[inline]
@@ -158,17 +176,21 @@ impl Inside {
 
     #[cold]
     fn step(&self) -> bool {
-        if crate::uring::hidden() || !self.slot.gate.try_alone() {
+        let watched = self.slot.watches.load(Acquire) > 0;
+        if crate::uring::hidden()
+            || watched && crate::epoll::is_busy()
+            || !self.slot.gate.try_alone()
+        {
             return false;
         }
         // A signal handler that used this socket now would wait for its own thread.
-        let mask = block_signals();
+        let quiet = quiet::begin();
         let engaged = self.conn().step(&self.ctx().node, &self.fd);
         if engaged {
             crate::setup::own_push(self);
         }
         self.slot.gate.not_alone();
-        restore_signals(&mask);
+        drop(quiet);
         if engaged && self.slot.watches.load(Acquire) > 0 {
             crate::epoll::on_engaged(self);
         }
@@ -179,27 +201,26 @@ impl Inside {
 impl Drop for Inside {
     #[inline]
     fn drop(&mut self) {
-        let empty = self.slot.gate.leave();
-        if empty && self.slot.dead.load(Acquire) != 0 {
-            self.slot.clean();
-        }
+        let_go(self.slot);
     }
 }
 
-fn block_signals() -> libc::sigset_t {
-    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: valid sets; pthread_sigmask can't fail with them and leaves errno alone.
-    unsafe {
-        let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), old.as_mut_ptr());
-        old.assume_init()
+/// As by a call that is inside and stays there, until [`let_go`].
+pub fn keep(slot: &'static Slot) {
+    slot.gate.enter(rustix::thread::sched_yield);
+}
+
+#[inline]
+pub fn let_go(slot: &'static Slot) {
+    let empty = slot.gate.leave();
+    if empty && slot.dead.load(Acquire) != 0 {
+        slot.clean();
     }
 }
 
-fn restore_signals(mask: &libc::sigset_t) {
-    // SAFETY: a mask that the kernel gave us.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+/// Is `fd` a descriptor of that slot's socket?
+pub fn is_of(fd: c_int, slot: &'static Slot) -> bool {
+    cell(fd).is_some_and(|c| std::ptr::eq(c.load(Acquire), slot))
 }
 
 /// Goes inside the socket behind `fd`. `None`: not ours.
@@ -251,10 +272,10 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     }
     let Some(port) = ctx.port() else { return };
     leave_behind(fd, false);
-    let slot = FREE.lock().pop().unwrap_or_else(new_slot);
+    let Some(slot) = free_slot() else { return };
     let hint = slot.hint.load(Relaxed);
     let Ok(index) = port.allocate(hint.checked_sub(1), role, ctx.node.me().pid) else {
-        FREE.lock().push(slot);
+        SLOTS.give(slot);
         return;
     };
     let end = &port.ends()[index as usize];
@@ -293,7 +314,9 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
         return;
     }
     leave_behind(fd, false);
+    let Some(slot) = free_slot() else { return };
     if let Some(known) = holder_of(place) {
+        SLOTS.give(slot);
         alias(&known, fd);
         if came == Came::Message && end.take_due() {
             end.refs.fetch_sub(1, AcqRel);
@@ -306,7 +329,6 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     }
     let conn = Conn::new(end, place);
     conn.rejoin(&ctx.node, &Fd(fd));
-    let slot = FREE.lock().pop().unwrap_or_else(new_slot);
     slot.begin(port, conn);
     if end.role() != Role::Listener {
         let me = ctx.node.me().pid;
@@ -360,13 +382,21 @@ fn holder_of(place: Place) -> Option<Inside> {
         .find(|inside| inside.conn().place() == place)
 }
 
-fn new_slot() -> &'static Slot {
-    Box::leak(Box::new(Slot {
+/// A slot for one more socket, and a table to have it in. `None`: no memory.
+fn free_slot() -> Option<&'static Slot> {
+    let there = table().is_some() || make_table();
+    there.then(|| SLOTS.take(new_slot)).flatten()
+}
+
+fn new_slot() -> Slot {
+    Slot {
         gate: Gate::default(),
         fds: AtomicU32::new(0),
         dead: AtomicU32::new(1),
         hint: AtomicU32::new(0),
-        round: AtomicU32::new(0),
+        marks: AtomicU32::new(0),
+        seen: AtomicU32::new(0),
+        shelf: Shelf::new(),
         watches: AtomicU32::new(0),
         left_by_exec: AtomicBool::new(false),
         spawn_copy: AtomicBool::new(false),
@@ -375,9 +405,9 @@ fn new_slot() -> &'static Slot {
         pid_before: AtomicU32::new(0),
         port: AtomicPtr::new(std::ptr::null_mut()),
         listener_pid: AtomicU32::new(NO_LISTENER),
-        listener: Lock::new(None),
+        listener: AtomicU32::new(0),
         conn: UnsafeCell::new(MaybeUninit::uninit()),
-    }))
+    }
 }
 
 impl Slot {
@@ -387,6 +417,8 @@ impl Slot {
         unsafe { (*self.conn.get()).write(conn) };
         self.port
             .store(std::ptr::from_ref(port).cast_mut(), Relaxed);
+        self.marks.store(0, Relaxed);
+        self.seen.store(0, Relaxed);
         self.fds.store(1, Relaxed);
         self.watches.store(0, Relaxed);
         self.pid_before.store(0, Relaxed);
@@ -399,6 +431,17 @@ impl Slot {
     pub fn port(&self) -> Option<&'static Port> {
         // SAFETY: null before the first connection, else a port that is never dropped.
         unsafe { self.port.load(Relaxed).as_ref() }
+    }
+
+    /// Where it is in the registry; at most one place.
+    pub fn set_listener(&self, entry: Option<gm::node::Entry>) {
+        self.listener
+            .store(entry.map_or(0, |e| e.number() + 1), Release);
+    }
+
+    pub fn take_listener(&self) -> Option<gm::node::Entry> {
+        let number = self.listener.swap(0, AcqRel).checked_sub(1)?;
+        Some(gm::node::Entry::numbered(number))
     }
 
     /// The last one is out of a closed socket's slot.
@@ -421,7 +464,7 @@ impl Slot {
         let own = ctx::opened().is_some_and(|ctx| conn.place().port == ctx.node.me());
         drop(conn);
         self.hint.store(if own { index + 1 } else { 0 }, Relaxed);
-        FREE.lock().push(self);
+        SLOTS.give(self);
     }
 }
 
@@ -469,7 +512,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
     {
         return false;
     }
-    let last_here = inside.slot.fds.fetch_sub(1, AcqRel) == 1;
+    let last_here = inside.slot.fds.fetch_sub(1, SeqCst) == 1;
     let end = inside.conn().end();
     if !last_here && end.descriptor.load(Relaxed) == fd as u32 + 1 {
         end.descriptor.store(0, Relaxed);
@@ -478,10 +521,11 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }
     if last_here {
+        fork::gone(inside.slot, end);
         let last = inside.leave_end();
         inside.slot.ends.store(last, Release);
         let ctx = inside.ctx();
-        if let Some(entry) = inside.slot.listener.lock().take()
+        if let Some(entry) = inside.slot.take_listener()
             && inside.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
         {
             ctx.node.unlisten(entry);
@@ -522,40 +566,6 @@ pub fn forget_range(first: usize, last: usize) {
     }
 }
 
-/// Before fork: the child will hold every socket as well, and must find the tables whole.
-pub fn before_fork() {
-    each_slot_once(|inside| {
-        inside.conn().end().refs.fetch_add(1, AcqRel);
-    });
-    FREE.hold();
-}
-
-/// In the parent.
-pub fn after_fork_in_parent() {
-    FREE.give_back();
-}
-
-/// There is no child: nobody else holds the sockets.
-pub fn fork_failed() {
-    each_slot_once(|inside| {
-        inside.conn().end().refs.fetch_sub(1, AcqRel);
-    });
-}
-
-/// In the child: other threads that were inside a gate are not here.
-pub fn after_fork_in_child() {
-    FREE.give_back();
-    for fd in 0..HIGHEST.load(Relaxed) as c_int {
-        if let Some(cell) = cell(fd) {
-            let p = cell.load(Relaxed);
-            if !p.is_null() {
-                // SAFETY: slots are never freed.
-                unsafe { &*p }.gate.reset();
-            }
-        }
-    }
-}
-
 /// This process is about to end: its sockets have one holder less, and those of the last holder end as by close. The
 /// ends are not given back, for other threads may still be at work.
 pub fn at_exit() {
@@ -565,17 +575,6 @@ pub fn at_exit() {
         conn.close(&inside.ctx().node, &inside.fd, last);
         if last {
             conn.release(&inside.ctx().node);
-        }
-    });
-}
-
-/// Every socket once, however many descriptors it has.
-pub fn each_slot_once(mut f: impl FnMut(&Inside)) {
-    static ROUND: AtomicU32 = AtomicU32::new(0);
-    let round = ROUND.fetch_add(1, Relaxed) + 1;
-    each(|_, inside| {
-        if inside.slot.round.swap(round, Relaxed) != round {
-            f(inside);
         }
     });
 }

@@ -1,0 +1,88 @@
+//! Words of the calling thread, by an instruction or two: no function of the dynamic linker's, which may call malloc at a
+//! thread's first look at a library's variables.
+
+use std::cell::Cell;
+
+#[derive(Default)]
+pub struct Words {
+    /// The kernel's number of the thread; 0: not asked yet.
+    pub number: Cell<u32>,
+    /// The process that called vfork in this thread; 0: none.
+    pub vfork_parent: Cell<u32>,
+    /// Further vforks in that one's child.
+    pub vfork_depth: Cell<u32>,
+    /// The mark of the fork that it is in (`fds::fork`).
+    pub fork: Cell<u32>,
+    /// It is in our own `fork`, which tells how that ended.
+    pub fork_told: Cell<bool>,
+}
+
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(size_of::<Words>() <= 64 && align_of::<Words>() <= 8);
+
+// The library is loaded as the program starts, so its words are at a fixed distance from the thread's pointer.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".pushsection .tbss.sgm_thread_words, \"awT\", @nobits",
+    ".balign 8",
+    ".globl sgm_thread_words",
+    ".hidden sgm_thread_words",
+    "sgm_thread_words:",
+    ".zero 64",
+    ".size sgm_thread_words, 64",
+    ".popsection",
+);
+
+/// The calling thread's. Zeros at first; a forked child has its parent's.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn words() -> &'static Words {
+    let at: *const Words;
+    // SAFETY: the thread's own copy of the variable above, as long as the thread runs; zeros are a valid value, and cells
+    // are not shared by threads.
+    unsafe {
+        std::arch::asm!(
+            "mov {at}, qword ptr [rip + sgm_thread_words@GOTTPOFF]",
+            "add {at}, qword ptr fs:[0]",
+            at = out(reg) at,
+            options(pure, readonly, nostack),
+        );
+        &*at
+    }
+}
+
+/// The calling thread's. Zeros at first; a forked child has its parent's.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn words() -> &'static Words {
+    thread_local! {
+        static WORDS: Words = const {
+            Words {
+                number: Cell::new(0),
+                vfork_parent: Cell::new(0),
+                vfork_depth: Cell::new(0),
+                locks: Cell::new(0),
+                fork: Cell::new(0),
+                fork_told: Cell::new(false),
+            }
+        };
+    }
+    // SAFETY: it has no destructor, so it is there as long as its thread, which alone has the reference.
+    WORDS.with(|w| unsafe { &*std::ptr::from_ref(w) })
+}
+
+/// The kernel's number of this thread.
+#[inline]
+pub fn number() -> u32 {
+    let known = words().number.get();
+    if known != 0 {
+        return known;
+    }
+    let number = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+    words().number.set(number);
+    number
+}
+
+/// In a forked child: the thread has another number now.
+pub fn forget_number() {
+    words().number.set(0);
+}
