@@ -4,7 +4,8 @@
  *     kill ROUNDS SEED ROLE ...      a role (started by the driver)
  *
  * The survivor must have received a correct prefix of the stream, with everything in it whose write had returned before the
- * kill, and then see the end or an error within two seconds. The last round kills nobody and must end well. */
+ * kill, and then see the end or an error within ten seconds (a busy machine needs some). The last round kills nobody and must
+ * end well. */
 #define main common_main
 #include "common.c"
 #undef main
@@ -13,7 +14,7 @@
 extern char **environ;
 const struct test_case cases[] = {END_OF_CASES};
 
-enum { PREFIX_RIGHT = 0, HUNG_MS = 2000, TOTAL = 2 * MIB };
+enum { PREFIX_RIGHT = 0, HUNG_MS = 10000, TOTAL = 2 * MIB };
 enum mode { BULK, SMALL, TURNS, POLLED, MODES };
 
 /* Shared by the driver and both roles of a round. */
@@ -139,7 +140,7 @@ static pid_t start(char **argv, const char *role, int memory, uint64_t seed, enu
 static void await_both(_Atomic int *count)
 {
     for (uint64_t start = now_ms(); *count < 2; sched_yield())
-        CHECK(now_ms() - start < 10000);
+        CHECK(now_ms() - start < 60000);
 }
 
 /* The status of a child that ends in time; a hung one is killed and reported. */

@@ -19,7 +19,7 @@ use crate::process::{Ended, Started};
 
 const SETUP: &str = "cargo xtask setup, then cargo xtask build --windows";
 /// Making a prefix takes a quarter of a minute when nothing else runs.
-const PREFIX_LIMIT: Duration = Duration::from_secs(180);
+const PREFIX_LIMIT: Duration = Duration::from_secs(400);
 
 /// What a Windows program runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

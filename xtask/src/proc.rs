@@ -6,11 +6,14 @@
 //!    for a child then sees it end, [`Group::wait`] returns an error, and the destructors run as on any other error.
 //!    A second signal ends the process at once.
 //! 3. Waiting is on the child's pidfd, with a time limit: no polling.
+//! 4. Within [`recorded`], what the commands of [`run`] say is passed on and kept, for whoever tells of a failure later.
 
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, PipeReader};
 use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -45,11 +48,57 @@ pub fn cargo() -> Command {
 /// Runs to the end; anything but success is an error that names the command.
 pub fn run(command: &mut Command) -> Result<()> {
     let words = describe(command);
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run `{words}`"))?;
+    let status = if RECORD.with_borrow(Option::is_some) {
+        run_recorded(command)
+    } else {
+        command.status().map_err(anyhow::Error::from)
+    }
+    .with_context(|| format!("cannot run `{words}`"))?;
     ensure!(status.success(), "`{words}` failed: {status}");
     Ok(())
+}
+
+thread_local! {
+    static RECORD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Does the work; gives also what the commands that it [`run`]s said on both streams, line by line.
+pub fn recorded<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    RECORD.set(Some(Vec::new()));
+    let result = work();
+    (result, RECORD.take().unwrap_or_default())
+}
+
+fn run_recorded(command: &mut Command) -> Result<ExitStatus> {
+    let output = one_pipe(command)?;
+    let mut child = command.spawn()?;
+    close_pipe(command);
+    pass_on(output, |line| {
+        RECORD.with_borrow_mut(|record| record.get_or_insert_default().push(line.to_owned()));
+    });
+    Ok(child.wait()?)
+}
+
+/// Both streams of the command into one pipe, whose reading end this gives. After the start: [`close_pipe`].
+pub fn one_pipe(command: &mut Command) -> Result<PipeReader> {
+    let (reader, writer) = std::io::pipe().context("no pipe")?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    Ok(reader)
+}
+
+/// Closes our own copies of the writing end, or the reader would never see the end.
+pub fn close_pipe(command: &mut Command) {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+}
+
+/// Prints what comes until the end, and shows each line to `look`.
+pub fn pass_on(output: PipeReader, mut look: impl FnMut(&str)) {
+    // Bytes, not text: a program may print anything.
+    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        look(&line);
+    }
 }
 
 /// The command as a reader would type it.
@@ -135,6 +184,7 @@ impl Group {
     }
 
     /// The child, for its pipes.
+    #[cfg(test)]
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -204,8 +254,14 @@ pub fn retry<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
-    use std::process::Stdio;
+
+    #[test]
+    fn a_record_has_both_streams_in_order() {
+        let script = "echo one; echo two >&2; echo three";
+        let (result, lines) = recorded(|| run(Command::new("sh").args(["-c", script])));
+        result.unwrap();
+        assert_eq!(lines, ["one", "two", "three"]);
+    }
 
     #[test]
     fn a_dropped_group_takes_its_grandchildren_with_it() {

@@ -1,4 +1,5 @@
-//! Reads `cargo test` output: the sums of its `test result:` lines, and what its failed tests said.
+//! Reads what cargo printed: the sums of the `test result:` lines, what failed tests said, and the lines of any other
+//! command that tell why it failed.
 
 /// Sums over the result lines seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +63,44 @@ impl Failures {
             self.text.push_str("[and more]\n");
         }
     }
+}
+
+/// Lines shown of a command that failed.
+const TOLD_MOST: usize = 40;
+
+/// The lines that tell why a command failed: from the first error on, or else the last ones, without cargo's progress.
+pub fn relevant(lines: &[String]) -> Vec<&str> {
+    const PROGRESS: [&str; 9] = [
+        "Blocking",
+        "Checking",
+        "Compiling",
+        "Downloaded",
+        "Downloading",
+        "Finished",
+        "Fresh",
+        "Locking",
+        "Running",
+    ];
+    let progress = |line: &str| {
+        line.starts_with(' ')
+            && line
+                .split_whitespace()
+                .next()
+                .is_some_and(|word| PROGRESS.contains(&word))
+    };
+    let lines: Vec<&str> = lines
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !progress(line) && !line.trim().is_empty())
+        .collect();
+    let tells = |line: &&str| {
+        let error =
+            line.starts_with("error") || line.starts_with("Diff in ") || line.contains(": error: ");
+        error || line.starts_with("tidy: ") && !line.starts_with("tidy: warning")
+    };
+    let last = lines.len().saturating_sub(TOLD_MOST);
+    let from = lines.iter().position(tells).unwrap_or(last);
+    lines[from..].iter().copied().take(TOLD_MOST).collect()
 }
 
 /// `test result: ok. 3 passed; 1 failed; 0 ignored; ...` to (3, 1). A test that prints an unfinished line first
@@ -136,6 +175,28 @@ mod tests {
         );
         assert!(text.ends_with("a line\n[and more]\n"), "{text}");
         assert_eq!(text.lines().count(), 3 + LINES_MOST + 1);
+    }
+
+    #[test]
+    fn the_first_error_is_told_without_progress() {
+        let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
+        let cargo = lines(
+            "   Compiling one v1\nwarning: odd\n    Checking two v1\nerror[E0308]: no\n --> a.rs:1\n\nerror: could not compile",
+        );
+        assert_eq!(
+            relevant(&cargo),
+            [
+                "error[E0308]: no",
+                " --> a.rs:1",
+                "error: could not compile"
+            ]
+        );
+        let tidy =
+            lines("tidy: warning: long\ntidy: a.rs: bad\ntidy: 3 files, 1 failures, 1 warnings");
+        assert_eq!(relevant(&tidy)[0], "tidy: a.rs: bad");
+        let other = lines(&"said\n".repeat(TOLD_MOST * 2));
+        assert_eq!(relevant(&other).len(), TOLD_MOST);
+        assert!(relevant(&[]).is_empty());
     }
 
     #[test]

@@ -174,15 +174,17 @@ fn a_stranger_on_the_dead_ones_port() {
             let ended = world.run(luck(world, &["ask", &text, "5", "200", "2000"]));
             (ended, start.elapsed())
         };
-        let (expected, plain_time) = timed(&native);
-        let (got, time) = timed(&world);
+        // A wait for an answer that does not come is there every time; a busy machine's ups and downs are not.
+        let mut times = Vec::new();
+        let prompt = (0..5).any(|_| {
+            let (expected, plain_time) = timed(&native);
+            let (got, time) = timed(&world);
+            assert_eq!(expected, got);
+            times.push((time, plain_time));
+            time < plain_time * 3 + Duration::from_millis(500)
+        });
         server.stop();
-        assert_eq!(expected, got);
-        // A wait for an answer that does not come would be seen; a busy machine's ups and downs would not.
-        assert!(
-            time < plain_time * 3 + Duration::from_millis(500),
-            "{time:?}, natively {plain_time:?}"
-        );
+        assert!(prompt, "under the front, and natively: {times:?}");
     }
     let report = world.report();
     assert_eq!(report.carried.tx_bytes, 0, "{report:?}");

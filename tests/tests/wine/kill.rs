@@ -10,7 +10,7 @@ use sgm_tests::wine::{Mode, Wine, ends, suite};
 
 const ROUNDS: u32 = 50;
 /// A round starts two processes, half a second each, and kills one; the driver itself allows a survivor a few seconds.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Bytes from which on a connection of the kill program is certainly carried.
 const CARRIED_FROM: u64 = 256 << 10;

@@ -161,20 +161,21 @@ impl Prefix {
             self.dir.display()
         );
         if self.broke_off() {
-            // What has not been used yet holds nothing of anybody's.
-            self.stop(wine);
-            for name in ["drive_c", "dosdevices"] {
-                gone(std::fs::remove_dir_all(self.path(name)), &self.path(name))?;
-            }
-            for name in [".update-timestamp", "system.reg", "user.reg", "userdef.reg"] {
-                gone(std::fs::remove_file(self.path(name)), &self.path(name))?;
-            }
+            self.clear(wine)?;
         }
         std::fs::write(self.path(STAMP), MAKING)?;
-        let mut boot = wine.command(&self.dir);
-        // No offers to download Mono and Gecko, no entries in the desktop's menu.
-        boot.env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=");
-        self.finish(wine, boot.args(["wineboot.exe", "-i"]), "make the prefix")?;
+        let boot = || {
+            let mut boot = wine.command(&self.dir);
+            // No offers to download Mono and Gecko, no entries in the desktop's menu.
+            boot.env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=");
+            self.finish(wine, boot.args(["wineboot.exe", "-i"]), "make the prefix")
+        };
+        // Nothing of ours is in the prefix yet: a failure is plain Wine's own, seen now and then on busy machines.
+        if let Err(error) = boot() {
+            eprintln!("sgm: {error:#}\nsgm: once more, from nothing");
+            self.clear(wine)?;
+            boot()?;
+        }
         if self.own {
             // Wine 8 begins as Windows 7; programs of today ask for 10.
             self.finish(
@@ -185,6 +186,18 @@ impl Prefix {
             self.import(wine, "display", registry::NO_DISPLAY)?;
         }
         std::fs::write(self.path(STAMP), UNFINISHED)?;
+        Ok(())
+    }
+
+    /// Takes a half-made prefix away. What has not been used yet holds nothing of anybody's.
+    fn clear(&self, wine: &Wine) -> Result<()> {
+        self.stop(wine);
+        for name in ["drive_c", "dosdevices"] {
+            gone(std::fs::remove_dir_all(self.path(name)), &self.path(name))?;
+        }
+        for name in [".update-timestamp", "system.reg", "user.reg", "userdef.reg"] {
+            gone(std::fs::remove_file(self.path(name)), &self.path(name))?;
+        }
         Ok(())
     }
 
