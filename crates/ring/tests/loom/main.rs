@@ -10,18 +10,21 @@
 //! * `room`: a writer that waits for room
 //! * `word`: the hand-over word (INV-1)
 //! * `paths`: switching between the TCP stream and the ring (INV-2)
+//! * `back`: a hand-back beside sends, bells, a close and deaths
 //! * `sharers`: two readers of one end, bells and switch together
-//! * `wire`, `end`: the modelled TCP stream, and the engine's receiving steps over it
+//! * `wire`, `end`, `peer`: the modelled TCP stream, and the engine's steps over it
 //!
 //! Beside every model that must hold stand broken ones that must be caught (`#[should_panic]`), so that a suite that
 //! passes has been seen to fail.
 
 #![cfg(loom)]
 
+mod back;
 mod bells;
 mod bytes;
 mod end;
 mod paths;
+mod peer;
 mod room;
 mod sharers;
 mod wire;

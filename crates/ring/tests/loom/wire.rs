@@ -41,6 +41,7 @@ struct StreamState {
     queue: VecDeque<u8>,
     /// Bytes that ever arrived: what an edge-triggered waiter is woken by.
     arrivals: usize,
+    ended: bool,
 }
 
 impl Stream {
@@ -49,6 +50,22 @@ impl Stream {
         state.queue.push_back(byte);
         state.arrivals += 1;
         self.arrived.notify_all();
+    }
+
+    /// The sending process is gone: nothing follows.
+    pub fn end(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.ended = true;
+        self.arrived.notify_all();
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.state.lock().unwrap().ended
+    }
+
+    /// Bytes that were ever sent.
+    pub fn sent(&self) -> u64 {
+        self.state.lock().unwrap().arrivals as u64
     }
 
     /// Takes at most `max` bytes.
@@ -69,10 +86,10 @@ impl Stream {
             .collect()
     }
 
-    /// Sleeps until the stream is readable.
+    /// Sleeps until the stream is readable, or has ended.
     pub fn sleep_readable(&self) {
         let mut state = self.state.lock().unwrap();
-        while state.queue.is_empty() {
+        while state.queue.is_empty() && !state.ended {
             state = self.arrived.wait(state).unwrap();
         }
     }
