@@ -45,6 +45,7 @@ pub fn errno_of(f: Fault) -> i32 {
         Fault::Interrupted => libc::EINTR,
         Fault::Reset => libc::ECONNRESET,
         Fault::Pipe => libc::EPIPE,
+        Fault::NotConnected => libc::ENOTCONN,
         // Made on the kernel's socket before it comes to this.
         Fault::UseKernel => libc::EAGAIN,
         Fault::Other(e) => e,

@@ -123,6 +123,10 @@ impl Watch {
 
     /// As `due`, and takes note that it is reported.
     pub fn report(&mut self, kernel: Option<Ready>) -> u32 {
+        if let Some(kernel) = kernel {
+            // An end that it tells of is an edge of this report, not of the next.
+            self.conn().note_kernel(kernel);
+        }
         // Edges are read first: what comes after them will be a new one.
         let (arrivals, fulls) = self.conn().edges();
         let due = self.due(kernel);

@@ -301,7 +301,6 @@ impl Set {
                 let room =
                     w.conn().end().tx_path() != gm::Path::Ring && kernel.0 & Ready::OUT.0 != 0;
                 w.kernel_edge |= arrived || room;
-                kernel |= Fd(w.fd).poll();
             }
             if out[..from].iter().any(|o| { o.u64 } == w.data) {
                 // Reported by its ring in this very call (or another member with the same data was): it stays hot, and
