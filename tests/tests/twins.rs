@@ -195,6 +195,11 @@ twins! {
         pair two_readers: Carried(20_000);
         pair reader_asleep: Carried(4 * MIB - 64 * KIB);
         pair passing_threads: PROMOTED;
+        pair close_under_reader: PROMOTED;
+        pair dup_over_reader: PROMOTED;
+        pair close_under_poll: PROMOTED;
+        pair close_under_writer: PROMOTED;
+        pair shut_under_writer: PROMOTED;
     }
     file {
         pair sendfile_small: PROMOTED;

@@ -56,7 +56,7 @@ fn act_for_peer(inside: &Inside) {
     for pid in std::iter::once(last).chain(family).filter(|pid| *pid != 0) {
         if let Some(copy) = copy_of(pid, number, inside) {
             let peer = Conn::new(end, place);
-            let socket = Fd(copy.as_raw_fd());
+            let socket = Fd::of(copy.as_raw_fd());
             if peer.rejoin(&ctx.node, &socket) {
                 peer.settle(&socket);
             }

@@ -285,13 +285,13 @@ impl Set {
                 continue;
             };
             let on_tcp = w.conn().end().tx_path() == gm::Path::Tcp;
-            if !w.conn().is_engaged() || on_tcp && !w.conn().settle(&Fd(w.fd)) {
+            if !w.conn().is_engaged() || on_tcp && !w.conn().settle(&Fd::of(w.fd)) {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);
             if kernel.intersects(Ready::RDHUP | Ready::HUP | Ready::ERR) {
                 // The place may have got another member since the kernel spoke: an end must be this one's.
-                kernel = Fd(w.fd).poll();
+                kernel = Fd::of(w.fd).poll();
             }
             if w.conn().end().rx_path() != gm::Path::Ring
                 || w.conn().end().tx_path() != gm::Path::Ring
