@@ -34,6 +34,8 @@ static unsigned sure_events(int slot, int conn, unsigned events)
         events &= ~EPOLLOUT;
     if (is_luck(conn, side) || c->dir[!side].promised)
         events &= ~EPOLLIN;
+    if (c->killed[!side] && unread(conn, side)) /* the kernel alone knows, and is asked when the rings have nothing (docs/limitations.md) */
+        events &= ~EPOLLRDHUP;
     if (c->dir[!side].loose) /* the end may wait behind bytes that found no room */
         events &= ~(EPOLLRDHUP | EPOLLHUP);
     return events;

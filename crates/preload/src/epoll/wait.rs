@@ -302,10 +302,10 @@ impl Set {
                     w.conn().end().tx_path() != gm::Path::Ring && kernel.0 & Ready::OUT.0 != 0;
                 w.kernel_edge |= arrived || room;
             }
-            if out[..from].iter().any(|o| { o.u64 } == w.data) {
-                // Reported by its ring in this very call (or another member with the same data was): it stays hot, and
-                // the next call reports what is left.
-                w.conn().note_kernel(kernel);
+            if let Some(o) = out[..from].iter_mut().find(|o| { o.u64 } == w.data) {
+                // Reported by its ring in this very call (or another member with the same data was), before the kernel told
+                // of an end.
+                o.events |= w.report(Some(kernel));
                 continue;
             }
             let due = w.report(Some(kernel));
