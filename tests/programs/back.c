@@ -193,6 +193,19 @@ static void copy_on_stdin_client(int fd)
     tell(1);
 }
 
+/* The same of a connection whose sending half was shut before: it stays so. */
+static void shut_copy_on_stdin_server(int fd)
+{
+    CHECK(hear() == 1);
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    MUST(dup2(fd, 0));
+    MUST(close(fd));
+    CALL("send", send(0, "x", 1, MSG_NOSIGNAL));
+    struct stream in = {103, 0};
+    say("%zu bytes", stream_receive_to_end(&in, 0));
+}
+static void shut_copy_on_stdin_client(int fd) { copy_on_stdin_client(fd); }
+
 /* A reader that pauses long enough for the sender to go over TCP, and then reads on for a long time: most goes through the
  * ring again. */
 static void stalled_and_back_server(int fd)
@@ -341,7 +354,7 @@ static void confined_client(int fd)
 
 const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
-    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(stalled_and_back),
+    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined),
     END_OF_CASES,
 };

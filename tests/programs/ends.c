@@ -331,9 +331,34 @@ static void limits_client(int fd)
     CALL("nothing more", recv(fd, text, 1, MSG_DONTWAIT));
 }
 
+/* Both halves are shut, one from each side: there is nothing left to shut. */
+static void shut_by_both_server(int fd)
+{
+    char byte;
+    CHECK(hear() == 1);
+    CALL("read", read(fd, &byte, 1));
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    await_events(fd, POLLHUP);
+    CALL("shutdown again", shutdown(fd, SHUT_WR));
+    CALL("shutdown of the other half", shutdown(fd, SHUT_RD));
+    CALL("read", read(fd, &byte, 1));
+    meet();
+}
+static void shut_by_both_client(int fd)
+{
+    char byte;
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    tell(1);
+    await_events(fd, POLLHUP);
+    CALL("shutdown again", shutdown(fd, SHUT_WR));
+    CALL("shutdown of both", shutdown(fd, SHUT_RDWR));
+    CALL("read", read(fd, &byte, 1));
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    END_OF_CASES,
+    CASE(shut_by_both),  END_OF_CASES,
 };

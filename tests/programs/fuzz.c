@@ -351,7 +351,7 @@ static bool together(int number, const struct step *step)
     int side = board->holds[writer < 0 ? 0 : writer][step->conn].side;
     int reader = side < 0 ? -1 : partner(step, !side);
     for (int i = 0; i < 2; i++)
-        if (c->dir[i].sent != c->dir[i].received || c->dir[i].fin || c->dir[i].promised || c->closed[i] || c->shut_rd[i])
+        if (c->dir[i].sent != c->dir[i].received || c->dir[i].unsure || c->dir[i].fin || c->dir[i].promised || c->closed[i] || c->shut_rd[i])
             reader = -1;
     if (writer < 0 || reader < 0 || c->aborted || (board->script.small_buffer && step->op == BURST) || !board->alive[writer] || (step->op == BURST && (any_fd(writer, step->conn, 0) < 0 ||
         board->holds[writer][step->conn].nonblocking || board->holds[reader][step->conn].nonblocking))) {

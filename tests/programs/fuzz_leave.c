@@ -327,7 +327,7 @@ static bool is_shared_orphan(int slot)
 
 void act_leave(int slot, const struct step *step, struct answer *out)
 {
-    bool gives = step->op == EXEC || step->op == COMMAND || step->op == FDOPEN || step->op == DUP;
+    bool gives = step->op == EXEC || step->op == COMMAND || step->op == FDOPEN || step->op == DUP || step->op == SCM;
     if (gives && is_shared_orphan(slot))
         return tell_outcome(out, step->op == EXEC ? "ready" : step->op == COMMAND ? "status 0" : "done");
     switch (step->op) {

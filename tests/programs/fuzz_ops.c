@@ -365,7 +365,7 @@ static void act_receive(int slot, const struct step *step, struct answer *out)
     else if (in->fuzzy && (c->aborted || c->shut_rd[0] || c->shut_rd[1]))
         tell_outcome(out, "?");
     else if (in->fuzzy) /* at the end all must have come, however much that is */
-        tell_outcome(out, "%s%s%s", in->received == in->sent ? "all" : done == wanted ? "as wanted" : "PART", what[0] ? ", then " : "", what);
+        tell_outcome(out, "%s%s%s", unread(step->conn, hold->side) == 0 ? "all" : done == wanted ? "as wanted" : "PART", what[0] ? ", then " : "", what);
     else if (!what[0])
         tell_outcome(out, "%zu from %llu", done, (unsigned long long)before);
     else

@@ -265,7 +265,81 @@ static void mixed_client(int port)
     meet();
 }
 
+/* Many messages of which little is read: some bytes are unread in the kernel's queue, others behind them in the ring. What comes
+ * then is told at once: each message as an edge, the end, and how much is unread, also when the sender has left the ring. */
+enum { PILES = 12, PILE = 2000 };
+static void piled_up_server(int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+    char text[2];
+    int set = MUST(epoll_create1(0));
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+    for (int i = 0; i < PILES; i++) {
+        CHECK(hear() == 1);
+        await_unread(fd, (i + 1) * PILE - i * (int)sizeof text);
+        CALL("edge", epoll_wait(set, &event, 1, 1000));
+        CHECK(read(fd, text, sizeof text) == sizeof text);
+        tell(1);
+    }
+    await_unread(fd, PILES * (PILE - (int)sizeof text));
+    CHECK(hear() == 2);
+    poll_one("the end behind them", fd, POLLIN | POLLRDHUP, 0);
+    tell(1);
+    CHECK(hear() == 3);
+    await_unread(fd, PILES * (PILE - (int)sizeof text));
+    poll_one("the end behind them", fd, POLLIN | POLLRDHUP, 0);
+}
+static void piled_up_client(int fd)
+{
+    struct stream out = {63, 0};
+    for (int i = 0; i < PILES; i++) {
+        stream_send(&out, fd, PILE, PILE);
+        tell(1);
+        CHECK(hear() == 1);
+    }
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    tell(2);
+    CHECK(hear() == 1);
+    MUST(dup2(fd, 0));
+    tell(3);
+}
+
+/* Somebody who waits for the end alone, with bytes unread. */
+static void end_alone_server(int fd)
+{
+    await_unread(fd, 5);
+    tell(thread_id());
+    poll_one("the end alone", fd, POLLRDHUP, -1);
+}
+static void end_alone_client(int fd)
+{
+    send_text(fd, "hello");
+    await_asleep(hear());
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+}
+
+/* The peer's connection goes to another descriptor, where the ring is not known: that is no news to who waits for bytes. */
+static void not_for_us_server(int fd)
+{
+    int unread;
+    tell(thread_id());
+    poll_one("bytes", fd, POLLIN, -1);
+    MUST(ioctl(fd, FIONREAD, &unread));
+    say("%d unread", unread);
+    meet();
+}
+static void not_for_us_client(int fd)
+{
+    pid_t waits = hear();
+    await_asleep(waits);
+    MUST(dup2(fd, 0));
+    await_asleep(waits);
+    send_text(fd, "x");
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(poll_basic), CASE(poll_signal_mask), CASE(poll_ends), CASE(poll_reset),
-    CASE(poll_full),  CASE(select_all),       RAW_CASE(mixed), END_OF_CASES,
+    CASE(poll_full),  CASE(select_all),       RAW_CASE(mixed), CASE(piled_up),
+    CASE(end_alone),  CASE(not_for_us),       END_OF_CASES,
 };

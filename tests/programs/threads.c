@@ -201,7 +201,115 @@ static void passing_threads_client(int fd)
     MUST(shutdown(fd, SHUT_WR));
 }
 
+/* A thread is in a call on the connection when another closes its descriptor, whose number may go to something else: the call
+ * goes on as if nothing had happened, and the connection ends with it. A poll wakes up all the same, and finds no descriptor. */
+enum { LONG_SEND = 24 * MIB };
+static struct {
+    int fd;
+    void (*work)(int fd);
+    _Atomic pid_t thread;
+} under;
+static void *under_close(void *nothing)
+{
+    under.thread = thread_id();
+    under.work(under.fd);
+    return nothing;
+}
+enum how { CLOSED, USED_AGAIN, REPLACED };
+static void close_under(int fd, void (*work)(int fd), enum how how)
+{
+    int pipes[2];
+    MUST(pipe(pipes));
+    under.fd = fd, under.work = work;
+    pthread_t thread = start_thread(under_close, NULL);
+    while (!under.thread)
+        sched_yield();
+    await_asleep(under.thread);
+    if (how != REPLACED)
+        CALL("close", close(fd));
+    if (how != CLOSED)
+        CALL("the number is another's", dup2(pipes[1], fd) == fd);
+    tell(1);
+    pthread_join(thread, NULL);
+    fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+    char byte;
+    CALL("nothing in the pipe", read(pipes[0], &byte, 1));
+    meet();
+}
+static void one_read(int fd)
+{
+    char text[16];
+    CALL("read", read(fd, text, sizeof text));
+}
+static void one_poll(int fd)
+{
+    struct pollfd entry = {fd, POLLIN, 0};
+    CALL("poll", poll(&entry, 1, -1));
+    say("%s", events_name(entry.revents));
+}
+static void one_send(int fd)
+{
+    static uint8_t data[LONG_SEND];
+    struct stream out = {127, 0};
+    stream_fill(&out, data, sizeof data);
+    CALL("send", send(fd, data, sizeof data, 0));
+}
+static void late_words(int fd)
+{
+    char byte;
+    CHECK(hear() == 1);
+    CALL("write", write(fd, "late", 4));
+    long n = read(fd, &byte, 1);
+    say("%s", n == 0 || (n < 0 && errno == ECONNRESET) ? "over" : "not over");
+    meet();
+}
+static void close_under_reader_server(int fd) { close_under(fd, one_read, USED_AGAIN); }
+static void close_under_reader_client(int fd) { late_words(fd); }
+static void dup_over_reader_server(int fd) { close_under(fd, one_read, REPLACED); }
+static void dup_over_reader_client(int fd) { late_words(fd); }
+static void close_under_poll_server(int fd) { close_under(fd, one_poll, CLOSED); }
+static void close_under_poll_client(int fd) { late_words(fd); }
+static void close_under_writer_server(int fd) { close_under(fd, one_send, USED_AGAIN); }
+static void close_under_writer_client(int fd)
+{
+    CHECK(hear() == 1);
+    struct stream in = {127, 0};
+    say("%zu bytes, then the end", stream_receive_to_end(&in, fd));
+    meet();
+}
+
+/* A thread that waits for room when another shuts the sending half down: what it has sent arrives, and no more. */
+static ssize_t sent_before_shutdown;
+static void send_until_shut(int fd)
+{
+    static uint8_t data[LONG_SEND];
+    struct stream out = {128, 0};
+    stream_fill(&out, data, sizeof data);
+    sent_before_shutdown = send(fd, data, sizeof data, MSG_NOSIGNAL);
+}
+static void shut_under_writer_server(int fd)
+{
+    under.fd = fd, under.work = send_until_shut;
+    pthread_t thread = start_thread(under_close, NULL);
+    while (!under.thread)
+        sched_yield();
+    await_asleep(under.thread);
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    pthread_join(thread, NULL);
+    say("%s", sent_before_shutdown > 0 && sent_before_shutdown < LONG_SEND ? "a part was sent" : "all or nothing was sent");
+    tell(sent_before_shutdown);
+    meet();
+}
+static void shut_under_writer_client(int fd)
+{
+    size_t sent = hear();
+    struct stream in = {128, 0};
+    say("%s", stream_receive_to_end(&in, fd) == sent ? "what was sent came, then the end" : "something else came");
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(duplex),      CASE(records),      CASE(records_no_mutex), RAW_CASE(lanes),
-    CASE(two_readers), CASE(reader_asleep), CASE(passing_threads), END_OF_CASES,
+    CASE(two_readers), CASE(reader_asleep), CASE(passing_threads), CASE(close_under_reader),
+    CASE(dup_over_reader), CASE(close_under_poll), CASE(close_under_writer), CASE(shut_under_writer), END_OF_CASES,
 };

@@ -205,7 +205,7 @@ fn replay() {
             again: 0,
             mask: mask.clone(),
         };
-        if finding.native.lines != finding.carried.lines {
+        if finding.differs() {
             differ += 1;
             say(&finding.tell());
         }

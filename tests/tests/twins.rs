@@ -129,6 +129,9 @@ twins! {
         pair poll_full: Carried(64 * KIB);
         pair select_all: PROMOTED;
         raw mixed: PROMOTED;
+        pair piled_up: Carried(20 * KIB);
+        pair end_alone: PROMOTED;
+        pair not_for_us: PROMOTED;
     }
     epoll {
         pair level: PROMOTED;
@@ -172,6 +175,7 @@ twins! {
         pair blocked_writer: PROMOTED;
         pair bad_descriptor: PROMOTED;
         pair limits: Carried(64 * KIB);
+        pair shut_by_both: PROMOTED;
     }
     share {
         pair duplicates: PROMOTED;
@@ -192,6 +196,11 @@ twins! {
         pair two_readers: Carried(20_000);
         pair reader_asleep: Carried(4 * MIB - 64 * KIB);
         pair passing_threads: PROMOTED;
+        pair close_under_reader: PROMOTED;
+        pair dup_over_reader: PROMOTED;
+        pair close_under_poll: PROMOTED;
+        pair close_under_writer: PROMOTED;
+        pair shut_under_writer: PROMOTED;
     }
     file {
         pair sendfile_small: PROMOTED;
@@ -281,6 +290,7 @@ twins! {
         pair peer_exits_later: Any;
         pair given_before_the_switch: Any;
         pair copy_on_stdin: Any;
+        pair shut_copy_on_stdin: Any;
         pair stalled_and_back: Carried(30 * MIB);
         pair torn: Carried(MIB);
         pair room_in_turns: Carried(4 * MIB);

@@ -69,6 +69,7 @@ pub fn code_of(fault: Fault, waits: bool) -> Code {
         Fault::Reset => ws::WSAECONNRESET,
         // The peer is gone; what this end shut down itself is told before the engine is asked.
         Fault::Pipe => ws::WSAECONNRESET,
+        Fault::NotConnected => ws::WSAENOTCONN,
         // Made on the base socket before it comes to this.
         Fault::UseKernel => ws::WSAEWOULDBLOCK,
         Fault::Other(code) => code,

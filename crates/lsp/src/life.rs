@@ -328,7 +328,8 @@ pub fn shut(inside: &Inside, how: i32) -> Result<(), Code> {
     let write = how == ws::SD_SEND || how == ws::SD_BOTH;
     // A peer that is gone is no news to shutdown: Winsock answers that all is well.
     match conn.shutdown(&inside.socket(), read, write) {
-        Ok(()) | Err(Fault::Other(ws::WSAENOTCONN) | Fault::Pipe | Fault::Reset) => Ok(()),
+        Ok(()) | Err(Fault::NotConnected | Fault::Pipe | Fault::Reset) => Ok(()),
+        Err(Fault::Other(ws::WSAENOTCONN)) => Ok(()),
         Err(f) => Err(code_of(f, false)),
     }
 }

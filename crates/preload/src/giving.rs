@@ -56,7 +56,7 @@ fn act_for_peer(inside: &Inside) {
     for pid in std::iter::once(last).chain(family).filter(|pid| *pid != 0) {
         if let Some(copy) = copy_of(pid, number, inside) {
             let peer = Conn::new(end, place);
-            let socket = Fd(copy.as_raw_fd());
+            let socket = Fd::of(copy.as_raw_fd());
             if peer.rejoin(&ctx.node, &socket) {
                 peer.settle(&socket);
             }
@@ -168,6 +168,9 @@ fn take_place(inside: &Inside, fresh: &OwnedFd) {
         if let Ok(limit) = sockopt::socket_timeout(old, timeout) {
             let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
         }
+    }
+    if inside.conn().end().has(gm::end::flag::WRITE_SHUT) {
+        let _ = net::shutdown(fresh, net::Shutdown::Write);
     }
     for fd in fds::of_slot(inside.slot) {
         // SAFETY: the descriptor is open: it is in the table.

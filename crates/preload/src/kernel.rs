@@ -2,7 +2,8 @@
 
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU32};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -11,20 +12,37 @@ use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
 use crate::signals;
 
-/// A descriptor that the calling hook was given.
+/// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
+/// socket open for the calls that are still at work on it (1 + the number).
 #[derive(Clone, Copy)]
-pub struct Fd(pub RawFd);
+pub struct Fd(pub RawFd, Option<&'static AtomicI32>);
 
 impl Fd {
+    pub fn of(number: RawFd) -> Self {
+        Self(number, None)
+    }
+
+    pub fn kept_by(number: RawFd, kept: &'static AtomicI32) -> Self {
+        Self(number, Some(kept))
+    }
+
+    /// The number by which the kernel knows the socket now.
+    pub fn now(&self) -> RawFd {
+        match self.1.map_or(0, |kept| kept.load(Acquire)) {
+            0 => self.0,
+            kept => kept - 1,
+        }
+    }
+
     fn get(&self) -> BorrowedFd<'_> {
-        // SAFETY: the hook's caller passed it and must not close it meanwhile; if it does, the kernel says EBADF.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
+        // SAFETY: the hook's caller passed it, or it is kept open for its sake.
+        unsafe { BorrowedFd::borrow_raw(self.now()) }
     }
 }
 
 /// Is this a descriptor of the process?
 pub fn is_open(fd: RawFd) -> bool {
-    rustix::io::fcntl_getfd(Fd(fd).get()).is_ok()
+    rustix::io::fcntl_getfd(Fd::of(fd).get()).is_ok()
 }
 
 pub fn fault(e: Errno) -> Fault {
@@ -44,6 +62,7 @@ pub fn errno_of(f: Fault) -> i32 {
         Fault::Interrupted => libc::EINTR,
         Fault::Reset => libc::ECONNRESET,
         Fault::Pipe => libc::EPIPE,
+        Fault::NotConnected => libc::ENOTCONN,
         // Made on the kernel's socket before it comes to this.
         Fault::UseKernel => libc::EAGAIN,
         Fault::Other(e) => e,
@@ -171,7 +190,7 @@ impl Kernel for Fd {
         // What the kernel counts of a byte besides the byte.
         const OVERHEAD: usize = 3;
         let was = sockopt::socket_send_buffer_size(self.get()).ok()?;
-        let locked = buffer_locks(self.0);
+        let locked = buffer_locks(self.now());
         sockopt::set_socket_send_buffer_size(self.get(), was + OVERHEAD * bytes).ok()?;
         Some(was as u64 | u64::from(locked) << 48)
     }
@@ -180,7 +199,7 @@ impl Kernel for Fd {
         // The kernel doubles what it is told.
         let bytes = (was & 0xffff_ffff_ffff) as usize / 2;
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.get(), bytes);
-        set_buffer_locks(self.0, (was >> 48) as u32);
+        set_buffer_locks(self.now(), (was >> 48) as u32);
     }
 
     fn buffers(&self) -> Buffers {
@@ -270,12 +289,12 @@ impl Kernel for Fd {
         // The queue is asked separately, so the answer holds only if nothing arrived in between.
         const TRIES: usize = 8;
         let saved = crate::errno();
-        let mut info = tcp_info(self.0);
+        let mut info = tcp_info(self.now());
         let mut found = None;
         for _ in 0..TRIES {
             let Some((sent, received)) = info else { break };
             let queued = self.queued() as u64;
-            info = tcp_info(self.0);
+            info = tcp_info(self.now());
             if info.is_some_and(|(_, r)| r == received) {
                 found = received.checked_sub(queued).map(|read| (sent, read));
                 break;

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_uint};
 
 use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
-use sockets::{Kernel, Ready, Spin, Spun};
+use sockets::{Ready, Spin, Spun};
 
 use crate::fds::{self, Inside, enter};
 use crate::scratch::List;
@@ -219,12 +219,7 @@ fn ask_substituted(
         n -= c_int::from(p.revents != 0);
         let kernel = Ready(p.revents as u16 as u32);
         let ready = match p.revents & libc::POLLNVAL {
-            0 => reported(
-                m.inside
-                    .conn()
-                    .ready(&m.inside.fd, Some(with_out(m, kernel))),
-                p.events,
-            ),
+            0 => reported(m.inside.conn().ready(&m.inside.fd, Some(kernel)), p.events),
             nval => nval,
         };
         // Urgent data is the kernel's alone.
@@ -233,17 +228,6 @@ fn ask_substituted(
         n += c_int::from(ready != 0);
     }
     n
-}
-
-/// Where a direction is on TCP the engine wants the kernel's whole view; the sleep asked only for a part of it.
-fn with_out(m: &Member, kernel: Ready) -> Ready {
-    let end = m.inside.conn().end();
-    let on_ring = end.tx_path() == gm::Path::Ring && end.rx_path() == gm::Path::Ring;
-    if on_ring {
-        kernel
-    } else {
-        m.inside.fd.poll() | kernel
-    }
 }
 
 const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
@@ -270,8 +254,10 @@ enum Slept {
     Over(c_int),
 }
 
-/// With unread bytes that nobody asked for, the doorbell for room can't be told from theirs: look this often, in ns.
-const BLIND_SLICE_NS: u64 = 1_000_000;
+/// With unread bytes that nobody asked for, the doorbell for room, or of the end, can't be told from theirs: look this often,
+/// in ns.
+const BLIND_FOR_ROOM_NS: u64 = 1_000_000;
+const BLIND_FOR_END_NS: u64 = 20_000_000;
 
 fn sleep(
     fds: &mut [pollfd],
@@ -279,12 +265,17 @@ fn sleep(
     deadline: Deadline,
     mask: *const sigset_t,
 ) -> Slept {
-    let mut blind = false;
+    let mut blind = None;
     for m in members.engaged() {
         let conn = m.inside.conn();
         conn.arm(&m.inside.fd);
         let events = fds[m.at].events;
-        blind |= events & OUT != 0 && kernel_events(m, events) & libc::POLLIN == 0;
+        if kernel_events(m, events) & libc::POLLIN == 0 {
+            let end = events & libc::POLLRDHUP != 0 && !conn.read_is_over();
+            let room = (events & OUT != 0).then_some(BLIND_FOR_ROOM_NS);
+            let end = end.then_some(BLIND_FOR_END_NS);
+            blind = blind.into_iter().chain(room).chain(end).min();
+        }
     }
     let news = members
         .engaged()
@@ -293,7 +284,7 @@ fn sleep(
         Slept::News
     } else {
         let most = room_slice_ns(fds, members).into_iter();
-        let most = most.chain(blind.then_some(BLIND_SLICE_NS)).min();
+        let most = most.chain(blind).min();
         let slice = deadline.left_ns().into_iter().chain(most).min();
         let left = slice.map(|ns| timespec {
             tv_sec: (ns / 1_000_000_000) as i64,

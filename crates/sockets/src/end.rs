@@ -22,6 +22,9 @@ impl Conn {
         self.see_confirmation(k);
         // Who asked for TCP hears of the end there.
         self.mind_asks(k);
+        if self.is_over(k) {
+            return Err(Fault::NotConnected);
+        }
         if read {
             end.set(flag::READ_SHUT);
         }
@@ -51,6 +54,19 @@ impl Conn {
             Err(_) if write && end.tx_path() == Path::Ring && !end.has(flag::RESET_TOLD) => Ok(()),
             other => other,
         }
+    }
+
+    /// Has either end said that it sends no more? TCP's connection is closed then, whatever is unread.
+    fn is_over(&self, k: &impl Kernel) -> bool {
+        let end = self.end;
+        let we_did = end.has(flag::WRITE_SHUT) && end.resend.load(Relaxed) == 0;
+        let said = |s: &gm::Segment| s.rx().flags() & layout::FIN != 0;
+        // The peer may have ended without a word.
+        let over = || {
+            self.note_kernel(k.poll());
+            end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+        };
+        we_did && (self.segment().is_some_and(said) || over())
     }
 
     /// Both halves are shut in the ring, and all of ours is read: no doorbell will be needed and nothing has to go back to

@@ -47,6 +47,11 @@ impl Gate {
         self.0.fetch_and(!ALONE, Release);
     }
 
+    /// From inside: is nobody else?
+    pub fn is_mine_alone(&self) -> bool {
+        self.0.load(Acquire) == 1
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.load(Acquire) == 0
     }

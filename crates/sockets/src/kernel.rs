@@ -15,6 +15,8 @@ pub enum Fault {
     Reset,
     /// Sending is over (EPIPE, with SIGPIPE unless the call says otherwise).
     Pipe,
+    /// Both directions are over (ENOTCONN).
+    NotConnected,
     /// The connection went back to TCP meanwhile: make the call on the kernel's socket.
     UseKernel,
     /// The kernel's own code.

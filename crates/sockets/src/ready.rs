@@ -41,8 +41,8 @@ impl std::ops::BitOrAssign for Ready {
 const ENDED: Ready = Ready(Ready::ERR.0 | Ready::HUP.0);
 
 impl Conn {
-    /// The connection's events now. `kernel`: what the kernel's poll just said, if it was asked; it is asked here only
-    /// where a direction is on TCP.
+    /// The connection's events now. `kernel`: what the kernel's poll just said, if it was asked; where a direction is on TCP it
+    /// is asked here, and anew, for what it said may have been about doorbells that are gone now.
     pub fn ready(&self, k: &impl Kernel, kernel: Option<Ready>) -> Ready {
         let end = self.end;
         if end.state() == State::Claimed {
@@ -61,10 +61,9 @@ impl Conn {
         let tx = segment.tx();
         let mut ready = Ready::NONE;
         let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
-        let kernel = if on_kernel {
-            kernel.unwrap_or_else(|| k.poll())
-        } else {
-            Ready::NONE
+        let kernel = match on_kernel {
+            true => k.poll(),
+            false => Ready::NONE,
         };
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
@@ -76,6 +75,8 @@ impl Conn {
             }
             Path::Tcp => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
+                // Told in the ring while payload before the switch is unread: the kernel does not know of it.
+                read_over |= rx.finished() && rx.writer_is_on_ring();
             }
         }
         if read_over {
@@ -246,15 +247,24 @@ impl Conn {
         let shut = self.end.has(flag::READ_SHUT);
         let passed = self.passed();
         let down = rx.down_at(passed).is_some();
-        // Bytes in the ring arrive, for a reader that is still on the stream, when it comes to the switch.
-        let reached = match self.end.rx_path() {
-            Path::Tcp => rx.up_at(passed) == Some(self.end.tcp_rx.load(Relaxed)),
-            _ => true,
-        };
-        let published = if reached { rx.published() } else { 1 << 60 };
+        let published = self.published(segment) & ((1 << 60) - 1);
         let arrivals =
             published | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
         (arrivals, self.fulls.load(Relaxed))
+    }
+
+    /// Bytes that the peer put into the ring so far, counted on over the switches: a lap that a switch skips is no news, nor is
+    /// coming to a switch.
+    fn published(&self, segment: &gm::Segment) -> u64 {
+        let (rx, passed) = (segment.rx(), self.passed());
+        // Every switch up but the first skips a lap, once the writer has made it.
+        let made = match self.end.rx_path() {
+            Path::Tcp if rx.up_at(passed).is_some() => passed + 1,
+            _ => passed,
+        };
+        let laps = u64::from(made.saturating_sub(1) / 2);
+        rx.published()
+            .wrapping_sub(laps.wrapping_mul(rx.bytes.capacity()))
     }
 
     /// Bytes that a send would take now without waiting; on TCP, a good guess.
@@ -313,9 +323,14 @@ impl Conn {
                 let left = rx
                     .up_at(passed)
                     .map(|up| up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize);
-                // The ring's bytes count when all of the stretch before them is here; what is beyond it are bells.
-                match left {
-                    Some(left) if queued >= left => left + in_ring,
+                // The ring's bytes count when all of the stretch before them is here; what is beyond it are bells, and behind those
+                // payload again, if the direction went down meanwhile.
+                match (left, rx.down_at(passed)) {
+                    (Some(left), Some((_, tcp))) if queued >= left => {
+                        let stretch = tcp.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
+                        left + queued.saturating_sub(stretch)
+                    }
+                    (Some(left), None) if queued >= left => left + in_ring,
                     _ => queued,
                 }
             }

@@ -102,7 +102,7 @@ impl Watch {
             return 0;
         }
         let conn = self.conn();
-        let ready = conn.ready(&Fd(self.fd), kernel).0;
+        let ready = conn.ready(&Fd::of(self.fd), kernel).0;
         let mut due = ready & (self.events | (libc::EPOLLERR | libc::EPOLLHUP) as u32) & 0xffff;
         if ready & Ready::IN.0 != 0 {
             due |= self.events & libc::EPOLLRDNORM as u32;
@@ -123,6 +123,10 @@ impl Watch {
 
     /// As `due`, and takes note that it is reported.
     pub fn report(&mut self, kernel: Option<Ready>) -> u32 {
+        if let Some(kernel) = kernel {
+            // An end that it tells of is an edge of this report, not of the next.
+            self.conn().note_kernel(kernel);
+        }
         // Edges are read first: what comes after them will be a new one.
         let (arrivals, fulls) = self.conn().edges();
         let due = self.due(kernel);
@@ -248,7 +252,7 @@ impl Members {
         let Some(Some(w)) = self.list.get_mut(i) else {
             return true;
         };
-        w.conn().arm_edge(&Fd(w.fd));
+        w.conn().arm_edge(&Fd::of(w.fd));
         let tx_on_tcp = w.conn().end().tx_path() != gm::Path::Ring;
         if tx_on_tcp != w.kernel_out && w.wants_out() {
             w.kernel_out = tx_on_tcp;

@@ -290,13 +290,13 @@ impl Set {
                 continue;
             };
             let on_tcp = w.conn().end().tx_path() == gm::Path::Tcp;
-            if !w.conn().is_engaged() || on_tcp && !w.conn().settle(&Fd(w.fd)) {
+            if !w.conn().is_engaged() || on_tcp && !w.conn().settle(&Fd::of(w.fd)) {
                 stale = true;
             }
             let mut kernel = Ready(e.events & 0xffff);
             if kernel.intersects(Ready::RDHUP | Ready::HUP | Ready::ERR) {
                 // The place may have got another member since the kernel spoke: an end must be this one's.
-                kernel = Fd(w.fd).poll();
+                kernel = Fd::of(w.fd).poll();
             }
             if w.conn().end().rx_path() != gm::Path::Ring
                 || w.conn().end().tx_path() != gm::Path::Ring
@@ -306,12 +306,11 @@ impl Set {
                 let room =
                     w.conn().end().tx_path() != gm::Path::Ring && kernel.0 & Ready::OUT.0 != 0;
                 w.kernel_edge |= arrived || room;
-                kernel |= Fd(w.fd).poll();
             }
-            if out[..from].iter().any(|o| { o.u64 } == w.data) {
-                // Reported by its ring in this very call (or another member with the same data was): it stays hot, and
-                // the next call reports what is left.
-                w.conn().note_kernel(kernel);
+            if let Some(o) = out[..from].iter_mut().find(|o| { o.u64 } == w.data) {
+                // Reported by its ring in this very call (or another member with the same data was), before the kernel told
+                // of an end.
+                o.events |= w.report(Some(kernel));
                 continue;
             }
             let due = w.report(Some(kernel));

@@ -12,6 +12,7 @@
 //! The child sees the memory as it was at the fork, so what its parent does afterwards does not mislead it.
 
 use std::ffi::c_int;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -156,6 +157,12 @@ pub fn after_fork_in_child() {
     for slot in SLOTS.all() {
         slot.marks.store(0, Relaxed);
         slot.seen.store(0, Relaxed);
+        // Kept for calls of threads that are not here: the peer would wait for this process to close it.
+        let kept = slot.kept.swap(0, Relaxed);
+        if kept != 0 {
+            // SAFETY: a descriptor of the front's own.
+            drop(unsafe { OwnedFd::from_raw_fd(kept - 1) });
+        }
     }
     if mark != 0 {
         settle(mark, |end| {

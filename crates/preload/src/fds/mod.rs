@@ -9,8 +9,9 @@ mod fork;
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize};
 
 use gm::held::Place;
 use gm::{End, Port, Role};
@@ -40,6 +41,8 @@ pub struct Slot {
     fds: AtomicU32,
     /// 1: to be cleaned up by the last to leave.
     dead: AtomicU32,
+    /// 1 + the descriptor that keeps the socket open, because calls were at work on it when the program closed it; else 0.
+    kept: AtomicI32,
     /// 1 + the end that the slot had last; 0: none yet.
     hint: AtomicU32,
     /// The forks under way that have counted the socket, and the rounds of `each_slot_once` that have seen it (`fork`).
@@ -151,6 +154,43 @@ impl Inside {
         end.refs.fetch_sub(1, AcqRel) == 1
     }
 
+    /// The program closes its last descriptor while other calls are at work on the connection. As the kernel would, they go on, on
+    /// a descriptor of ours, and the socket ends when the last of them does. False: there are none.
+    fn outlives_close(&self) -> bool {
+        if self.slot.gate.is_mine_alone() || !self.conn().is_engaged() {
+            return false;
+        }
+        // Not a low number, which the program may expect of its next descriptor.
+        const HIGH: c_int = 512;
+        let copy = |least| {
+            // SAFETY: the descriptor is open: it is about to be closed.
+            let fd = unsafe { BorrowedFd::borrow_raw(self.fd.0) };
+            rustix::io::fcntl_dupfd_cloexec(fd, least)
+        };
+        let Ok(kept) = copy(HIGH).or_else(|_| copy(STDIO_FDS)) else {
+            return false;
+        };
+        self.slot.kept.store(kept.into_raw_fd() + 1, Release);
+        true
+    }
+
+    /// The socket has no descriptor in this process any more. `open`: for the moment it has, to end well with.
+    fn end(&self, open: bool) {
+        fork::gone(self.slot, self.conn().end());
+        let last = self.leave_end();
+        self.slot.ends.store(last, Release);
+        let ctx = self.ctx();
+        if let Some(entry) = self.slot.take_listener()
+            && self.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
+        {
+            ctx.node.unlisten(entry);
+        }
+        self.slot.listener_pid.store(NO_LISTENER, Relaxed);
+        if open {
+            self.conn().close(&ctx.node, &self.fd, last);
+        }
+    }
+
     /// It does after all.
     pub fn return_to_end(&self) {
         let end = self.conn().end();
@@ -235,7 +275,10 @@ pub fn enter(fd: c_int) -> Option<Inside> {
         // SAFETY: slots are never freed.
         let slot: &'static Slot = unsafe { &*p };
         slot.gate.enter(rustix::thread::sched_yield);
-        let inside = Inside { slot, fd: Fd(fd) };
+        let inside = Inside {
+            slot,
+            fd: Fd::kept_by(fd, &slot.kept),
+        };
         if cell.load(Acquire) == p && slot.dead.load(Acquire) == 0 {
             return Some(inside);
         }
@@ -328,7 +371,7 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
         end.refs.fetch_add(1, AcqRel);
     }
     let conn = Conn::new(end, place);
-    conn.rejoin(&ctx.node, &Fd(fd));
+    conn.rejoin(&ctx.node, &Fd::of(fd));
     slot.begin(port, conn);
     if end.role() != Role::Listener {
         let me = ctx.node.me().pid;
@@ -356,7 +399,10 @@ pub fn of_cookie(cookie: u64, fd: c_int) -> Option<Inside> {
         // SAFETY: slots are never freed.
         let slot: &'static Slot = unsafe { cell.load(Acquire).as_ref() }?;
         slot.gate.enter(rustix::thread::sched_yield);
-        let inside = Inside { slot, fd: Fd(fd) };
+        let inside = Inside {
+            slot,
+            fd: Fd::kept_by(fd, &slot.kept),
+        };
         let live = slot.dead.load(Acquire) == 0;
         (live && inside.conn().end().cookie.load(Relaxed) == cookie).then_some(inside)
     };
@@ -393,6 +439,7 @@ fn new_slot() -> Slot {
         gate: Gate::default(),
         fds: AtomicU32::new(0),
         dead: AtomicU32::new(1),
+        kept: AtomicI32::new(0),
         hint: AtomicU32::new(0),
         marks: AtomicU32::new(0),
         seen: AtomicU32::new(0),
@@ -449,6 +496,18 @@ impl Slot {
         // Only one of those who see it empty does the work; who enters meanwhile sees `dead` and leaves.
         if !self.gate.is_empty() || self.dead.compare_exchange(1, 2, AcqRel, Relaxed).is_err() {
             return;
+        }
+        let kept = self.kept.load(Acquire);
+        if kept != 0 {
+            // Not counted by the gate: nobody enters any more.
+            let inside = std::mem::ManuallyDrop::new(Inside {
+                slot: self,
+                fd: Fd::kept_by(kept - 1, &self.kept),
+            });
+            inside.end(true);
+            self.kept.store(0, Release);
+            // SAFETY: made for this slot, and known to nobody else.
+            drop(unsafe { OwnedFd::from_raw_fd(kept - 1) });
         }
         // SAFETY: dead and empty: no reference to the connection exists, none can be made.
         let conn = unsafe { (*self.conn.get()).assume_init_read() };
@@ -521,18 +580,8 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }
     if last_here {
-        fork::gone(inside.slot, end);
-        let last = inside.leave_end();
-        inside.slot.ends.store(last, Release);
-        let ctx = inside.ctx();
-        if let Some(entry) = inside.slot.take_listener()
-            && inside.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
-        {
-            ctx.node.unlisten(entry);
-        }
-        inside.slot.listener_pid.store(NO_LISTENER, Relaxed);
-        if still_open {
-            inside.conn().close(&ctx.node, &inside.fd, last);
+        if !(still_open && inside.outlives_close()) {
+            inside.end(still_open);
         }
         inside.slot.dead.store(1, Release);
     }

@@ -243,7 +243,7 @@ impl Drop for Owned {
 impl Ring {
     /// `None`: this thread owns it already; we are in a signal handler of it.
     fn own(&'static self) -> Option<Owned> {
-        let me = Fd(FREE).thread();
+        let me = Fd::of(FREE).thread();
         loop {
             match self.owner.compare_exchange(0, me, Acquire, Relaxed) {
                 Ok(_) => return Some(Owned(self)),
