@@ -208,6 +208,77 @@ static void stalled_and_back_client(int fd)
     meet();
 }
 
+/* A reader that takes a little now and then while the writer waits for room, and then nothing until all is written. */
+enum { SLOWLY = 20, BIT = 500, MUCH = 900 * 1000 };
+static void little_then_nothing_server(int fd)
+{
+    struct stream in = {106, 0};
+    for (int i = 0; i < SLOWLY; i++) {
+        stream_receive(&in, fd, BIT, BIT);
+        poll(NULL, 0, 5);
+    }
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, MUCH - SLOWLY * BIT, 64 * KIB);
+    meet();
+}
+static void little_then_nothing_client(int fd)
+{
+    stream_send(&(struct stream){106, 0}, fd, MUCH, 64 * KIB);
+    tell(1);
+    meet();
+}
+
+/* More was sent than a ring holds, and nothing read: a set tells of the room that TCP has, and does not go round for ever. */
+static void room_in_set_server(int fd)
+{
+    struct stream in = {107, 0};
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, MUCH, 64 * KIB);
+    meet();
+}
+static void room_in_set_client(int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP};
+    int set = MUST(epoll_create1(0));
+    stream_send(&(struct stream){107, 0}, fd, MUCH, MUCH);
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+    long n = CALL("wait", epoll_wait(set, &event, 1, 0));
+    say("events %s", n > 0 ? events_name(event.events) : "none");
+    tell(1);
+    meet();
+}
+
+/* A peer that is killed when a non-blocking sender has just found no room for a large message. */
+static void refused_then_killed_server(int fd)
+{
+    static char buffer[60000];
+    set_nonblocking(fd, true);
+    watch_sigpipe();
+    CHECK(hear() == 1);
+    while (write(fd, buffer, sizeof buffer) > 0)
+        ;
+    CHECK(errno == EAGAIN);
+    tell(2);
+    CHECK(hear() == 3);
+    ssize_t n = write(fd, buffer, 2000);
+    say("after its death: %s", n > 0 ? "taken" : errno == EPIPE || errno == ECONNRESET ? "an error" : strerror(errno));
+    tell(4);
+}
+static void refused_then_killed_client(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0)
+        for (;;)
+            pause();
+    MUST(close(fd));
+    tell(1);
+    CHECK(hear() == 2);
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    tell(3);
+    CHECK(hear() == 4);
+}
+
 /* Threads that write small messages on one connection without a lock of their own, against a full ring. */
 enum { WRITERS = 8, MESSAGES = 3000, BYTES = 100 };
 static int torn_fd;
@@ -342,6 +413,7 @@ static void confined_client(int fd)
 const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(stalled_and_back),
-    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined),
+    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
+    CASE(refused_then_killed),
     END_OF_CASES,
 };
