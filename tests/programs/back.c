@@ -36,13 +36,12 @@ static void slow_and_half_closed_client(int fd)
 
 /* Two non-blocking peers write what TCP's buffers take, and read then. */
 enum { FIRST = 512 * KIB };
-static void write_first(int fd)
+static void write_without_reading(int fd, struct stream *out)
 {
     static uint8_t buffer[FIRST];
-    struct stream out = {102 + is_server(), 0}, in = {102 + !is_server(), 0};
     size_t done = 0;
     set_nonblocking(fd, true);
-    stream_fill(&out, buffer, sizeof buffer);
+    stream_fill(out, buffer, sizeof buffer);
     while (done < sizeof buffer) {
         ssize_t n = write(fd, buffer + done, sizeof buffer - done);
         if (n > 0)
@@ -51,12 +50,45 @@ static void write_first(int fd)
             die("no room");
     }
     set_nonblocking(fd, false);
+}
+static void write_first(int fd)
+{
+    struct stream out = {102 + is_server(), 0}, in = {102 + !is_server(), 0};
+    write_without_reading(fd, &out);
     stream_receive(&in, fd, FIRST, 64 * KIB);
     say("both ways");
     meet();
 }
 static void both_write_first_server(int fd) { write_first(fd); }
 static void both_write_first_client(int fd) { write_first(fd); }
+
+/* One writes first and then the other, on a connection that is just being promoted, and only the second reads: the first is told
+ * of unread bytes. */
+static void unread_behind_switches_server(int listener)
+{
+    int fd = accept_from(listener);
+    warm_up_n(fd, false, 4);
+    CHECK(hear() == 1);
+    write_without_reading(fd, &(struct stream){103, 0});
+    stream_receive(&(struct stream){102, 0}, fd, FIRST, 64 * KIB);
+    tell(2);
+    CHECK(hear() == 3);
+}
+static void unread_behind_switches_client(int port)
+{
+    int fd = connect_to(AF_INET, port), unread = 0;
+    warm_up_n(fd, true, 4);
+    write_without_reading(fd, &(struct stream){102, 0});
+    tell(1);
+    CHECK(hear() == 2);
+    for (int tries = 0; !unread && tries < 1000; tries++) {
+        MUST(ioctl(fd, FIONREAD, &unread));
+        sched_yield();
+    }
+    say("unread: %s", unread ? "some" : "none");
+    stream_receive(&(struct stream){103, 0}, fd, FIRST, 64 * KIB);
+    tell(3);
+}
 
 /* The receiving side gives the connection to stdio with bytes unread. */
 static void read_by_stdio(int fd)
@@ -414,6 +446,6 @@ const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(stalled_and_back),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
-    CASE(refused_then_killed),
+    CASE(refused_then_killed), RAW_CASE(unread_behind_switches),
     END_OF_CASES,
 };

@@ -281,6 +281,7 @@ twins! {
         pair little_then_nothing: PROMOTED;
         pair room_in_set: PROMOTED;
         pair refused_then_killed: PROMOTED;
+        raw unread_behind_switches: Carried(400 * KIB);
     }
     given {
         raw end_behind_full_buffer: Any;

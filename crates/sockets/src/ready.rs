@@ -316,13 +316,17 @@ impl Conn {
             },
             Path::Tcp => {
                 let queued = k.queued();
-                let left = rx
-                    .up_at(passed)
-                    .map(|up| up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize);
-                // The ring's bytes count when all of the stretch before them is here; what is beyond it are bells.
-                match left {
-                    Some(left) if queued >= left => left + in_ring,
-                    _ => queued,
+                let Some(up) = rx.up_at(passed) else {
+                    return queued;
+                };
+                let left = up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
+                // What lies behind the stretch before the ring counts when all of that is here, but for bells.
+                let Some(behind) = queued.checked_sub(left) else {
+                    return queued;
+                };
+                match rx.down_at(passed) {
+                    None => left + in_ring,
+                    Some((_, tcp)) => left + behind.saturating_sub(tcp.saturating_sub(up) as usize),
                 }
             }
         }
