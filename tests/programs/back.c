@@ -36,13 +36,12 @@ static void slow_and_half_closed_client(int fd)
 
 /* Two non-blocking peers write what TCP's buffers take, and read then. */
 enum { FIRST = 512 * KIB };
-static void write_first(int fd)
+static void write_without_reading(int fd, struct stream *out)
 {
     static uint8_t buffer[FIRST];
-    struct stream out = {102 + is_server(), 0}, in = {102 + !is_server(), 0};
     size_t done = 0;
     set_nonblocking(fd, true);
-    stream_fill(&out, buffer, sizeof buffer);
+    stream_fill(out, buffer, sizeof buffer);
     while (done < sizeof buffer) {
         ssize_t n = write(fd, buffer + done, sizeof buffer - done);
         if (n > 0)
@@ -51,12 +50,45 @@ static void write_first(int fd)
             die("no room");
     }
     set_nonblocking(fd, false);
+}
+static void write_first(int fd)
+{
+    struct stream out = {102 + is_server(), 0}, in = {102 + !is_server(), 0};
+    write_without_reading(fd, &out);
     stream_receive(&in, fd, FIRST, 64 * KIB);
     say("both ways");
     meet();
 }
 static void both_write_first_server(int fd) { write_first(fd); }
 static void both_write_first_client(int fd) { write_first(fd); }
+
+/* One writes first and then the other, on a connection that is just being promoted, and only the second reads: the first is told
+ * of unread bytes. */
+static void unread_behind_switches_server(int listener)
+{
+    int fd = accept_from(listener);
+    warm_up_n(fd, false, 4);
+    CHECK(hear() == 1);
+    write_without_reading(fd, &(struct stream){103, 0});
+    stream_receive(&(struct stream){102, 0}, fd, FIRST, 64 * KIB);
+    tell(2);
+    CHECK(hear() == 3);
+}
+static void unread_behind_switches_client(int port)
+{
+    int fd = connect_to(AF_INET, port), unread = 0;
+    warm_up_n(fd, true, 4);
+    write_without_reading(fd, &(struct stream){102, 0});
+    tell(1);
+    CHECK(hear() == 2);
+    for (int tries = 0; !unread && tries < 1000; tries++) {
+        MUST(ioctl(fd, FIONREAD, &unread));
+        sched_yield();
+    }
+    say("unread: %s", unread ? "some" : "none");
+    stream_receive(&(struct stream){103, 0}, fd, FIRST, 64 * KIB);
+    tell(3);
+}
 
 /* The receiving side gives the connection to stdio with bytes unread. */
 static void read_by_stdio(int fd)
@@ -221,6 +253,77 @@ static void stalled_and_back_client(int fd)
     meet();
 }
 
+/* A reader that takes a little now and then while the writer waits for room, and then nothing until all is written. */
+enum { SLOWLY = 20, BIT = 500, MUCH = 900 * 1000 };
+static void little_then_nothing_server(int fd)
+{
+    struct stream in = {106, 0};
+    for (int i = 0; i < SLOWLY; i++) {
+        stream_receive(&in, fd, BIT, BIT);
+        poll(NULL, 0, 5);
+    }
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, MUCH - SLOWLY * BIT, 64 * KIB);
+    meet();
+}
+static void little_then_nothing_client(int fd)
+{
+    stream_send(&(struct stream){106, 0}, fd, MUCH, 64 * KIB);
+    tell(1);
+    meet();
+}
+
+/* More was sent than a ring holds, and nothing read: a set tells of the room that TCP has, and does not go round for ever. */
+static void room_in_set_server(int fd)
+{
+    struct stream in = {107, 0};
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, MUCH, 64 * KIB);
+    meet();
+}
+static void room_in_set_client(int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP};
+    int set = MUST(epoll_create1(0));
+    stream_send(&(struct stream){107, 0}, fd, MUCH, MUCH);
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+    long n = CALL("wait", epoll_wait(set, &event, 1, 0));
+    say("events %s", n > 0 ? events_name(event.events) : "none");
+    tell(1);
+    meet();
+}
+
+/* A peer that is killed when a non-blocking sender has just found no room for a large message. */
+static void refused_then_killed_server(int fd)
+{
+    static char buffer[60000];
+    set_nonblocking(fd, true);
+    watch_sigpipe();
+    CHECK(hear() == 1);
+    while (write(fd, buffer, sizeof buffer) > 0)
+        ;
+    CHECK(errno == EAGAIN);
+    tell(2);
+    CHECK(hear() == 3);
+    ssize_t n = write(fd, buffer, 2000);
+    say("after its death: %s", n > 0 ? "taken" : errno == EPIPE || errno == ECONNRESET ? "an error" : strerror(errno));
+    tell(4);
+}
+static void refused_then_killed_client(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0)
+        for (;;)
+            pause();
+    MUST(close(fd));
+    tell(1);
+    CHECK(hear() == 2);
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    tell(3);
+    CHECK(hear() == 4);
+}
+
 /* Threads that write small messages on one connection without a lock of their own, against a full ring. */
 enum { WRITERS = 8, MESSAGES = 3000, BYTES = 100 };
 static int torn_fd;
@@ -355,6 +458,7 @@ static void confined_client(int fd)
 const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
-    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined),
+    CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
+    CASE(refused_then_killed), RAW_CASE(unread_behind_switches),
     END_OF_CASES,
 };

@@ -46,6 +46,18 @@ const REGRESSIONS: &[(Side, u64)] = &[
     (Side::Carried, 800118),
     (Side::Carried, 801203),
     (Side::Carried, 802019),
+    (Side::AtOnce, 853278394687),
+    (Side::Carried, 853278398070),
+    (Side::AtOnce, 853278401981),
+    (Side::Carried, 853278410493),
+    (Side::Carried, 853278411549),
+    (Side::Carried, 853278415506),
+    (Side::Carried, 853278423948),
+    (Side::Carried, 853278424621),
+    (Side::Tight, 853278488490),
+    (Side::Carried, 853278504987),
+    (Side::Carried, 853278519946),
+    (Side::Tight, 853278561452),
 ];
 
 const SIDES: [Side; 8] = {

@@ -296,6 +296,19 @@ twins! {
         pair room_in_turns: Carried(4 * MIB);
         pair shut_in_epoll: PROMOTED;
         pair confined: Any;
+        pair little_then_nothing: PROMOTED;
+        pair room_in_set: PROMOTED;
+        pair refused_then_killed: PROMOTED;
+        raw unread_behind_switches: Carried(400 * KIB);
+    }
+    given {
+        raw end_behind_full_buffer: Any;
+        raw ring_behind_full_buffer: Any;
+        pair killed_after_moving: Any;
+        pair killed_after_giving: Any;
+        pair only_the_end: PROMOTED;
+        raw given_by_both: Any;
+        raw passed_and_closed: Any;
     }
     leave {
         raw passed: Any;

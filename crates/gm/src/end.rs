@@ -72,6 +72,8 @@ pub mod flag {
     pub const RESET_DUE: u32 = 2048;
     /// What a writer that died had not moved to TCP was taken back into the ring.
     pub const TAKEN_BACK: u32 = 262_144;
+    /// It was given to somebody who does not know of ends, and who counts as a holder for ever.
+    pub const GIVEN: u32 = 524_288;
     /// Both halves were shut, and the kernel's as well.
     pub const CLOSED_BOTH: u32 = 8192;
     /// Somebody of this node listened at the peer's address when we connected.
@@ -96,7 +98,8 @@ pub struct End {
     pub rx_passed: AtomicU32,
     pub flags: AtomicU32,
     pub reason: AtomicU32,
-    /// Holders of the socket: processes, whatever number of descriptors each has on it, and messages on their way to one.
+    /// Holders of the socket: processes, whatever number of descriptors each has on it, messages on their way to one, and
+    /// somebody unknown ([`flag::GIVEN`]).
     pub refs: AtomicU32,
     /// Process that came to hold it last; 0: gone, and another holds it.
     pub pid: AtomicU32,

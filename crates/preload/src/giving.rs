@@ -3,9 +3,11 @@
 use std::ffi::c_int;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
+use gm::end::flag;
 use gm::{Port, Reason};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::FdFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
@@ -26,10 +28,21 @@ pub fn hand_back(inside: &Inside, why: Reason) {
     };
     let given = conn.hand_back(&inside.ctx().node, &inside.fd, why, &mut help);
     match given {
+        Given::Stream if matches!(why, Reason::Handed | Reason::TableFull) => note_stranger(conn),
         Given::Stream => {}
         Given::Orphaned if substitute(inside).is_some() => {}
         // What can't be had whole must not look as if it were.
         Given::Orphaned | Given::Spoilt => disconnect(inside.fd.0),
+    }
+}
+
+/// From now on somebody may hold the socket who is not counted, and whose it is when we close: nobody is the last any more,
+/// and the kernel's end of stream tells the peer.
+fn note_stranger(conn: &Conn) {
+    let end = conn.end();
+    if conn.is_engaged() && !end.has(flag::GIVEN) {
+        end.set(flag::GIVEN);
+        end.refs.fetch_add(1, AcqRel);
     }
 }
 
@@ -124,7 +137,22 @@ fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
     whole
 }
 
-/// What is left to be read goes into `to`. False: not all of it, or it ends in a reset.
+/// The peer is gone, but its kernel may still have payload that finds no room here before some is read: it follows at once
+/// then. False: nothing comes.
+fn more_follows(inside: &Inside) -> bool {
+    const PATIENCE_US: u64 = 1_000_000;
+    let limit = crate::kernel::timespec(PATIENCE_US);
+    let fd = borrow(inside);
+    let mut fds = [PollFd::new(&fd, PollFlags::IN | PollFlags::RDHUP)];
+    loop {
+        match rustix::event::poll(&mut fds, Some(&limit)) {
+            Err(rustix::io::Errno::INTR) => {}
+            said => return said.is_ok_and(|n| n > 0),
+        }
+    }
+}
+
+/// What is left to be read goes into `to`, up to the end. False: not all of it, or it ends in a reset.
 fn pour(inside: &Inside, to: &OwnedFd) -> bool {
     const PIECE: usize = 2048;
     let mut piece = [0_u8; PIECE];
@@ -135,12 +163,14 @@ fn pour(inside: &Inside, to: &OwnedFd) -> bool {
     loop {
         let mut bufs = [IoSliceMut::new(&mut piece)];
         let got = match inside.conn().recv(&inside.fd, &mut bufs, o) {
-            Ok(0) | Err(Fault::WouldBlock) => return true,
+            Ok(0) => return true,
             Ok(n) => n,
+            Err(Fault::WouldBlock) if more_follows(inside) => continue,
             Err(Fault::UseKernel) => {
                 match net::recv(borrow(inside), &mut piece, RecvFlags::DONTWAIT) {
-                    Ok((0, _)) | Err(rustix::io::Errno::AGAIN) => return true,
+                    Ok((0, _)) => return true,
                     Ok((n, _)) => n,
+                    Err(rustix::io::Errno::AGAIN) if more_follows(inside) => continue,
                     Err(_) => return false,
                 }
             }

@@ -178,19 +178,26 @@ impl Tx<'_> {
         self.sleeper_needs_bell()
     }
 
-    /// Somebody sleeps. An edge-triggered waiter that has not come to the switch gets its edge from the payload before it,
-    /// and needs no bell; behind unread payload one would be in the way of who gives the stream away.
+    /// Somebody sleeps, or did a moment ago.
     #[cold]
     fn sleeper_needs_bell(&self) -> bool {
+        if self.reader_is_before_switch() {
+            return false;
+        }
         let wait = &self.direction.wait;
-        let before = wait.at.load(Acquire) < self.direction.writer.up.load(Relaxed);
         let armed = layout::EDGE_ARMED;
-        let edge = !before
-            && wait
-                .edge
-                .compare_exchange(armed, layout::EDGE_RUNG, AcqRel, Relaxed)
-                .is_ok();
+        let edge = wait
+            .edge
+            .compare_exchange(armed, layout::EDGE_RUNG, AcqRel, Relaxed)
+            .is_ok();
         edge || wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
+    }
+
+    /// Had the reading end not come to the switch yet when it last went to sleep? Then the payload before that wakes it, and
+    /// it needs no bell: behind unread payload one could not be taken off by who gives the stream away.
+    pub fn reader_is_before_switch(&self) -> bool {
+        let at = self.direction.wait.at.load(Acquire);
+        at < self.direction.writer.up.load(Relaxed)
     }
 
     /// Is a doorbell on its way that the reader has not taken yet?

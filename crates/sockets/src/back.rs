@@ -53,6 +53,7 @@ impl Conn {
         }
         // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
         // would be dropped.
+        self.advance(k);
         if let Ok(segment) = self.rings() {
             let rx = segment.rx();
             match rx.finished() && rx.readable() == Ok(0) {
@@ -160,12 +161,12 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return Given::Stream;
         };
-        self.ask_and_switch(k, segment, why);
+        self.ask_and_switch(node, k, segment, why);
         let rx = segment.rx();
         let since = k.now_us();
         let mut help_at = since + HELP_AFTER_US;
         while self.settle(k) && !self.is_pure(k, segment) {
-            if self.peer_is_gone(k) {
+            if self.peer_is_gone(k) || self.peer_has_closed(segment) {
                 return self.without_peer(k, rx);
             }
             if self.is_spoilt(rx) {
@@ -173,8 +174,8 @@ impl Conn {
             }
             let now = k.now_us();
             if now >= help_at {
-                // With our own reading shut, the kernel's view of the stream says nothing of the peer.
-                if self.end.has(flag::READ_SHUT) && self.peer_is_over(node) {
+                // The kernel's word of it may wait behind payload that found no room here.
+                if self.peer_is_over(node) {
                     return self.without_peer(k, rx);
                 }
                 help();
@@ -187,8 +188,8 @@ impl Conn {
         Given::Stream
     }
 
-    /// The peer rang while payload from before its switch to the ring was unread: for a reader that slept, or for room. That
-    /// takes a reader which is woken by that payload, reads a part of it, and gives the connection away with the rest.
+    /// The peer says that it rang while payload from before its switch to the ring was unread. No peer does
+    /// ([`Conn::ring_bell`]), so this is nonsense.
     fn is_spoilt(&self, rx: Rx<'_>) -> bool {
         let passed = self.passed();
         match (rx.up_at(passed), rx.down_at(passed)) {
@@ -197,14 +198,38 @@ impl Conn {
         }
     }
 
-    /// The peer's process has ended, or closed: nothing more comes by the stream, whatever is in the ring.
+    /// Did the peer's last holder close in good order? Then it has made its last change in the ring.
+    fn peer_has_closed(&self, segment: &Segment) -> bool {
+        segment.tx().asks() & layout::READ_CLOSED != 0 && segment.rx().finished()
+    }
+
+    /// The peer's process has ended, or closed: nothing is put on the stream any more, though some may still be under way,
+    /// and nothing into the ring.
     fn without_peer(&self, k: &impl Kernel, rx: Rx<'_>) -> Given {
         self.note_kernel(k.poll());
-        if rx.readable() != Ok(0) || self.takes_back(k) {
+        self.settle(k);
+        let in_ring = match rx.is_moved() {
+            // It may have died in the middle of it; how far it came shows at the stream's end.
+            true => !rx.all_moved(),
+            false => rx.readable() != Ok(0),
+        };
+        if in_ring {
             return Given::Orphaned;
         }
         self.take_last_bells(k, rx);
+        if rx.bells_untaken() > 0 {
+            // Behind payload.
+            return Given::Orphaned;
+        }
+        self.stream_is_all();
         Given::Stream
+    }
+
+    /// What is to be read is on the stream alone, for good. With all that was sent there too, the engine is out of it.
+    fn stream_is_all(&self) {
+        if self.end.tx_path() == Path::Tcp && self.end.resend.load(Relaxed) == 0 {
+            self.end.set_state(State::Back);
+        }
     }
 
     /// As [`Conn::hand_back`], for a caller that goes on receiving through the engine while the connection is engaged:
@@ -213,7 +238,7 @@ impl Conn {
         if self.begin_back(node, k, why)
             && let Some(segment) = self.segment()
         {
-            self.ask_and_switch(k, segment, why);
+            self.ask_and_switch(node, k, segment, why);
             self.settle(k);
         }
     }
@@ -237,15 +262,24 @@ impl Conn {
     }
 
     /// Asks the peer to send over TCP, and does so itself.
-    fn ask_and_switch(&self, k: &impl Kernel, segment: &Segment, why: Reason) {
+    fn ask_and_switch(&self, node: &Node, k: &impl Kernel, segment: &Segment, why: Reason) {
         let rx = segment.rx();
         rx.ask(layout::PLEASE_DOWN);
         rx.direction.wait.edge.store(0, Relaxed);
-        self.wake_writer(k, rx.release_writer());
+        // A byte for a socket that is closed makes its kernel drop what it has not sent yet. So would one that a peer which
+        // has nothing to do for us leaves unread to its end.
+        let alive = !self.peer_has_closed(segment) && !self.peer_is_over(node);
+        let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || rx.flags() != 0;
+        let wanted = rx.release_writer();
+        if alive {
+            self.wake_writer(k, wanted);
+        }
         let guard = lock(&self.end.tx_lock, k);
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
-            // Whatever the peer does now, this makes it look.
-            self.ring_bell(k);
+            if alive && owes {
+                // Whatever the peer does now, this makes it look.
+                self.ring_bell(k);
+            }
             self.switch_down(k, segment.tx(), Some(why));
         }
     }
@@ -255,15 +289,24 @@ impl Conn {
     fn is_pure(&self, k: &impl Kernel, segment: &Segment) -> bool {
         let rx = segment.rx();
         let passed = self.passed();
-        if rx.readable() != Ok(0)
-            || rx.is_moved()
-            || rx.flags() != 0
-            || rx.down_at(passed).is_some()
-        {
+        let nothing = || rx.readable() == Ok(0) && !rx.is_moved() && rx.down_at(passed).is_none();
+        if !nothing() {
             return false;
         }
-        let _ = self.take_bells(k);
-        rx.bells_untaken() == 0 && rx.readable() == Ok(0) && rx.down_at(passed).is_none()
+        if rx.flags() == 0 {
+            let _ = self.take_bells(k);
+            return rx.bells_untaken() == 0 && nothing();
+        }
+        if !rx.finished() || self.end.rx_path() != Path::Ring {
+            return false;
+        }
+        // The peer ended its sending in the ring, and only that is still to be told on the stream. We tell it ourselves.
+        self.take_last_bells(k, rx);
+        let told = rx.bells_untaken() == 0 && nothing() && k.shutdown(true, false).is_ok();
+        if told {
+            self.stream_is_all();
+        }
+        told
     }
 
     /// Does the peer ask for TCP, or is something still owed to it there? To be called wherever this end waits.

@@ -58,7 +58,6 @@ impl Conn {
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);
         }
-        let tx = segment.tx();
         let mut ready = Ready::NONE;
         let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
         let kernel = match on_kernel {
@@ -84,7 +83,7 @@ impl Conn {
         }
         match end.tx_path() {
             Path::Ring => {
-                if self.has_room(segment) || tx.asks() != 0 || tx.finished() {
+                if self.takes_more(segment) {
                     ready |= Ready::OUT;
                 }
             }
@@ -110,6 +109,12 @@ impl Conn {
             .map_or(true, |r| r >= enough)
     }
 
+    /// On the ring: would a send not wait? It has room, or goes over TCP, or fails.
+    fn takes_more(&self, segment: &gm::Segment) -> bool {
+        let tx = segment.tx();
+        self.has_room(segment) || tx.asks() != 0 || tx.finished()
+    }
+
     /// Takes note of the kernel's events on the stream. True: they may change what a read gives.
     pub fn note_kernel(&self, kernel: Ready) -> bool {
         if self.end.rx_path() != Path::Ring {
@@ -128,7 +133,8 @@ impl Conn {
     }
 
     /// Is there a byte to read, a room to write, or an end? As cheap as can be, for polling many connections: false
-    /// may be wrong only about what the kernel alone knows.
+    /// may be wrong only about what the kernel alone knows. Wherever `ready` has something, true, or who asks both goes
+    /// round for ever.
     #[inline]
     pub fn has_news(&self, want_out: bool) -> bool {
         let Some(segment) = self.segment() else {
@@ -143,7 +149,7 @@ impl Conn {
             || self.end.has(flag::KERNEL_ENDS)
             || rx.is_moved()
             || segment.tx().asks() & layout::PLEASE_DOWN != 0
-            || (want_out && self.has_room(segment))
+            || want_out && (self.end.tx_path() != Path::Ring || self.takes_more(segment))
     }
 
     /// Before sleeping on the descriptor in poll: bells off, armed, room asked for. Look at `ready` after this, and
@@ -320,18 +326,17 @@ impl Conn {
             },
             Path::Tcp => {
                 let queued = k.queued();
-                let left = rx
-                    .up_at(passed)
-                    .map(|up| up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize);
-                // The ring's bytes count when all of the stretch before them is here; what is beyond it are bells, and behind those
-                // payload again, if the direction went down meanwhile.
-                match (left, rx.down_at(passed)) {
-                    (Some(left), Some((_, tcp))) if queued >= left => {
-                        let stretch = tcp.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
-                        left + queued.saturating_sub(stretch)
-                    }
-                    (Some(left), None) if queued >= left => left + in_ring,
-                    _ => queued,
+                let Some(up) = rx.up_at(passed) else {
+                    return queued;
+                };
+                let left = up.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
+                // What lies behind the stretch before the ring counts when all of that is here, but for bells.
+                let Some(behind) = queued.checked_sub(left) else {
+                    return queued;
+                };
+                match rx.down_at(passed) {
+                    None => left + in_ring,
+                    Some((_, tcp)) => left + behind.saturating_sub(tcp.saturating_sub(up) as usize),
                 }
             }
         }

@@ -246,6 +246,11 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
+        if self.end.has(flag::CLOSED_BOTH) || segment.tx().reader_is_before_switch() {
+            // The kernel's half is shut: that the attempt fails would say nothing of the peer. Or who waits there for room
+            // knows that no bell can come yet.
+            return;
+        }
         segment.tx().count_bell();
         if segment.tx().asks() != 0 {
             // A byte for a closed socket would only make its kernel reset the connection, and one for somebody who wants
@@ -306,6 +311,8 @@ impl Conn {
         if o.dont_wait {
             if self.peer_is_gone(k) {
                 self.end.set(flag::KERNEL_DEAD);
+                // The next attempt meets the end, not the full ring.
+                self.refused_head.store(u64::MAX, Relaxed);
                 return Ok(());
             }
             self.mind_stall(k, segment);
@@ -332,7 +339,7 @@ impl Conn {
         waiting.begin();
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
-        let head = tx.peer_head();
+        let (mut head, mut unread_since) = (tx.peer_head(), since);
         loop {
             let seq = tx.want_space(layout::WANT_FUTEX);
             if woken() {
@@ -348,15 +355,18 @@ impl Conn {
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
             waiting.after(slept, done > 0)?;
+            let (now, new_head) = (k.now_us(), tx.peer_head());
+            if new_head != head {
+                (head, unread_since) = (new_head, now);
+            }
             let patience = self.stall_patience_us(segment);
-            let waited = k.now_us().saturating_sub(since);
-            if waited >= patience && tx.peer_head() == head && !woken() {
+            if now.saturating_sub(unread_since) >= patience && !woken() {
                 // The peer does not read. It may be waiting for us just so (both write first, and read then), and TCP's
                 // buffers are larger than the ring: what the ring does not hold goes there.
                 self.send_over_tcp(k, None);
                 return Ok(());
             }
-            if limit > 0 && k.now_us().saturating_sub(since) >= limit && !woken() {
+            if limit > 0 && now.saturating_sub(since) >= limit && !woken() {
                 return Err(Fault::WouldBlock);
             }
         }

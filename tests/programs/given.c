@@ -1,0 +1,259 @@
+/* Connections that are given to somebody who reads the kernel's stream, when that holds more than the reader's buffer takes, or
+ * when there is no byte left but an end to tell, or bytes of both directions are unread. */
+#include "common.h"
+
+enum { MANY = 300 * 1000, FEW = 700 };
+
+/* Reads the connection by stdio: so much, and then the end. */
+static void read_by_stdio(int fd, struct stream *in, size_t total)
+{
+    static char buffer[2 * MANY];
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    size_t n, got = 0;
+    while (got < total && (n = fread(buffer, 1, total - got, file)) > 0) {
+        stream_check(in, buffer, n);
+        got += n;
+    }
+    say("%zu bytes, error %d", got, ferror(file));
+    CALL("and then", fread(buffer, 1, 1, file));
+    say("at the end %d, error %d", feof(file), ferror(file));
+}
+
+/* Talks until the connection is promoted, with what was sent before still unread: the accepting side has sent MANY bytes, and the
+ * other reads FEW of them. */
+static int busy_acceptor(int listener, struct stream *out, struct stream *in)
+{
+    int fd = accept_from(listener);
+    stream_send(out, fd, MANY, MANY);
+    tell(1);
+    CHECK(hear() == 2);
+    stream_receive(in, fd, FEW, FEW / 10);
+    tell(3);
+    CHECK(hear() == 4);
+    return fd;
+}
+static int busy_connector(uint16_t port, struct stream *out, struct stream *in)
+{
+    int fd = connect_to(AF_INET, port);
+    CHECK(hear() == 1);
+    stream_receive(in, fd, FEW / 2, FEW);
+    stream_send(out, fd, FEW, FEW / 10);
+    tell(2);
+    CHECK(hear() == 3);
+    stream_receive(in, fd, FEW / 2, FEW);
+    tell(4);
+    return fd;
+}
+
+/* The peer has closed, and its kernel has not said so yet: the end waits behind what finds no room. */
+static void end_behind_full_buffer_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int fd = busy_acceptor(listener, &out, &in);
+    MUST(close(fd));
+    tell(5);
+    CHECK(hear() == 6);
+}
+static void end_behind_full_buffer_client(int port)
+{
+    struct stream out = {2, 0}, in = {1, 0};
+    int fd = busy_connector(port, &out, &in);
+    CHECK(hear() == 5);
+    read_by_stdio(fd, &in, MANY - FEW);
+    tell(6);
+}
+
+/* The same, and the peer's last bytes are behind it in the ring. */
+static void ring_behind_full_buffer_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int fd = busy_acceptor(listener, &out, &in);
+    stream_send(&out, fd, MANY / 3, MANY);
+    MUST(close(fd));
+    tell(5);
+    CHECK(hear() == 6);
+}
+static void ring_behind_full_buffer_client(int port)
+{
+    struct stream out = {2, 0}, in = {1, 0};
+    int fd = busy_connector(port, &out, &in);
+    CHECK(hear() == 5);
+    read_by_stdio(fd, &in, MANY + MANY / 3 - FEW);
+    tell(6);
+}
+
+/* A peer that has sent more than a ring holds and is killed: all of it is on its way. */
+static void killed_after_moving_server(int fd)
+{
+    CHECK(hear() == 1);
+    read_by_stdio(fd, &(struct stream){3, 0}, MANY);
+    tell(2);
+}
+static void killed_after_moving_client(int fd)
+{
+    int sent[2];
+    char byte;
+    MUST(pipe(sent));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        stream_send(&(struct stream){3, 0}, fd, MANY, MANY);
+        MUST(close(sent[1]));
+        for (;;)
+            pause();
+    }
+    MUST(close(fd));
+    MUST(close(sent[1]));
+    CHECK(read(sent[0], &byte, 1) == 0);
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    tell(1);
+    CHECK(hear() == 2);
+}
+
+/* The same, killed after the connection was given away: what finds no room yet still comes. */
+static void killed_after_giving_server(int fd)
+{
+    CHECK(hear() == 1);
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    tell(2);
+    CHECK(hear() == 3);
+    read_by_stdio(fd, &(struct stream){3, 0}, MANY);
+    tell(4);
+}
+static void killed_after_giving_client(int fd)
+{
+    int sent[2];
+    char byte;
+    MUST(pipe(sent));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        stream_send(&(struct stream){3, 0}, fd, MANY, MANY);
+        MUST(close(sent[1]));
+        for (;;)
+            pause();
+    }
+    MUST(close(fd));
+    MUST(close(sent[1]));
+    CHECK(read(sent[0], &byte, 1) == 0);
+    tell(1);
+    CHECK(hear() == 2);
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    tell(3);
+    CHECK(hear() == 4);
+}
+
+/* Both sides have ended their sending, and one does not know of it yet and makes no call. */
+static void only_the_end_server(int fd)
+{
+    char byte;
+    CHECK(hear() == 1);
+    CALL("end", read(fd, &byte, 1));
+    stream_send(&(struct stream){4, 0}, fd, MANY / 10, MANY);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    tell(2);
+    CHECK(hear() == 3);
+    CALL("end", read(fd, &byte, 1));
+    read_by_stdio(fd, &(struct stream){0, 0}, 0);
+    tell(4);
+}
+static void only_the_end_client(int fd)
+{
+    CALL("shut", shutdown(fd, SHUT_WR));
+    tell(1);
+    CHECK(hear() == 2);
+    stream_receive(&(struct stream){4, 0}, fd, MANY / 10, MANY);
+    tell(3);
+    CHECK(hear() == 4);
+}
+
+/* Both sides give it away, with bytes unread of both directions, of one also in the ring. */
+static void given_by_both_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int fd = busy_acceptor(listener, &out, &in);
+    CHECK(hear() == 5);
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    tell(6);
+    CHECK(hear() == 7);
+    stream_receive(&in, fd, 3 * FEW, FEW);
+    MUST(close(fd));
+    tell(8);
+}
+static void given_by_both_client(int port)
+{
+    struct stream out = {2, 0}, in = {1, 0};
+    int fd = busy_connector(port, &out, &in);
+    stream_send(&out, fd, FEW, FEW);
+    stream_send(&out, fd, FEW, FEW);
+    tell(5);
+    CHECK(hear() == 6);
+    MUST(dup2(fd, 0));
+    stream_send(&out, fd, FEW, FEW);
+    tell(7);
+    CHECK(hear() == 8);
+    stream_receive(&in, 0, MANY - FEW, 64 * KIB);
+    char byte;
+    CALL("end", read(0, &byte, 1));
+}
+
+/* It goes into a message and is closed here with bytes unread: who got it reads them, and the peer sees a clean end. */
+static void pass_fd(int through, int fd)
+{
+    char control[CMSG_SPACE(sizeof fd)] = {0};
+    struct msghdr message = {.msg_iov = &(struct iovec){"f", 1}, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    *CMSG_FIRSTHDR(&message) = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), &fd, sizeof fd);
+    CHECK(sendmsg(through, &message, 0) == 1);
+}
+static int take_fd(int through)
+{
+    char control[CMSG_SPACE(sizeof(int))], byte;
+    struct msghdr message = {.msg_iov = &(struct iovec){&byte, 1}, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    int fd;
+    CHECK(recvmsg(through, &message, 0) == 1);
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    return fd;
+}
+static void passed_and_closed_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    char byte;
+    int fd = busy_acceptor(listener, &out, &in);
+    stream_receive(&in, fd, FEW, FEW);
+    tell(5);
+    CHECK(hear() == 6);
+    CALL("end", read(fd, &byte, 1));
+    tell(7);
+}
+static void passed_and_closed_client(int port)
+{
+    int pair[2];
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        struct stream in = {1, FEW};
+        MUST(close(pair[0]));
+        int fd = take_fd(pair[1]);
+        stream_receive(&in, fd, MANY - FEW, 64 * KIB);
+        _exit(0);
+    }
+    struct stream out = {2, 0}, in = {1, 0};
+    int fd = busy_connector(port, &out, &in);
+    stream_send(&out, fd, FEW, FEW);
+    CHECK(hear() == 5);
+    pass_fd(pair[0], fd);
+    MUST(close(fd));
+    wait_child(child);
+    tell(6);
+    CHECK(hear() == 7);
+}
+
+const struct test_case cases[] = {
+    RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
+    CASE(only_the_end), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
+    END_OF_CASES,
+};
