@@ -74,7 +74,7 @@ twins! {
         pair cross_16k: Carried(3 * MIB);
         pair cross_128k: Carried(2 * MIB);
         pair cross_512k: PROMOTED;
-        pair duplex: Carried(24 * MIB - 64 * KIB);
+        pair duplex: Carried(2 * MIB);
         pair sleepy: PROMOTED;
     }
     vec {
@@ -189,7 +189,7 @@ twins! {
         raw prefork: PROMOTED;
     }
     threads {
-        pair duplex: Carried(24 * MIB - 64 * KIB);
+        pair duplex: Carried(2 * MIB);
         pair records: Carried(310 * KIB);
         pair records_no_mutex: Carried(310 * KIB);
         raw lanes: Carried(11 * MIB);

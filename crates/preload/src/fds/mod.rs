@@ -176,7 +176,6 @@ impl Inside {
 
     /// The socket has no descriptor in this process any more. `open`: for the moment it has, to end well with.
     fn end(&self, open: bool) {
-        fork::gone(self.slot, self.conn().end());
         let last = self.leave_end();
         self.slot.ends.store(last, Release);
         let ctx = self.ctx();
@@ -580,6 +579,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }
     if last_here {
+        fork::gone(inside.slot, end);
         if !(still_open && inside.outlives_close()) {
             inside.end(still_open);
         }
