@@ -521,6 +521,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }
     if last_here {
+        let _whole = quiet::uncancelled();
         fork::gone(inside.slot, end);
         let last = inside.leave_end();
         inside.slot.ends.store(last, Release);
