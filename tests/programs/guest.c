@@ -2,6 +2,7 @@
  * after exit, and forks while other threads make and close sockets. */
 #include "common.h"
 
+#include <semaphore.h>
 #include <sys/time.h>
 #include <time.h>
 
@@ -231,7 +232,111 @@ static void fork_storm_client(int port)
     storm();
 }
 
+/* Threads that are cancelled where they sleep: their handlers run, and the connection goes on. */
+static int sleeper_fd, sleeper_set;
+static volatile int cleaned;
+static volatile pid_t sleeper;
+static void clean(void *unused)
+{
+    cleaned++;
+    (void)unused;
+}
+static void sleep_in(int how)
+{
+    static char big[65536];
+    char text[16];
+    struct iovec piece = {text, 16};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+    static struct pollfd entry;
+    struct epoll_event event;
+    fd_set reading;
+    FD_ZERO(&reading);
+    FD_SET(sleeper_fd, &reading);
+    entry = (struct pollfd){.fd = sleeper_fd, .events = POLLIN};
+    switch (how) {
+    case 0: (void)!read(sleeper_fd, text, 16); break;
+    case 1: recv(sleeper_fd, text, 16, 0); break;
+    case 2: recvmsg(sleeper_fd, &message, MSG_WAITALL); break;
+    case 3: (void)!readv(sleeper_fd, &piece, 1); break;
+    case 4: poll(&entry, 1, -1); break;
+    case 5: ppoll(&entry, 1, NULL, NULL); break;
+    case 6: select(sleeper_fd + 1, &reading, NULL, NULL, NULL); break;
+    case 7: epoll_wait(sleeper_set, &event, 1, -1); break;
+    case 8:
+        for (;;)
+            send(sleeper_fd, big, sizeof big, 0);
+    }
+}
+static void *sleep_thread(void *how)
+{
+    sleeper = thread_id();
+    pthread_cleanup_push(clean, NULL);
+    sleep_in((int)(intptr_t)how);
+    pthread_cleanup_pop(0);
+    return NULL;
+}
+static void cancel_in(const char *what, int how)
+{
+    void *result;
+    sleeper = 0;
+    cleaned = 0;
+    pthread_t thread = start_thread(sleep_thread, (void *)(intptr_t)how);
+    while (sleeper == 0)
+        sched_yield();
+    await_asleep(sleeper);
+    CHECK(pthread_cancel(thread) == 0);
+    CHECK(pthread_join(thread, &result) == 0);
+    say("%s: %s, cleaned %d", what, result == PTHREAD_CANCELED ? "cancelled" : "returned", cleaned);
+}
+/* Cancelled before it calls: the call does not come to anything, though there is something to read. */
+static sem_t go;
+static void *late_thread(void *unused)
+{
+    int state;
+    char text[16];
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    while (sem_wait(&go) < 0)
+        ;
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
+    (void)!read(sleeper_fd, text, 5);
+    return unused;
+}
+static void cancelled_server(int fd)
+{
+    static const char *names[] = {"read", "recv", "recvmsg", "readv", "poll", "ppoll", "select", "epoll_wait"};
+    char text[16] = "";
+    sleeper_fd = fd;
+    sleeper_set = new_set();
+    add(sleeper_set, fd, EPOLLIN, 1);
+    for (int round = 0; round < 2; round++)
+        for (int how = 0; how < 8; how++)
+            cancel_in(names[how], how);
+    tell(1);
+    await_unread(fd, 10);
+    void *result;
+    sem_init(&go, 0, 0);
+    pthread_t thread = start_thread(late_thread, NULL);
+    pthread_cancel(thread);
+    sem_post(&go);
+    pthread_join(thread, &result);
+    say("late: %s", result == PTHREAD_CANCELED ? "cancelled" : "returned");
+    CALL("read", read(fd, text, 10));
+    say("%s", text);
+    tell(2);
+    turns(fd, false, 40);
+    cancel_in("send", 8);
+    meet();
+}
+static void cancelled_client(int fd)
+{
+    hear();
+    send_text(fd, "all there ");
+    hear();
+    turns(fd, true, 40);
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(allocator),  CASE(handlers),       CASE(forking_handler),
-    CASE(after_exit), RAW_CASE(fork_storm), END_OF_CASES,
+    CASE(after_exit), CASE(cancelled), RAW_CASE(fork_storm), END_OF_CASES,
 };

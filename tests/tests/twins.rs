@@ -271,6 +271,7 @@ twins! {
         pair handlers: PROMOTED;
         pair forking_handler: PROMOTED;
         pair after_exit: PROMOTED;
+        pair cancelled: PROMOTED;
         raw fork_storm: Carried(20_000);
     }
     stdio {

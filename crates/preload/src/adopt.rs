@@ -11,7 +11,7 @@ use gm::State;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::net::{AddressFamily, ipproto, sockopt};
 
-use crate::{ctx, fds, real, signals};
+use crate::{cancel, ctx, fds, real, signals};
 
 /// How a descriptor came.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ extern "C" fn at_start() {
     let saved = crate::errno();
     real::find_all();
     signals::at_start();
+    cancel::at_start();
     crate::process::at_start();
     ctx::begin();
     each_open(|fd| meet(fd, Came::Inherited));

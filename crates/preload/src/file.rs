@@ -8,15 +8,20 @@ use libc::{size_t, ssize_t};
 use sockets::{Fault, RecvOptions, SendOptions};
 
 use crate::fds::{Inside, enter};
-use crate::real;
 use crate::scratch::Piece;
 use crate::send::{answer, options};
 use crate::vectors::MOST;
+use crate::{cancel, quiet, real};
 
 /// # Safety
 /// As sendfile(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn sendfile(
+    out: c_int,
+    from: c_int,
+    offset: *mut i64,
+    n: size_t,
+) -> ssize_t {
     // SAFETY: the caller's arguments, or nothing to move.
     transmit_file(out, from, offset, n, |n| unsafe {
         real::sendfile(out, from, offset, n)
@@ -26,7 +31,7 @@ pub unsafe extern "C" fn sendfile(out: c_int, from: c_int, offset: *mut i64, n: 
 /// # Safety
 /// As sendfile64(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile64(
+pub unsafe extern "C-unwind" fn sendfile64(
     out: c_int,
     from: c_int,
     offset: *mut i64,
@@ -50,6 +55,8 @@ fn transmit_file(
         return plain(n);
     };
     // Of nothing: the kernel looks at its arguments all the same.
+    // sendfile is no cancellation point.
+    let _whole = quiet::uncancelled();
     if !inside.engaged() || n == 0 {
         let r = plain(n);
         if r > 0 {
@@ -157,7 +164,7 @@ fn kernel_refuses(from: c_int, mut at: i64) -> bool {
 /// # Safety
 /// As splice(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn splice(
+pub unsafe extern "C-unwind" fn splice(
     from: c_int,
     off_in: *mut i64,
     to: c_int,
@@ -173,9 +180,12 @@ pub unsafe extern "C" fn splice(
         | libc::SPLICE_F_GIFT);
     let refused =
         n == 0 || flags & unheard != 0 || !off_in.is_null() || !off_out.is_null() || from == to;
+    // From here on it is none: what was taken from a pipe or a ring must not be lost with the thread.
+    cancel::point();
     if let Some(inside) = enter(from) {
         // What the kernel refuses moves no byte: offsets of a socket, anything but a pipe at the other side.
         if inside.engaged() && !refused && is_pipe(to) {
+            let _whole = quiet::uncancelled();
             let moved = splice_out(&inside, to, n.min(MOST), flags);
             match moved {
                 Err(Fault::UseKernel) => {}
@@ -183,6 +193,7 @@ pub unsafe extern "C" fn splice(
                 Err(f) => return answer(Err(f), libc::MSG_NOSIGNAL),
             }
         }
+        let _whole = quiet::uncancelled();
         let r = plain();
         if r > 0 {
             inside.conn().count_plain(0, r as usize);
@@ -193,8 +204,10 @@ pub unsafe extern "C" fn splice(
         return plain();
     };
     if inside.engaged() && !refused && is_pipe(from) {
+        let _whole = quiet::uncancelled();
         return splice_in(&inside, from, n.min(MOST), flags);
     }
+    let _whole = quiet::uncancelled();
     let r = plain();
     if r > 0 {
         inside.conn().count_plain(r as usize, 0);

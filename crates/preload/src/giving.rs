@@ -16,10 +16,11 @@ use sockets::{Conn, Fault, Given, RecvOptions};
 
 use crate::fds::{self, Inside};
 use crate::kernel::Fd;
-use crate::{epoll, real};
+use crate::{epoll, quiet, real};
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
+    let _whole = quiet::uncancelled();
     let conn = inside.conn();
     let mut help = || {
         let saved = crate::errno();

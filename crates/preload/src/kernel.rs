@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
-use crate::signals;
+use crate::{cancel, real, signals};
 
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
 /// socket open for the calls that are still at work on it (1 + the number).
@@ -66,6 +66,18 @@ pub fn errno_of(f: Fault) -> i32 {
         // Made on the kernel's socket before it comes to this.
         Fault::UseKernel => libc::EAGAIN,
         Fault::Other(e) => e,
+    }
+}
+
+/// A sleep in the C library, where the thread can be cancelled. errno stays.
+fn sleep(call: impl FnMut() -> isize) -> Result<isize, Fault> {
+    let saved = crate::errno();
+    let r = cancel::sleep(call);
+    let e = crate::errno();
+    crate::set_errno(saved);
+    match r {
+        0.. => Ok(r),
+        _ => Err(fault(Errno::from_raw_os_error(e))),
     }
 }
 
@@ -222,25 +234,44 @@ impl Kernel for Fd {
 
     fn sleep_readable(&self) -> Result<Peeked, Fault> {
         let mut scratch = [0_u8; 1];
-        match rustix::net::recv(self.get(), &mut scratch, RecvFlags::PEEK) {
-            Ok((0, _)) => Ok(Peeked::EndOfFile),
-            Ok((n, _)) => Ok(Peeked::Bytes(n)),
-            Err(e) => Err(fault(e)),
+        // SAFETY: a local buffer.
+        match sleep(|| unsafe {
+            real::recv(self.0, scratch.as_mut_ptr().cast(), 1, libc::MSG_PEEK)
+        }) {
+            Ok(0) => Ok(Peeked::EndOfFile),
+            Ok(n) => Ok(Peeked::Bytes(n as usize)),
+            Err(f) => Err(f),
         }
     }
 
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
-        let limit = (timeout_us > 0).then(|| timespec(timeout_us));
-        let fd = self.get();
-        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
-        match rustix::event::poll(&mut fds, limit.as_ref()) {
+        let limit = libc::timespec {
+            tv_sec: (timeout_us / 1_000_000) as _,
+            tv_nsec: (timeout_us % 1_000_000 * 1000) as _,
+        };
+        let limit = match timeout_us {
+            0 => std::ptr::null(),
+            _ => &raw const limit,
+        };
+        let mut entry = libc::pollfd {
+            fd: self.0,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        // SAFETY: a local entry and time-out, no mask.
+        match sleep(|| unsafe { real::ppoll(&mut entry, 1, limit, std::ptr::null()) } as isize) {
             Ok(0) => Err(Fault::WouldBlock),
             Ok(_) => Ok(()),
-            Err(e) => Err(fault(e)),
+            Err(f) => Err(f),
         }
     }
 
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
+        // Sleeps of this kind are short, and no call of the C library's.
+        sleep(|| {
+            cancel::point();
+            0
+        })?;
         let limit = timespec(timeout_us);
         let flags = rustix::thread::futex::Flags::empty();
         match rustix::thread::futex::wait(word, flags, seq, Some(&limit)) {
@@ -258,7 +289,7 @@ impl Kernel for Fd {
     }
 
     fn signal_ends(&self, held: Option<u64>, moved: bool) -> bool {
-        signals::end_call(held, moved)
+        cancel::is_on() || signals::end_call(held, moved)
     }
 
     fn wake_word(&self, word: &AtomicU32) {

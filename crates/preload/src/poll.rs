@@ -7,7 +7,7 @@ use sockets::{Ready, Spin, Spun};
 
 use crate::fds::{self, Inside, enter};
 use crate::scratch::List;
-use crate::{epoll, kernel, real};
+use crate::{cancel, epoll, kernel, real};
 
 /// A point in time, or never.
 #[derive(Clone, Copy)]
@@ -123,6 +123,11 @@ static SPIN: Spin = Spin::new();
 
 /// The call behind poll, ppoll and select.
 pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
+    let r = wait_for_any(fds, deadline, mask);
+    if cancel::is_on() { -1 } else { r }
+}
+
+fn wait_for_any(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
     let Some(members) = Members::of(fds) else {
         crate::set_errno(libc::ENOMEM);
         return -1;
@@ -192,8 +197,33 @@ fn ask_kernel_too(fds: &mut [pollfd], members: &Members) -> c_int {
 
 fn ask_kernel(fds: &mut [pollfd], left: Option<timespec>, mask: *const sigset_t) -> c_int {
     let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let (array, n) = (fds.as_mut_ptr(), fds.len() as nfds_t);
     // SAFETY: the program's array; a local time-out.
-    unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as nfds_t, left, mask) }
+    cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int
+}
+
+/// The program's array, in which the carried ones' events are put in the kernel's terms: as long as it lives, even if the
+/// thread is cancelled then.
+struct Substituted<'a> {
+    fds: &'a mut [pollfd],
+    members: &'a Members,
+}
+
+impl<'a> Substituted<'a> {
+    fn new(fds: &'a mut [pollfd], members: &'a Members) -> Self {
+        for m in members.engaged() {
+            fds[m.at].events = kernel_events(m, m.events);
+        }
+        Self { fds, members }
+    }
+}
+
+impl Drop for Substituted<'_> {
+    fn drop(&mut self) {
+        for m in self.members.engaged() {
+            self.fds[m.at].events = m.events;
+        }
+    }
 }
 
 /// Asks the kernel, with the carried descriptors' events put in its terms and its answer put in ours.
@@ -203,13 +233,9 @@ fn ask_substituted(
     left: Option<timespec>,
     mask: *const sigset_t,
 ) -> c_int {
-    for m in members.engaged() {
-        fds[m.at].events = kernel_events(m, m.events);
-    }
-    let r = ask_kernel(fds, left, mask);
-    for m in members.engaged() {
-        fds[m.at].events = m.events;
-    }
+    let substituted = Substituted::new(fds, members);
+    let r = ask_kernel(substituted.fds, left, mask);
+    drop(substituted);
     if r < 0 {
         return r;
     }
@@ -330,10 +356,15 @@ pub unsafe fn is_time(t: *const timespec) -> bool {
 /// # Safety
 /// As poll(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller's array.
     match unsafe { carried(fds, n) } {
-        Some(fds) => wait(fds, Deadline::after_ms(timeout), std::ptr::null()),
+        Some(fds) => {
+            cancel::point();
+            let r = wait(fds, Deadline::after_ms(timeout), std::ptr::null());
+            cancel::end();
+            r
+        }
         // SAFETY: the caller's arguments, unchanged.
         None => unsafe { real::poll(fds, n, timeout) },
     }
@@ -367,7 +398,7 @@ unsafe fn carried<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
 /// # Safety
 /// As poll(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __poll_chk(
+pub unsafe extern "C-unwind" fn __poll_chk(
     fds: *mut pollfd,
     n: nfds_t,
     timeout: c_int,
@@ -383,7 +414,7 @@ pub unsafe extern "C" fn __poll_chk(
 /// # Safety
 /// As ppoll(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ppoll(
+pub unsafe extern "C-unwind" fn ppoll(
     fds: *mut pollfd,
     n: nfds_t,
     timeout: *const timespec,
@@ -392,7 +423,12 @@ pub unsafe extern "C" fn ppoll(
     // SAFETY: the caller's arguments.
     unsafe {
         match carried(fds, n) {
-            Some(fds) if is_time(timeout) => wait(fds, Deadline::after_timespec(timeout), mask),
+            Some(fds) if is_time(timeout) => {
+                cancel::point();
+                let r = wait(fds, Deadline::after_timespec(timeout), mask);
+                cancel::end();
+                r
+            }
             _ => real::ppoll(fds, n, timeout, mask),
         }
     }
@@ -401,7 +437,7 @@ pub unsafe extern "C" fn ppoll(
 /// # Safety
 /// As ppoll(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __ppoll_chk(
+pub unsafe extern "C-unwind" fn __ppoll_chk(
     fds: *mut pollfd,
     n: nfds_t,
     timeout: *const timespec,

@@ -7,7 +7,7 @@ use crate::{adopt, epoll, file, poll, process, real, receive, select, send, setu
 /// # Safety
 /// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn syscall(
+pub unsafe extern "C-unwind" fn syscall(
     number: c_long,
     a: usize,
     b: usize,
@@ -18,6 +18,8 @@ pub unsafe extern "C" fn syscall(
 ) -> c_long {
     // A raw call on a descriptor that we don't follow is none of our business, except those that make new ones.
     let fd = a as c_int;
+    // Nor is it a cancellation point.
+    let _whole = (crate::fds::limit() > 0).then(crate::quiet::uncancelled);
     // SAFETY: each arm decodes the arguments as the kernel would for that number.
     unsafe {
         match number {

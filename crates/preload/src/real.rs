@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use libc::{
-    aiocb, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, pollfd, sigset_t, size_t, sockaddr,
-    socklen_t, ssize_t, timespec, timeval,
+    aiocb, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, pollfd, pthread_t, sigset_t,
+    size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
 };
 
 /// Looks the next definition of `name` up. Fails only for functions that this libc does not have, and for a library's
@@ -139,7 +139,7 @@ macro_rules! originals {
             }
             // SAFETY: the symbol of that name in the C library has this signature (the table's row).
             unsafe {
-                let f: unsafe extern "C" fn($($ty),*) -> $ret = std::mem::transmute(p);
+                let f: unsafe extern "C-unwind" fn($($ty),*) -> $ret = std::mem::transmute(p);
                 f($($arg),*)
             }
         }

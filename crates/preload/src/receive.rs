@@ -2,14 +2,15 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::IoSliceMut;
+use std::mem::ManuallyDrop;
 
 use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use sockets::{Fault, RecvOptions};
 
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
-use crate::real;
 use crate::vectors::{ANY, Buffers, IOV_MAX, is_negative, one_to_fill};
+use crate::{cancel, real};
 
 fn options(inside: &Inside, flags: c_int) -> RecvOptions {
     let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
@@ -37,11 +38,25 @@ fn receive(
     flags: c_int,
     room: usize,
     bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> Result<ssize_t, c_int>,
-    plain: impl FnOnce() -> ssize_t,
+    plain: impl Fn() -> ssize_t,
 ) -> ssize_t {
+    cancel::point();
     let Some(inside) = enter(fd) else {
         return plain();
     };
+    let n = receive_inside(inside, flags, room, bufs, plain);
+    cancel::end();
+    n
+}
+
+#[inline]
+fn receive_inside(
+    inside: Inside,
+    flags: c_int,
+    room: usize,
+    bufs: impl FnOnce(&mut dyn FnMut(&mut [IoSliceMut<'_>]) -> ssize_t) -> Result<ssize_t, c_int>,
+    plain: impl Fn() -> ssize_t,
+) -> ssize_t {
     if inside.engaged() {
         if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
             // MSG_OOB and the error queue are the kernel's; they take no byte of the stream.
@@ -69,7 +84,9 @@ fn receive(
             return answer(got);
         }
     }
-    let n = plain();
+    let inside = ManuallyDrop::new(inside);
+    let n = cancel::plain(plain);
+    let inside = ManuallyDrop::into_inner(inside);
     if n > 0 && flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0 {
         inside.conn().count_plain(0, n as usize);
     }
@@ -102,7 +119,12 @@ unsafe fn fill_many(
 /// # Safety
 /// As recv(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn recv(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    flags: c_int,
+) -> ssize_t {
     receive(
         fd,
         flags,
@@ -117,7 +139,7 @@ pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_i
 /// # Safety
 /// As read(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
     if (n == 0 || is_negative(n)) && crate::fds::is_tracked(fd) {
         // read(2) of nothing, unlike recv(2), never waits.
         // SAFETY: the caller's arguments, unchanged.
@@ -137,7 +159,7 @@ pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t
 /// # Safety
 /// As recvfrom(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recvfrom(
+pub unsafe extern "C-unwind" fn recvfrom(
     fd: c_int,
     buf: *mut c_void,
     n: size_t,
@@ -167,7 +189,7 @@ pub unsafe extern "C" fn recvfrom(
 /// # Safety
 /// As readv(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
     if !(1..=IOV_MAX).contains(&n) {
         // SAFETY: the caller's arguments; the kernel refuses them, or has nothing to do.
         return unsafe { real::readv(fd, iov, n) };
@@ -195,7 +217,7 @@ macro_rules! with_flags {
         /// # Safety
         /// As preadv2(2) and pwritev2(2).
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(
+        pub unsafe extern "C-unwind" fn $name(
             fd: c_int,
             iov: *const iovec,
             n: c_int,
@@ -219,7 +241,7 @@ with_flags!(receive_many: preadv2, preadv64v2);
 /// # Safety
 /// As recvmsg(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
     let count = unsafe { msg.as_ref() }.map_or(usize::MAX, |m| m.msg_iovlen);
     if count > IOV_MAX as usize {
@@ -264,7 +286,7 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
 /// # Safety
 /// As recvmmsg(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recvmmsg(
+pub unsafe extern "C-unwind" fn recvmmsg(
     fd: c_int,
     msgs: *mut mmsghdr,
     n: c_uint,
@@ -320,7 +342,7 @@ fn fortify(n: size_t, room: size_t) {
 /// # Safety
 /// As read(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __read_chk(
+pub unsafe extern "C-unwind" fn __read_chk(
     fd: c_int,
     buf: *mut c_void,
     n: size_t,
@@ -334,7 +356,7 @@ pub unsafe extern "C" fn __read_chk(
 /// # Safety
 /// As recv(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __recv_chk(
+pub unsafe extern "C-unwind" fn __recv_chk(
     fd: c_int,
     buf: *mut c_void,
     n: size_t,
@@ -349,7 +371,7 @@ pub unsafe extern "C" fn __recv_chk(
 /// # Safety
 /// As recvfrom(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __recvfrom_chk(
+pub unsafe extern "C-unwind" fn __recvfrom_chk(
     fd: c_int,
     buf: *mut c_void,
     n: size_t,

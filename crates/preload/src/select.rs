@@ -9,7 +9,7 @@ use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
 use crate::poll::{self, Deadline};
 use crate::scratch::List;
-use crate::{epoll, fds, real};
+use crate::{cancel, epoll, fds, real};
 
 type Sets = [*mut fd_set; 3];
 const WORD: usize = u64::BITS as usize;
@@ -160,7 +160,7 @@ fn answer(n: c_int, sets: Sets, list: &[pollfd]) -> c_int {
 /// # Safety
 /// As select(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn select(
+pub unsafe extern "C-unwind" fn select(
     n: c_int,
     r: *mut fd_set,
     w: *mut fd_set,
@@ -180,7 +180,9 @@ pub unsafe extern "C" fn select(
         let us = (t.tv_sec.max(0) as u64).saturating_mul(1_000_000);
         Deadline::after_us(us.saturating_add(t.tv_usec.max(0) as u64))
     });
+    cancel::point();
     let got = wait(n, sets, open, deadline, std::ptr::null());
+    cancel::end();
     // Linux writes back the time that is left.
     // SAFETY: null or the caller's time-out.
     if let (Some(t), Some(left)) = (unsafe { timeout.as_mut() }, deadline.left()) {
@@ -193,7 +195,7 @@ pub unsafe extern "C" fn select(
 /// # Safety
 /// As pselect(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pselect(
+pub unsafe extern "C-unwind" fn pselect(
     n: c_int,
     r: *mut fd_set,
     w: *mut fd_set,
@@ -210,5 +212,8 @@ pub unsafe extern "C" fn pselect(
     };
     // SAFETY: null or the caller's time-out.
     let deadline = unsafe { Deadline::after_timespec(timeout) };
-    wait(n, sets, open, deadline, mask)
+    cancel::point();
+    let got = wait(n, sets, open, deadline, mask);
+    cancel::end();
+    got
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::IoSlice;
+use std::mem::ManuallyDrop;
 
 use gm::Reason;
 use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
@@ -9,9 +10,9 @@ use sockets::{Fault, SendOptions};
 
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
-use crate::real;
 use crate::receive::with_flags;
 use crate::vectors::{Buffers, IOV_MAX, MOST, is_negative, one_to_send};
+use crate::{cancel, real};
 
 const CARRIED: c_int = libc::MSG_DONTWAIT
     | libc::MSG_NOSIGNAL
@@ -47,11 +48,24 @@ fn transmit(
     fd: c_int,
     flags: c_int,
     bufs: impl FnOnce(&dyn Fn(&[IoSlice<'_>]) -> ssize_t) -> Result<ssize_t, c_int>,
-    plain: impl FnOnce() -> ssize_t,
+    plain: impl Fn() -> ssize_t,
 ) -> ssize_t {
+    cancel::point();
     let Some(inside) = enter(fd) else {
         return plain();
     };
+    let n = transmit_inside(inside, flags, bufs, plain);
+    cancel::end();
+    n
+}
+
+#[inline]
+fn transmit_inside(
+    inside: Inside,
+    flags: c_int,
+    bufs: impl FnOnce(&dyn Fn(&[IoSlice<'_>]) -> ssize_t) -> Result<ssize_t, c_int>,
+    plain: impl Fn() -> ssize_t,
+) -> ssize_t {
     if flags & libc::MSG_OOB != 0 {
         let node = &inside.ctx().node;
         inside
@@ -71,7 +85,9 @@ fn transmit(
             .conn()
             .send_over_tcp(&inside.fd, Some(Reason::Unsupported));
     }
-    let n = plain();
+    let inside = ManuallyDrop::new(inside);
+    let n = cancel::plain(plain);
+    let inside = ManuallyDrop::into_inner(inside);
     if n > 0 {
         // The byte of MSG_OOB takes its place in the sequence as any other.
         inside.conn().count_plain(n as usize, 0);
@@ -105,7 +121,7 @@ unsafe fn send_many(
 /// # Safety
 /// As write(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
     if is_negative(n) {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::write(fd, buf, n) };
@@ -123,7 +139,12 @@ pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssiz
 /// # Safety
 /// As send(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn send(
+    fd: c_int,
+    buf: *const c_void,
+    n: size_t,
+    flags: c_int,
+) -> ssize_t {
     transmit(
         fd,
         flags,
@@ -137,7 +158,7 @@ pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c
 /// # Safety
 /// As sendto(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendto(
+pub unsafe extern "C-unwind" fn sendto(
     fd: c_int,
     buf: *const c_void,
     n: size_t,
@@ -158,7 +179,7 @@ pub unsafe extern "C" fn sendto(
 /// # Safety
 /// As writev(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
     if !(1..=IOV_MAX).contains(&n) {
         // SAFETY: the caller's arguments; the kernel refuses them, or has nothing to do.
         return unsafe { real::writev(fd, iov, n) };
@@ -185,7 +206,7 @@ with_flags!(transmit_many: pwritev2, pwritev64v2);
 /// # Safety
 /// As sendmsg(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
     if unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen > IOV_MAX as usize) {
         // SAFETY: the caller's arguments; the kernel refuses them.
@@ -211,7 +232,12 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
 /// # Safety
 /// As sendmmsg(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn sendmmsg(
+    fd: c_int,
+    msgs: *mut mmsghdr,
+    n: c_uint,
+    flags: c_int,
+) -> c_int {
     if !crate::fds::is_tracked(fd) || msgs.is_null() {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::sendmmsg(fd, msgs, n, flags) };

@@ -10,12 +10,12 @@ use libc::{sockaddr, socklen_t, timeval};
 
 use crate::fds::{self, Inside, enter};
 use crate::kernel::{self, is_open};
-use crate::{real, uring};
+use crate::{cancel, quiet, real, uring};
 
 /// # Safety
 /// As socket(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let fd = unsafe { real::socket(domain, kind, protocol) };
     let stream = kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) == libc::SOCK_STREAM;
@@ -39,7 +39,7 @@ fn nonblock_flag(kind: c_int) -> u32 {
 /// # Safety
 /// As connect(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
     if let Some(inside) = enter(fd) {
         // SAFETY: the caller's address, at least a family long or refused by the kernel.
         let unspec =
@@ -85,7 +85,7 @@ unsafe fn note_listener(inside: &Inside, to: *const sockaddr, len: usize) {
 /// # Safety
 /// As listen(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn listen(fd: c_int, backlog: c_int) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let r = unsafe { real::listen(fd, backlog) };
     if r == 0
@@ -187,7 +187,11 @@ fn inherit_options(inside: &Inside) {
 /// # Safety
 /// As accept(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn accept(fd: c_int, from: *mut sockaddr, len: *mut socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn accept(
+    fd: c_int,
+    from: *mut sockaddr,
+    len: *mut socklen_t,
+) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let new = unsafe { real::accept(fd, from, len) };
     accepted(fd, new, false);
@@ -197,7 +201,7 @@ pub unsafe extern "C" fn accept(fd: c_int, from: *mut sockaddr, len: *mut sockle
 /// # Safety
 /// As accept4(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn accept4(
+pub unsafe extern "C-unwind" fn accept4(
     fd: c_int,
     from: *mut sockaddr,
     len: *mut socklen_t,
@@ -212,7 +216,8 @@ pub unsafe extern "C" fn accept4(
 /// # Safety
 /// As close(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
+    cancel::point();
     fds::forget(fd);
     crate::epoll::close_set(fd);
     uring::forget(fd);
@@ -223,7 +228,7 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
 /// # Safety
 /// As close_range(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const UNSHARE: c_int = 2;
     const CLOEXEC: c_int = 4;
     if flags & (CLOEXEC | UNSHARE) == 0 && first <= last {
@@ -238,7 +243,7 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
 /// # Safety
 /// As closefrom(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn closefrom(first: c_int) {
+pub unsafe extern "C-unwind" fn closefrom(first: c_int) {
     fds::forget_range(first.max(0) as usize, usize::MAX - 1);
     crate::epoll::close_sets(first.max(0) as usize, usize::MAX - 1);
     uring::forget_range(first.max(0) as usize, usize::MAX - 1);
@@ -249,7 +254,7 @@ pub unsafe extern "C" fn closefrom(first: c_int) {
 /// # Safety
 /// As shutdown(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn shutdown(fd: c_int, how: c_int) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let plain = || unsafe { real::shutdown(fd, how) };
     let Some(inside) = enter(fd) else {
@@ -263,6 +268,7 @@ pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     }
     let read = how == libc::SHUT_RD || how == libc::SHUT_RDWR;
     let write = how == libc::SHUT_WR || how == libc::SHUT_RDWR;
+    let _whole = quiet::uncancelled();
     match inside.conn().shutdown(&inside.fd, read, write) {
         Ok(()) => 0,
         Err(f) => {
@@ -287,7 +293,7 @@ fn aliased(old: c_int, new: c_int) -> c_int {
 /// # Safety
 /// As dup(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
     // SAFETY: the caller's argument, unchanged.
     aliased(fd, unsafe { real::dup(fd) })
 }
@@ -295,7 +301,7 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
 /// # Safety
 /// As dup2(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
     // What it is put over must not be closed when it is going to fail.
     if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
         fds::forget(to);
@@ -308,7 +314,7 @@ pub unsafe extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
 /// # Safety
 /// As dup3(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
     if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
         fds::forget(to);
         crate::epoll::close_set(to);
@@ -350,7 +356,7 @@ fn set_nonblocking(fd: c_int, on: bool) {
 /// # Safety
 /// As fcntl(2). The third argument, if any, is in the register where `arg` is expected.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
+pub unsafe extern "C-unwind" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     after_fcntl(fd, cmd, arg, unsafe { real::fcntl(fd, cmd, arg) })
 }
@@ -358,7 +364,7 @@ pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
 /// # Safety
 /// As fcntl(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int {
+pub unsafe extern "C-unwind" fn fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     after_fcntl(fd, cmd, arg, unsafe { real::fcntl64(fd, cmd, arg) })
 }
@@ -366,7 +372,7 @@ pub unsafe extern "C" fn fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int {
 /// # Safety
 /// As ioctl(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int {
+pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int {
     const SIOCOUTQNSD: c_ulong = 0x894b;
     if let Some(inside) = enter(fd)
         && inside.conn().is_engaged()
@@ -432,7 +438,7 @@ fn push_at_once(inside: &Inside) {
 /// # Safety
 /// As getsockopt(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getsockopt(
+pub unsafe extern "C-unwind" fn getsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,
@@ -472,7 +478,7 @@ pub unsafe extern "C" fn getsockopt(
 /// # Safety
 /// As setsockopt(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn setsockopt(
+pub unsafe extern "C-unwind" fn setsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,

@@ -1,9 +1,10 @@
 //! Words of the calling thread, by an instruction or two: no function of the dynamic linker's, which may call malloc at a
 //! thread's first look at a library's variables.
 
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 
-#[derive(Default)]
+use crate::cancel::Buffer;
+
 pub struct Words {
     /// The kernel's number of the thread; 0: not asked yet.
     pub number: Cell<u32>,
@@ -15,21 +16,24 @@ pub struct Words {
     pub fork: Cell<u32>,
     /// It is in our own `fork`, which tells how that ended.
     pub fork_told: Cell<bool>,
+    /// It was cancelled in a sleep, which had this buffer (`cancel`).
+    pub cancelled: Cell<bool>,
+    pub buffer: UnsafeCell<Buffer>,
 }
 
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<Words>() <= 64 && align_of::<Words>() <= 8);
+const _: () = assert!(size_of::<Words>() <= 320 && align_of::<Words>() <= 16);
 
 // The library is loaded as the program starts, so its words are at a fixed distance from the thread's pointer.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".pushsection .tbss.sgm_thread_words, \"awT\", @nobits",
-    ".balign 8",
+    ".balign 16",
     ".globl sgm_thread_words",
     ".hidden sgm_thread_words",
     "sgm_thread_words:",
-    ".zero 64",
-    ".size sgm_thread_words, 64",
+    ".zero 320",
+    ".size sgm_thread_words, 320",
     ".popsection",
 );
 
@@ -55,16 +59,8 @@ pub fn words() -> &'static Words {
 #[cfg(not(target_arch = "x86_64"))]
 pub fn words() -> &'static Words {
     thread_local! {
-        static WORDS: Words = const {
-            Words {
-                number: Cell::new(0),
-                vfork_parent: Cell::new(0),
-                vfork_depth: Cell::new(0),
-                locks: Cell::new(0),
-                fork: Cell::new(0),
-                fork_told: Cell::new(false),
-            }
-        };
+        // SAFETY: zeros are a valid value.
+        static WORDS: Words = const { unsafe { std::mem::zeroed() } };
     }
     // SAFETY: it has no destructor, so it is there as long as its thread, which alone has the reference.
     WORDS.with(|w| unsafe { &*std::ptr::from_ref(w) })

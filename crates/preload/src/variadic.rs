@@ -68,10 +68,12 @@ macro_rules! entries {
         /// As the C function.
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
-        pub unsafe extern "C" fn $name() -> c_int {
+        pub unsafe extern "C-unwind" fn $name() -> c_int {
             // On entry the stack is 8 short of a multiple of 16, the return address on top.
             std::arch::naked_asm!(
+                ".cfi_startproc",
                 "sub rsp, 184",
+                ".cfi_adjust_cfa_offset 184",
                 "mov [rsp], rdi",
                 "mov [rsp + 8], rsi",
                 "mov [rsp + 16], rdx",
@@ -90,7 +92,9 @@ macro_rules! entries {
                 "lea rsi, [rsp + 192]",
                 "call {body}",
                 "add rsp, 184",
+                ".cfi_adjust_cfa_offset -184",
                 "ret",
+                ".cfi_endproc",
                 body = sym $body,
             )
         }
@@ -106,7 +110,7 @@ entries! {
 
 macro_rules! bodies {
     ($($name:ident($args:ident) $body:block)*) => {$(
-        unsafe extern "C" fn $name(registers: *const usize, stack: *const usize) -> c_int {
+        unsafe extern "C-unwind" fn $name(registers: *const usize, stack: *const usize) -> c_int {
             let mut $args = Arguments { registers, stack, taken: 0 };
             // SAFETY: the C function's caller passed what its signature says.
             unsafe { $body }
@@ -185,7 +189,7 @@ unsafe extern "C" {
 /// # Safety
 /// As vdprintf(3).
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vdprintf(fd: c_int, format: *const c_char, list: *mut VaList) -> c_int {
+unsafe extern "C-unwind" fn vdprintf(fd: c_int, format: *const c_char, list: *mut VaList) -> c_int {
     // SAFETY: the caller's format and arguments.
     unsafe {
         if !fds::is_tracked(fd) {
@@ -200,7 +204,7 @@ unsafe extern "C" fn vdprintf(fd: c_int, format: *const c_char, list: *mut VaLis
 /// # Safety
 /// As vdprintf(3).
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __vdprintf_chk(
+unsafe extern "C-unwind" fn __vdprintf_chk(
     fd: c_int,
     flag: c_int,
     format: *const c_char,
@@ -223,6 +227,8 @@ fn print(
     list: VaList,
     format: impl Fn(*mut c_char, size_t, *mut VaList) -> c_int,
 ) -> c_int {
+    crate::cancel::point();
+    let _whole = crate::quiet::uncancelled();
     // Each pass takes the arguments from the first on.
     let (mut first, mut second) = (list, list);
     let Ok(length) = usize::try_from(format(std::ptr::null_mut(), 0, &mut first)) else {

@@ -37,7 +37,7 @@ use crate::real;
 /// # Safety
 /// As epoll_create(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_create(size: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn epoll_create(size: c_int) -> c_int {
     // SAFETY: the caller's argument, unchanged.
     created(unsafe { real::epoll_create(size) })
 }
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn epoll_create(size: c_int) -> c_int {
 /// # Safety
 /// As epoll_create1(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn epoll_create1(flags: c_int) -> c_int {
     // SAFETY: the caller's argument, unchanged.
     created(unsafe { real::epoll_create1(flags) })
 }
@@ -62,7 +62,7 @@ fn created(fd: c_int) -> c_int {
 /// # Safety
 /// As epoll_ctl(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_ctl(
+pub unsafe extern "C-unwind" fn epoll_ctl(
     epfd: c_int,
     op: c_int,
     fd: c_int,
@@ -270,7 +270,7 @@ unsafe fn room<'a>(events: *mut epoll_event, max: c_int) -> Option<&'a mut [epol
 /// # Safety
 /// As epoll_wait(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_wait(
+pub unsafe extern "C-unwind" fn epoll_wait(
     set: c_int,
     events: *mut epoll_event,
     max: c_int,
@@ -288,7 +288,7 @@ pub unsafe extern "C" fn epoll_wait(
 /// # Safety
 /// As epoll_pwait(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_pwait(
+pub unsafe extern "C-unwind" fn epoll_pwait(
     set: c_int,
     events: *mut epoll_event,
     max: c_int,
@@ -307,7 +307,7 @@ pub unsafe extern "C" fn epoll_pwait(
 /// # Safety
 /// As epoll_pwait2(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_pwait2(
+pub unsafe extern "C-unwind" fn epoll_pwait2(
     set: c_int,
     events: *mut epoll_event,
     max: c_int,

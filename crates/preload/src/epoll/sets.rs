@@ -347,6 +347,7 @@ fn is_spent(epfd: c_int, fd: c_int) -> bool {
     const PRIVATE: u32 = (libc::EPOLLONESHOT | libc::EPOLLET) as u32
         | libc::EPOLLWAKEUP as u32
         | libc::EPOLLEXCLUSIVE as u32;
+    let _whole = crate::quiet::uncancelled();
     let Ok(text) = std::fs::read_to_string(format!("/proc/self/fdinfo/{epfd}")) else {
         return false;
     };

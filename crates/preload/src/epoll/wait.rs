@@ -10,7 +10,7 @@ use super::members::{MANY_HOT, Members, Watch, register};
 use super::sets::{Set, find};
 use crate::kernel::Fd;
 use crate::poll::Deadline;
-use crate::{kernel, real};
+use crate::{cancel, kernel, real};
 
 const NOW: timespec = timespec {
     tv_sec: 0,
@@ -20,6 +20,18 @@ const NOW: timespec = timespec {
 /// A whole wait: until there is something to report, the time is over, or a signal came. Answers as epoll_pwait(2),
 /// whose `mask` it is (null: none).
 pub fn wait(
+    epfd: c_int,
+    out: &mut [epoll_event],
+    deadline: Deadline,
+    mask: *const sigset_t,
+) -> c_int {
+    cancel::point();
+    let r = wait_for_any(epfd, out, deadline, mask);
+    cancel::end();
+    r
+}
+
+fn wait_for_any(
     epfd: c_int,
     out: &mut [epoll_event],
     deadline: Deadline,
@@ -67,8 +79,30 @@ fn ask(
             .saturating_add((t.tv_nsec + 999_999) / 1_000_000);
         c_int::try_from(ms).unwrap_or(c_int::MAX)
     });
+    let at = out.as_mut_ptr();
     // SAFETY: `out` has room for `max`; the mask is the program's own, or null.
-    unsafe { real::epoll_pwait(epfd, out.as_mut_ptr(), max, ms, mask) }
+    let call = || unsafe { real::epoll_pwait(epfd, at, max, ms, mask) };
+    match ms {
+        // A look, under no lock: it may be cancelled as it is.
+        0 => call(),
+        _ => cancel::sleep(|| call() as isize) as c_int,
+    }
+}
+
+/// A thread that sleeps on a set, or is about to.
+struct Asleep<'a>(&'a Set);
+
+impl<'a> Asleep<'a> {
+    fn on(set: &'a Set) -> Self {
+        set.sleepers.fetch_add(1, AcqRel);
+        Self(set)
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, AcqRel);
+    }
 }
 
 impl Set {
@@ -129,16 +163,15 @@ impl Set {
         deadline: Deadline,
         mask: *const sigset_t,
     ) -> Option<c_int> {
-        self.sleepers.fetch_add(1, AcqRel);
+        let asleep = Asleep::on(self);
         if !self.cool_all(epfd) {
-            self.sleepers.fetch_sub(1, AcqRel);
             return None;
         }
         let slice = self.members().room_slice_us().map(Deadline::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
         let r = ask(epfd, out, until.left(), mask);
-        self.sleepers.fetch_sub(1, AcqRel);
+        drop(asleep);
         if r == 0 && slice.is_some() && !deadline.passed() {
             self.members().heat_roomless();
             return None;

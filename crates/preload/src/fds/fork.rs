@@ -71,15 +71,27 @@ pub(super) fn gone(slot: &Slot, end: &'static End) {
     if slot.marks.load(SeqCst) == 0 {
         return;
     }
-    // Before the marks are taken: a mark that is there then has this age, or the debt is of nobody.
+    // Before the marks are looked at: a mark that is there then has this age, or the debt is of nobody.
     let stamps: [u64; 32] = std::array::from_fn(|number| stamp(number as u32));
-    let mut marks = slot.marks.swap(0, SeqCst);
+    let mut marks = slot.marks.load(SeqCst);
     while marks != 0 {
-        let word = stamps[marks.trailing_zeros() as usize] | std::ptr::from_ref(end) as u64;
+        let number = marks.trailing_zeros();
         marks &= marks - 1;
+        let word = stamps[number as usize] | std::ptr::from_ref(end) as u64;
+        // The debt first: a child that is born between sees one of them at least.
         let note = |d: &AtomicU64| d.compare_exchange(0, word, AcqRel, Relaxed).is_ok();
-        let _ = DEBTS.iter().any(note);
+        let noted = DEBTS.iter().find(|d| note(d));
+        let was_marked = slot.marks.fetch_and(!(1 << number), SeqCst) & 1 << number != 0;
+        if let Some(debt) = noted.filter(|_| !was_marked) {
+            let _ = debt.compare_exchange(word, 0, AcqRel, Relaxed);
+        }
     }
+}
+
+/// Is there a debt of this mark for this end?
+fn is_owed(mark: u32, end: &End) -> bool {
+    let word = stamp(mark.trailing_zeros()) | std::ptr::from_ref(end) as u64;
+    DEBTS.iter().any(|d| d.load(Acquire) == word)
 }
 
 /// Before fork: the child will hold every socket as well.
@@ -142,6 +154,8 @@ fn take_off(mark: u32, word: impl Fn(&'static Slot) -> &'static AtomicU32) {
 pub fn after_fork_in_child() {
     let mark = words().fork.replace(0);
     words().fork_told.set(false);
+    // Counted anew: a dup or a close of another thread may have been between its two steps.
+    SLOTS.all().for_each(|slot| slot.fds.store(0, Relaxed));
     for fd in 0..HIGHEST.load(Relaxed) as c_int {
         let Some(cell) = cell(fd) else { continue };
         // SAFETY: slots are never freed.
@@ -149,13 +163,28 @@ pub fn after_fork_in_child() {
             continue;
         };
         slot.gate.reset();
-        if slot.dead.load(Relaxed) != 0 || !(slot.marks.load(Relaxed) & mark != 0 || join(slot)) {
+        let counted = slot.marks.load(Relaxed) & mark != 0;
+        let lives = slot.dead.load(Relaxed) == 0;
+        if lives && counted {
+            slot.seen.store(u32::MAX, Relaxed);
+        }
+        if lives && (counted || join(slot)) {
+            slot.fds.fetch_add(1, Relaxed);
+        } else {
             // The parent's last holder was quicker: a stray descriptor of the kernel's alone.
             cell.store(std::ptr::null_mut(), Relaxed);
         }
     }
     for slot in SLOTS.all() {
-        slot.marks.store(0, Relaxed);
+        let counted = mark != 0 && slot.marks.swap(0, Relaxed) & mark != 0;
+        if counted && slot.seen.swap(0, Relaxed) == 0 {
+            // Its last descriptor was taken out of the table, and the rest of its close is in the parent.
+            // SAFETY: counted, and the mark not taken back: it was not cleaned up yet.
+            let end = unsafe { (*slot.conn.get()).assume_init_ref() }.end();
+            if !is_owed(mark, end) {
+                leave(end);
+            }
+        }
         slot.seen.store(0, Relaxed);
         // Kept for calls of threads that are not here: the peer would wait for this process to close it.
         let kept = slot.kept.swap(0, Relaxed);
@@ -165,11 +194,7 @@ pub fn after_fork_in_child() {
         }
     }
     if mark != 0 {
-        settle(mark, |end| {
-            if end.refs.fetch_sub(1, AcqRel) == 1 {
-                free(end);
-            }
-        });
+        settle(mark, leave);
     }
     DEBTS.iter().for_each(|d| d.store(0, Relaxed));
     MARKS.store(0, Relaxed);
@@ -186,8 +211,11 @@ fn join(slot: &Slot) -> bool {
             .is_ok()
 }
 
-/// An end that this process held, and nobody holds now.
-fn free(end: &'static End) {
+/// This process was counted as a holder of the end, and is none.
+fn leave(end: &'static End) {
+    if end.refs.fetch_sub(1, AcqRel) != 1 {
+        return;
+    }
     for port in ctx::ports() {
         let at = std::ptr::from_ref(end);
         if let Some(index) = port.ends().iter().position(|e| std::ptr::eq(e, at)) {

@@ -579,6 +579,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         crate::epoll::on_close(inside.slot, fd, last_here);
     }
     if last_here {
+        let _whole = quiet::uncancelled();
         fork::gone(inside.slot, end);
         if !(still_open && inside.outlives_close()) {
             inside.end(still_open);

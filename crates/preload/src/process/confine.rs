@@ -36,7 +36,13 @@ pub fn confine() {
 /// # Safety
 /// As prctl(2). Unused arguments are whatever the registers hold, and are passed on as they are.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
+pub unsafe extern "C-unwind" fn prctl(
+    option: c_int,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+) -> c_int {
     if option == libc::PR_SET_SECCOMP {
         confine();
     }

@@ -14,7 +14,7 @@ use super::target::{ENTRIES, Environment, Target, Verdict, environment, judge, r
 use super::{give_away, vfork};
 use crate::ctx::{self, Ctx};
 use crate::fds::{self, Inside};
-use crate::{adopt, real};
+use crate::{adopt, cancel, real};
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -285,7 +285,7 @@ macro_rules! exec_path {
 /// # Safety
 /// As execve(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn execve(
+pub unsafe extern "C-unwind" fn execve(
     path: *const c_char,
     argv: *const *const c_char,
     env: *const *const c_char,
@@ -296,21 +296,21 @@ pub unsafe extern "C" fn execve(
 /// # Safety
 /// As execv(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn execv(path: *const c_char, argv: *const *const c_char) -> c_int {
+pub unsafe extern "C-unwind" fn execv(path: *const c_char, argv: *const *const c_char) -> c_int {
     exec_path!(Path(path), environ, |new| real::execve(path, argv, new))
 }
 
 /// # Safety
 /// As execvp(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn execvp(file: *const c_char, argv: *const *const c_char) -> c_int {
+pub unsafe extern "C-unwind" fn execvp(file: *const c_char, argv: *const *const c_char) -> c_int {
     exec_path!(File(file), environ, |new| real::execvpe(file, argv, new))
 }
 
 /// # Safety
 /// As execvpe(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn execvpe(
+pub unsafe extern "C-unwind" fn execvpe(
     file: *const c_char,
     argv: *const *const c_char,
     env: *const *const c_char,
@@ -321,7 +321,7 @@ pub unsafe extern "C" fn execvpe(
 /// # Safety
 /// As fexecve(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fexecve(
+pub unsafe extern "C-unwind" fn fexecve(
     fd: c_int,
     argv: *const *const c_char,
     env: *const *const c_char,
@@ -333,7 +333,7 @@ pub unsafe extern "C" fn fexecve(
 /// # Safety
 /// As execveat(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn execveat(
+pub unsafe extern "C-unwind" fn execveat(
     dir: c_int,
     path: *const c_char,
     argv: *const *const c_char,
@@ -391,7 +391,7 @@ macro_rules! posix_spawns {
         /// # Safety
         /// As posix_spawn(3).
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(
+        pub unsafe extern "C-unwind" fn $name(
             pid: *mut c_int,
             path: *const c_char,
             actions: *const c_void,
@@ -436,23 +436,25 @@ const SHELL: Target<'_> = Target::Path(c"/bin/sh");
 /// # Safety
 /// As system(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
+pub unsafe extern "C-unwind" fn system(command: *const c_char) -> c_int {
     // SAFETY: the caller's argument; the program's own environment.
     unsafe {
         if command.is_null() {
             return real::system(command);
         }
-        spawn(SHELL, environ, None, |_| {
-            let r = real::system(command);
+        let r = spawn(SHELL, environ, None, |_| {
+            let r = cancel::sleep(|| real::system(command) as isize) as c_int;
             (r, (r != -1).then_some(0))
-        })
+        });
+        cancel::end();
+        r
     }
 }
 
 /// # Safety
 /// As popen(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn popen(command: *const c_char, mode: *const c_char) -> *mut c_void {
+pub unsafe extern "C-unwind" fn popen(command: *const c_char, mode: *const c_char) -> *mut c_void {
     // SAFETY: the caller's arguments; the program's own environment.
     unsafe {
         spawn(SHELL, environ, None, |_| {
@@ -465,7 +467,7 @@ pub unsafe extern "C" fn popen(command: *const c_char, mode: *const c_char) -> *
 /// # Safety
 /// As posix_spawn_file_actions_adddup2(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn posix_spawn_file_actions_adddup2(
+pub unsafe extern "C-unwind" fn posix_spawn_file_actions_adddup2(
     actions: *mut c_void,
     fd: c_int,
     to: c_int,

@@ -14,7 +14,7 @@ use gm::Reason;
 pub use self::target::{FileId, names_library};
 
 use crate::thread::{self, words};
-use crate::{ctx, epoll, fds, real, uring};
+use crate::{ctx, epoll, fds, quiet, real, uring};
 
 /// As the library is loaded: later it may be a signal handler that makes the first socket.
 pub fn at_start() {
@@ -67,6 +67,7 @@ fn leave() {
         // A child of vfork or of a raw clone: not a member of the family.
         return;
     }
+    let _whole = quiet::uncancelled();
     ctx::end();
     fds::at_exit();
     for port in ctx::ports() {
@@ -89,7 +90,7 @@ static AT_EXIT: extern "C" fn() = at_exit;
 /// # Safety
 /// As _exit(2).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+pub unsafe extern "C-unwind" fn _exit(status: c_int) -> ! {
     leave();
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::_exit(status) }
@@ -98,7 +99,7 @@ pub unsafe extern "C" fn _exit(status: c_int) -> ! {
 /// # Safety
 /// As _Exit(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+pub unsafe extern "C-unwind" fn _Exit(status: c_int) -> ! {
     // SAFETY: as _exit.
     unsafe { _exit(status) }
 }
@@ -106,7 +107,7 @@ pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
 /// # Safety
 /// As fork(2). The fork handlers do the work; they can't see whether it failed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fork() -> c_int {
+pub unsafe extern "C-unwind" fn fork() -> c_int {
     words().fork_told.set(true);
     // SAFETY: no arguments.
     let pid = unsafe { real::fork() };
@@ -131,7 +132,7 @@ macro_rules! aio {
         /// # Safety
         /// As the C function.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(block: *mut libc::aiocb) -> c_int {
+        pub unsafe extern "C-unwind" fn $name(block: *mut libc::aiocb) -> c_int {
             // SAFETY: null or the caller's control block.
             if let Some(block) = unsafe { block.as_ref() } {
                 give_away(block.aio_fildes, Reason::Unsupported);
@@ -148,7 +149,7 @@ macro_rules! lio {
         /// # Safety
         /// As the C function.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(mode: c_int, list: *const *mut libc::aiocb, n: c_int, event: *mut c_void) -> c_int {
+        pub unsafe extern "C-unwind" fn $name(mode: c_int, list: *const *mut libc::aiocb, n: c_int, event: *mut c_void) -> c_int {
             for i in 0..usize::try_from(n).unwrap_or(0) {
                 // SAFETY: the caller's list of `n` control blocks, of which some may be null.
                 if let Some(block) = unsafe { list.add(i).as_ref().and_then(|b| b.as_ref()) } {
@@ -165,7 +166,7 @@ lio! { lio_listio lio_listio64 }
 /// # Safety
 /// As fdopen(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
+pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
     give_away(fd, Reason::Stdio);
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::fdopen(fd, mode) }
@@ -174,13 +175,14 @@ pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
 /// # Safety
 /// As fclose(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fclose(file: *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn fclose(file: *mut c_void) -> c_int {
     let saved = crate::errno();
     // SAFETY: the caller's open file.
     let fd = unsafe { libc::fileno(file.cast()) };
     crate::set_errno(saved);
     if fds::is_tracked(fd) {
         // The C library closes the descriptor by a call that is not seen; what is buffered goes first.
+        let _whole = quiet::uncancelled();
         // SAFETY: as above.
         unsafe { libc::fflush(file.cast()) };
         fds::forget(fd);

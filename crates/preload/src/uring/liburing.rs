@@ -70,7 +70,7 @@ macro_rules! submit {
         /// # Safety
         /// As liburing's function.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name($ring: *mut c_void $(, $arg: $ty)*) -> c_int {
+        pub unsafe extern "C-unwind" fn $name($ring: *mut c_void $(, $arg: $ty)*) -> c_int {
             // SAFETY: the caller's ring and arguments.
             unsafe {
                 look($ring);
@@ -93,7 +93,7 @@ macro_rules! init {
         /// # Safety
         /// As liburing's function.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name($entries: c_uint, $ring: *mut c_void $(, $arg: $ty)*) -> c_int {
+        pub unsafe extern "C-unwind" fn $name($entries: c_uint, $ring: *mut c_void $(, $arg: $ty)*) -> c_int {
             // SAFETY: the caller's arguments, unchanged; on success the ring is filled in.
             unsafe {
                 let r = real::$name($entries, $ring $(, $arg)*);
@@ -114,7 +114,7 @@ init! {
 /// # Safety
 /// As liburing's function.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn io_uring_queue_exit(ring: *mut c_void) {
+pub unsafe extern "C-unwind" fn io_uring_queue_exit(ring: *mut c_void) {
     // SAFETY: the caller's ring.
     unsafe {
         if let Some(r) = ring.cast::<Head>().as_ref() {
@@ -129,7 +129,7 @@ macro_rules! files {
         /// # Safety
         /// As liburing's function.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(ring: *mut c_void, $($before: $before_ty,)? files: *const c_int, $($tags: *const u64,)? n: c_uint) -> c_int {
+        pub unsafe extern "C-unwind" fn $name(ring: *mut c_void, $($before: $before_ty,)? files: *const c_int, $($tags: *const u64,)? n: c_uint) -> c_int {
             // SAFETY: the caller's arguments, unchanged; on success the kernel has read the array.
             unsafe {
                 let r = real::$name(ring, $($before,)? files, $($tags,)? n);
@@ -151,7 +151,7 @@ files! {
 /// # Safety
 /// As io_uring_setup(2), with -errno for an error.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn io_uring_setup(entries: c_uint, params: *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn io_uring_setup(entries: c_uint, params: *mut c_void) -> c_int {
     // SAFETY: the caller's arguments, unchanged.
     let fd = unsafe { real::io_uring_setup(entries, params) };
     // Others than liburing have functions of this name.
@@ -165,7 +165,7 @@ pub unsafe extern "C" fn io_uring_setup(entries: c_uint, params: *mut c_void) ->
 /// # Safety
 /// As io_uring_enter(2), with -errno for an error.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn io_uring_enter(
+pub unsafe extern "C-unwind" fn io_uring_enter(
     fd: c_uint,
     submit: c_uint,
     wait: c_uint,
@@ -182,7 +182,7 @@ pub unsafe extern "C" fn io_uring_enter(
 /// # Safety
 /// As io_uring_enter(2), with -errno for an error.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn io_uring_enter2(
+pub unsafe extern "C-unwind" fn io_uring_enter2(
     fd: c_uint,
     submit: c_uint,
     wait: c_uint,
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn io_uring_enter2(
 /// # Safety
 /// As io_uring_register(2), with -errno for an error.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn io_uring_register(
+pub unsafe extern "C-unwind" fn io_uring_register(
     fd: c_uint,
     op: c_uint,
     argument: *const c_void,
