@@ -175,6 +175,8 @@ twins! {
         pair bad_descriptor: PROMOTED;
         pair limits: Carried(64 * KIB);
         pair shut_by_both: PROMOTED;
+        pair user_timeout: Carried(200 * KIB);
+        pair user_timeout_polling: Carried(190 * KIB);
     }
     share {
         pair duplicates: PROMOTED;

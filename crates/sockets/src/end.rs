@@ -22,7 +22,7 @@ impl Conn {
         self.see_confirmation(k);
         // Who asked for TCP hears of the end there.
         self.mind_asks(k);
-        if self.is_over(k) {
+        if self.is_over() {
             return Err(Fault::NotConnected);
         }
         if read {
@@ -57,16 +57,11 @@ impl Conn {
     }
 
     /// Has either end said that it sends no more? TCP's connection is closed then, whatever is unread.
-    fn is_over(&self, k: &impl Kernel) -> bool {
+    fn is_over(&self) -> bool {
         let end = self.end;
         let we_did = end.has(flag::WRITE_SHUT) && end.resend.load(Relaxed) == 0;
         let said = |s: &gm::Segment| s.rx().flags() & layout::FIN != 0;
-        // The peer may have ended without a word.
-        let over = || {
-            self.note_kernel(k.poll());
-            end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
-        };
-        we_did && (self.segment().is_some_and(said) || over())
+        we_did && (self.segment().is_some_and(said) || end.has(flag::KERNEL_EOF))
     }
 
     /// Both halves are shut in the ring, and all of ours is read: no doorbell will be needed and nothing has to go back to

@@ -65,6 +65,7 @@ impl Conn {
             true => k.poll(),
             false => Ready::NONE,
         };
+        self.note_kernel(kernel);
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
             Path::Ring => {

@@ -253,11 +253,22 @@ impl Conn {
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
         // our sending ring were unread.
         let died_unread = self.died_unread(self.rings()?);
-        if (aborted || died_unread) && !end.has(flag::RESET_TOLD) {
+        // The stream broke with bytes on it that the ring still had; what followed them is lost.
+        let broke = end.has(flag::TAKEN_BACK) && end.has(flag::RESET_DUE);
+        if (aborted || died_unread || broke) && !end.has(flag::RESET_TOLD) {
             end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
             // The kernel's own error is told with this one.
             k.take_error();
             return Err(Fault::Reset);
+        }
+        if end.has(flag::KERNEL_DEAD) && !rx.finished() {
+            match k.take_error() {
+                // A time-out, or the host is out of reach.
+                Some(f @ Fault::Other(_)) => return Err(f),
+                // It may be about a doorbell. Who sends is told.
+                Some(Fault::Reset) => end.set(flag::RESET_DUE),
+                _ => {}
+            }
         }
         if end.has(flag::WRITE_SHUT) && self.shuts_kernel_half(rx) {
             let _ = k.shutdown(false, true);
@@ -389,7 +400,6 @@ impl Conn {
             Err(Fault::WouldBlock) => return Ok(Some(Look::Empty)),
             Err(f) => {
                 self.kernel_fault(f);
-                end.clear(flag::RESET_DUE);
                 drop(guard);
                 return self.stream_is_over(k, rx, Err(f));
             }
@@ -422,6 +432,9 @@ impl Conn {
     ) -> Result<Option<Look>, Fault> {
         if self.takes_back(k) {
             return Ok(None);
+        }
+        if said.is_err() {
+            self.end.clear(flag::RESET_DUE);
         }
         let told = self.end.has(flag::RESET_TOLD);
         if said.is_ok() && !told && rx.up_at(self.passed()).is_some() {

@@ -277,6 +277,10 @@ impl Conn {
         let since = k.now_us();
         loop {
             let slept = k.sleep_writable(ROOM_SLICE_US);
+            if slept == Ok(()) && moved && k.poll().intersects(Ready::ERR) {
+                // The part is told first; the error stays on the socket for the next call.
+                return Err(Fault::Pipe);
+            }
             if slept != Err(Fault::WouldBlock) {
                 return waiting.after(slept, moved);
             }
