@@ -294,6 +294,7 @@ twins! {
     leave {
         raw passed: Any;
         raw passed_unread: Any;
+        raw passed_and_closed: Any;
         raw exec_same: Any;
         raw exec_plain: Any;
         raw spawn_same: Any;

@@ -72,11 +72,23 @@ impl Conn {
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait) {
                     Ok(was_asleep) => slept |= was_asleep,
-                    Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
+                    Err(f) => return self.so_far(done, f),
                 },
-                Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
+                Err(f) => return self.so_far(done, f),
             }
         }
+    }
+
+    /// A fault after so many bytes: those are told first, and a reset then, as it is not found a second time.
+    fn so_far(&self, done: usize, f: Fault) -> Result<usize, Fault> {
+        if done == 0 {
+            return Err(f);
+        }
+        if f == Fault::Reset {
+            self.end.set(flag::RESET_DUE);
+            self.end.clear(flag::RESET_TOLD);
+        }
+        Ok(done)
     }
 
     /// A call with no room waits for something to read all the same.
@@ -433,17 +445,16 @@ impl Conn {
         if self.takes_back(k) {
             return Ok(None);
         }
-        if said.is_err() {
-            self.end.clear(flag::RESET_DUE);
-        }
         let told = self.end.has(flag::RESET_TOLD);
         if said.is_ok() && !told && rx.up_at(self.passed()).is_some() {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }
-        if said.is_err() || self.peer_aborted() && !told {
+        let due = self.end.has(flag::RESET_DUE) && !rx.finished();
+        if said.is_err() || (self.peer_aborted() || due) && !told {
             // Somebody else may have taken the error off the socket.
             self.end.set(flag::RESET_TOLD);
+            self.end.clear(flag::RESET_DUE);
             return Err(said.err().unwrap_or(Fault::Reset));
         }
         said.map(Some)
