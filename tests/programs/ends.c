@@ -403,9 +403,37 @@ static void user_timeout_polling_client(int fd)
     after_timeout(fd);
 }
 
+/* A peer that is killed in its sleep, and a sender who does not look: the first send is taken, the second fails. */
+static void killed_asleep_server(int fd)
+{
+    char byte;
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        MUST(read(fd, &byte, 1));
+        _exit(1);
+    }
+    MUST(close(fd));
+    tell(child);
+    CHECK(hear() == 1);
+    wait_child(child);
+    meet();
+}
+static void killed_asleep_client(int fd)
+{
+    pid_t peer = hear();
+    struct pollfd end = {MUST(syscall(SYS_pidfd_open, peer, 0)), POLLIN, 0};
+    await_asleep(peer);
+    MUST(kill(peer, SIGKILL));
+    MUST(poll(&end, 1, -1));
+    CALL("first", send(fd, "x", 1, MSG_NOSIGNAL));
+    CALL("second", send(fd, "y", 1, MSG_NOSIGNAL));
+    tell(1);
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), END_OF_CASES,
+    CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), END_OF_CASES,
 };

@@ -177,6 +177,7 @@ twins! {
         pair shut_by_both: PROMOTED;
         pair user_timeout: Carried(200 * KIB);
         pair user_timeout_polling: Carried(190 * KIB);
+        pair killed_asleep: PROMOTED;
     }
     share {
         pair duplicates: PROMOTED;

@@ -80,6 +80,7 @@ impl Conn {
     }
 
     /// A fault after so many bytes: those are told first, and a reset then, as it is not found a second time.
+    #[cold]
     fn so_far(&self, done: usize, f: Fault) -> Result<usize, Fault> {
         if done == 0 {
             return Err(f);
