@@ -356,9 +356,84 @@ static void shut_by_both_client(int fd)
     meet();
 }
 
+/* TCP_USER_TIMEOUT: a peer that does not read for that long ends the connection, for a sender that waits and for one that polls. */
+enum { MOST = 24 * MIB };
+static void limit_waiting(int fd)
+{
+    unsigned limit_ms = 300;
+    CALL("TCP_USER_TIMEOUT", setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_ms, sizeof limit_ms));
+}
+static void after_timeout(int fd)
+{
+    char byte;
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    CALL("read", read(fd, &byte, 1));
+    tell(1);
+}
+static void user_timeout_server(int fd)
+{
+    static char data[MIB];
+    ssize_t n;
+    CHECK(hear() == 1);
+    while ((n = recv(fd, data, sizeof data, 0)) > 0)
+        ;
+    say_result("after what had come", n, errno);
+    CALL("once more", recv(fd, data, sizeof data, 0));
+}
+static void user_timeout_client(int fd)
+{
+    static char data[MOST];
+    limit_waiting(fd);
+    ssize_t sent = send(fd, data, sizeof data, MSG_NOSIGNAL);
+    say("%s", sent > 0 && sent < MOST ? "a part was sent" : "all or nothing was sent");
+    say("%s", events_name(await_events(fd, POLLERR)));
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    after_timeout(fd);
+}
+static void user_timeout_polling_server(int fd) { user_timeout_server(fd); }
+static void user_timeout_polling_client(int fd)
+{
+    static char data[64 * KIB];
+    struct pollfd room = {fd, POLLOUT, 0};
+    limit_waiting(fd);
+    set_nonblocking(fd, true);
+    while (send(fd, data, sizeof data, MSG_NOSIGNAL) > 0 || errno == EAGAIN)
+        MUST(poll(&room, 1, -1));
+    say("%s, %s", strerrorname_np(errno), events_name(room.revents));
+    after_timeout(fd);
+}
+
+/* A peer that is killed in its sleep, and a sender who does not look: the first send is taken, the second fails. */
+static void killed_asleep_server(int fd)
+{
+    char byte;
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        MUST(read(fd, &byte, 1));
+        _exit(1);
+    }
+    MUST(close(fd));
+    tell(child);
+    CHECK(hear() == 1);
+    wait_child(child);
+    meet();
+}
+static void killed_asleep_client(int fd)
+{
+    pid_t peer = hear();
+    struct pollfd end = {MUST(syscall(SYS_pidfd_open, peer, 0)), POLLIN, 0};
+    await_asleep(peer);
+    MUST(kill(peer, SIGKILL));
+    MUST(poll(&end, 1, -1));
+    CALL("first", send(fd, "x", 1, MSG_NOSIGNAL));
+    CALL("second", send(fd, "y", 1, MSG_NOSIGNAL));
+    tell(1);
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    CASE(shut_by_both),  END_OF_CASES,
+    CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), END_OF_CASES,
 };

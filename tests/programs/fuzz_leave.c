@@ -98,7 +98,9 @@ static void act_shut(int slot, const struct step *step, struct answer *out)
     static const int how[] = {SHUT_WR, SHUT_WR, SHUT_RD, SHUT_RDWR};
     int which = how[step->kind % 4], side = board->holds[slot][step->conn].side;
     int result = shutdown(any_fd(slot, step->conn, step->m), which);
-    if (is_gone(step->conn, side)) { /* ENOTCONN, or not yet */
+    struct connection *c = &board->conn[step->conn];
+    bool late = c->dir[!side].fin && (c->dir[!side].loose || c->dir[side].loose); /* an end may wait behind bytes that found no room */
+    if (is_gone(step->conn, side) || late) { /* ENOTCONN, or not yet */
         tell_outcome(out, "?");
         result = 0;
     } else

@@ -109,6 +109,49 @@ static void passed_unread_client(int port)
     ask(fd, 10);
 }
 
+/* Passed on with much unread, and closed here: the receiver reads it all and closes, and that is a clean end. */
+enum { PASSED = 30000, PIECES = 12 };
+static void passed_and_closed_client(int port)
+{
+    int pair[2], fd;
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        struct stream in = {71, 0};
+        fd = receive_descriptor(pair[1]);
+        stream_receive(&in, fd, PASSED, PASSED);
+        CALL("child closes", close(fd));
+        _exit(0);
+    }
+    struct stream out = {72, 0};
+    fd = connect_warm(port);
+    CHECK(hear() == 1);
+    for (int i = 0; i < PIECES; i++) {
+        stream_send(&out, fd, 500, 500);
+        tell(1);
+        CHECK(hear() == 2);
+    }
+    await_unread(fd, PASSED);
+    send_descriptor(pair[0], fd);
+    MUST(close(fd));
+    wait_child(child);
+    tell(3);
+}
+static void passed_and_closed_server(int listener)
+{
+    int fd = accept_warm(listener);
+    struct stream out = {71, 0}, in = {72, 0};
+    stream_send(&out, fd, PASSED, PASSED);
+    tell(1);
+    for (int i = 0; i < PIECES; i++) {
+        CHECK(hear() == 1);
+        stream_receive(&in, fd, 10, 10);
+        tell(2);
+    }
+    CHECK(hear() == 3);
+    say("%zu bytes, then the end", stream_receive_to_end(&in, fd));
+}
+
 /* exec with the connection open: the new program (this one, under another name) serves it on descriptor 0. */
 static void serve_after_exec(void)
 {
@@ -301,7 +344,7 @@ static void urgent_inline_client(int fd)
 }
 
 const struct test_case cases[] = {
-    RAW_CASE(passed),      RAW_CASE(passed_unread), RAW_CASE(exec_same), RAW_CASE(exec_plain), RAW_CASE(spawn_same),
+    RAW_CASE(passed),      RAW_CASE(passed_unread), RAW_CASE(passed_and_closed), RAW_CASE(exec_same), RAW_CASE(exec_plain), RAW_CASE(spawn_same),
     RAW_CASE(spawn_plain), RAW_CASE(shell),         RAW_CASE(exec_closes), CASE(vfork),        CASE(urgent),
     CASE(exec_lists), CASE(exec_fails),
     CASE(urgent_inline),   END_OF_CASES,

@@ -176,6 +176,9 @@ twins! {
         pair bad_descriptor: PROMOTED;
         pair limits: Carried(64 * KIB);
         pair shut_by_both: PROMOTED;
+        pair user_timeout: Carried(200 * KIB);
+        pair user_timeout_polling: Carried(190 * KIB);
+        pair killed_asleep: PROMOTED;
     }
     share {
         pair duplicates: PROMOTED;
@@ -314,6 +317,7 @@ twins! {
     leave {
         raw passed: Any;
         raw passed_unread: Any;
+        raw passed_and_closed: Any;
         raw exec_same: Any;
         raw exec_plain: Any;
         raw spawn_same: Any;

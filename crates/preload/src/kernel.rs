@@ -308,8 +308,9 @@ impl Kernel for Fd {
         }
     }
 
-    fn take_error(&self) {
-        let _ = rustix::net::sockopt::socket_error(self.get());
+    fn take_error(&self) -> Option<Fault> {
+        let error = rustix::net::sockopt::socket_error(self.get()).ok()?;
+        error.err().map(fault)
     }
 
     fn queued(&self) -> usize {

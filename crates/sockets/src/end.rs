@@ -22,7 +22,7 @@ impl Conn {
         self.see_confirmation(k);
         // Who asked for TCP hears of the end there.
         self.mind_asks(k);
-        if self.is_over(k) {
+        if self.is_over() {
             return Err(Fault::NotConnected);
         }
         if read {
@@ -57,16 +57,11 @@ impl Conn {
     }
 
     /// Has either end said that it sends no more? TCP's connection is closed then, whatever is unread.
-    fn is_over(&self, k: &impl Kernel) -> bool {
+    fn is_over(&self) -> bool {
         let end = self.end;
         let we_did = end.has(flag::WRITE_SHUT) && end.resend.load(Relaxed) == 0;
         let said = |s: &gm::Segment| s.rx().flags() & layout::FIN != 0;
-        // The peer may have ended without a word.
-        let over = || {
-            self.note_kernel(k.poll());
-            end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
-        };
-        we_did && (self.segment().is_some_and(said) || over())
+        we_did && (self.segment().is_some_and(said) || end.has(flag::KERNEL_EOF))
     }
 
     /// Both halves are shut in the ring, and all of ours is read: no doorbell will be needed and nothing has to go back to
@@ -109,7 +104,10 @@ impl Conn {
         let owes = self.pay_what_is_owed(k);
         let rx = segment.rx();
         // In the ring, or on the stream, where the kernel resets the connection by itself; the ring's end must say the same.
-        let unread = rx.readable().is_err() || self.readable_bytes(k) > 0;
+        // One that was given away may be held by others whom nobody has counted: there the kernel alone decides.
+        let given = rx.asked() & layout::PLEASE_DOWN != 0 && end.tx_path() == Path::Tcp;
+        let in_ring = rx.readable() != Ok(0);
+        let unread = in_ring || !given && self.readable_bytes(k) > 0;
         let abort = owes || unread || end.has(flag::LINGER_ZERO | flag::CORRUPT);
         rx.ask(layout::READ_CLOSED);
         if abort {

@@ -99,8 +99,8 @@ pub trait Kernel {
     fn wake_word(&self, word: &AtomicU32);
     /// What poll says of the socket now (without sleeping).
     fn poll(&self) -> crate::Ready;
-    /// Takes a pending error off the socket (SO_ERROR).
-    fn take_error(&self);
+    /// Takes a pending error off the socket (SO_ERROR), and says which it was.
+    fn take_error(&self) -> Option<Fault>;
     /// Unread bytes in the kernel's receive queue.
     fn queued(&self) -> usize;
     /// All bytes ever sent and ever received-and-read on the stream, by the kernel's own count. `None`: it can't be told

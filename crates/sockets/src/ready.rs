@@ -60,10 +60,11 @@ impl Conn {
         }
         let mut ready = Ready::NONE;
         let on_kernel = end.rx_path() != Path::Ring || end.tx_path() != Path::Ring;
-        let kernel = match on_kernel {
-            true => k.poll(),
-            false => Ready::NONE,
-        };
+        let mut kernel = Ready::NONE;
+        if on_kernel {
+            kernel = k.poll();
+            self.note_kernel(kernel);
+        }
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
             Path::Ring => {

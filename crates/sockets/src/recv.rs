@@ -72,11 +72,24 @@ impl Conn {
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait) {
                     Ok(was_asleep) => slept |= was_asleep,
-                    Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
+                    Err(f) => return self.so_far(done, f),
                 },
-                Err(f) => return if done > 0 { Ok(done) } else { Err(f) },
+                Err(f) => return self.so_far(done, f),
             }
         }
+    }
+
+    /// A fault after so many bytes: those are told first, and a reset then, as it is not found a second time.
+    #[cold]
+    fn so_far(&self, done: usize, f: Fault) -> Result<usize, Fault> {
+        if done == 0 {
+            return Err(f);
+        }
+        if f == Fault::Reset {
+            self.end.set(flag::RESET_DUE);
+            self.end.clear(flag::RESET_TOLD);
+        }
+        Ok(done)
     }
 
     /// A call with no room waits for something to read all the same.
@@ -253,11 +266,22 @@ impl Conn {
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
         // our sending ring were unread.
         let died_unread = self.died_unread(self.rings()?);
-        if (aborted || died_unread) && !end.has(flag::RESET_TOLD) {
+        // The stream broke with bytes on it that the ring still had; what followed them is lost.
+        let broke = end.has(flag::TAKEN_BACK) && end.has(flag::RESET_DUE);
+        if (aborted || died_unread || broke) && !end.has(flag::RESET_TOLD) {
             end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
             // The kernel's own error is told with this one.
             k.take_error();
             return Err(Fault::Reset);
+        }
+        if end.has(flag::KERNEL_DEAD) && !rx.finished() {
+            match k.take_error() {
+                // A time-out, or the host is out of reach.
+                Some(f @ Fault::Other(_)) => return Err(f),
+                // It may be about a doorbell. Who sends is told.
+                Some(Fault::Reset) => end.set(flag::RESET_DUE),
+                _ => {}
+            }
         }
         if end.has(flag::WRITE_SHUT) && self.shuts_kernel_half(rx) {
             let _ = k.shutdown(false, true);
@@ -389,7 +413,6 @@ impl Conn {
             Err(Fault::WouldBlock) => return Ok(Some(Look::Empty)),
             Err(f) => {
                 self.kernel_fault(f);
-                end.clear(flag::RESET_DUE);
                 drop(guard);
                 return self.stream_is_over(k, rx, Err(f));
             }
@@ -428,9 +451,11 @@ impl Conn {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }
-        if said.is_err() || self.peer_aborted() && !told {
+        let due = self.end.has(flag::RESET_DUE) && !rx.finished();
+        if said.is_err() || (self.peer_aborted() || due) && !told {
             // Somebody else may have taken the error off the socket.
             self.end.set(flag::RESET_TOLD);
+            self.end.clear(flag::RESET_DUE);
             return Err(said.err().unwrap_or(Fault::Reset));
         }
         said.map(Some)

@@ -22,6 +22,8 @@ pub struct SendOptions {
 
 /// Sends into the ring between two looks whether the peer still lives.
 const CHECK_PEER_EVERY: u32 = 256;
+/// What stands in their count after a bell: a dead peer's kernel has answered it with a reset, so the next send looks.
+const AFTER_A_BELL: u32 = CHECK_PEER_EVERY + 1;
 /// A writer that sleeps for room looks for the peer's death this often, in µs: no event says both "room" and "dead".
 pub(crate) const ROOM_SLICE_US: u64 = 20_000;
 
@@ -130,6 +132,7 @@ impl Conn {
                     self.switch_down(k, tx, None);
                 } else if tx.bell_due() {
                     self.ring_bell(k);
+                    self.unchecked_sends.store(AFTER_A_BELL, Relaxed);
                 }
                 return Ok(Put::Bytes(n));
             }
@@ -188,9 +191,12 @@ impl Conn {
             }
         }
         // A peer that died leaves the ring writable; the kernel's socket knows better.
-        if self.unchecked_sends.fetch_add(1, Relaxed) >= CHECK_PEER_EVERY {
+        let unchecked = self.unchecked_sends.fetch_add(1, Relaxed);
+        if unchecked >= CHECK_PEER_EVERY {
             self.unchecked_sends.store(0, Relaxed);
-            if self.peer_is_gone(k) {
+            // After a bell that was answered, it lives.
+            let answered = unchecked == AFTER_A_BELL && !tx.bell_under_way();
+            if !answered && self.peer_is_gone(k) {
                 self.switch_down(k, tx, None);
                 return false;
             }
@@ -282,6 +288,10 @@ impl Conn {
         let since = k.now_us();
         loop {
             let slept = k.sleep_writable(ROOM_SLICE_US);
+            if slept == Ok(()) && moved && k.poll().intersects(Ready::ERR) {
+                // The part is told first; the error stays on the socket for the next call.
+                return Err(Fault::Pipe);
+            }
             if slept != Err(Fault::WouldBlock) {
                 return waiting.after(slept, moved);
             }

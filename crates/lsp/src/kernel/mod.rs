@@ -105,8 +105,10 @@ impl Kernel for Socket<'_> {
         by!(self, |fd: &Fd| fd.poll(), base::poll)
     }
 
-    fn take_error(&self) {
-        by!(self, |fd: &Fd| fd.take_error(), base::take_error)
+    fn take_error(&self) -> Option<Fault> {
+        by!(self, |fd: &Fd| fd.take_error(), base::take_error);
+        // Winsock tells of a reset alone.
+        None
     }
 
     fn queued(&self) -> usize {
