@@ -52,6 +52,7 @@ impl Conn {
     /// Client: it is about to connect to `port` at `address`. Looks the listener up while that is certainly there; it may be
     /// gone when promotion is due.
     pub fn connecting(&self, node: &Node, address: [u8; 16], port: u16) {
+        let address = where_it_leads(address);
         let listener = node.listener(&address, port);
         if let Some(listener) = listener {
             self.end.set(flag::LISTENED);
@@ -67,7 +68,8 @@ impl Conn {
 
     fn be_thrifty(&self, node: &Node, listener: gm::node::Entry) {
         let thrift = node.thrift(listener);
-        if thrift > 0 {
+        // With 0 calls asked for, twice as many are none.
+        if thrift > 0 && PROMOTE_AFTER.load(Relaxed) > 0 {
             self.thrift.store(thrift, Relaxed);
             self.end.reason.store(Reason::HeldBack as u32, Relaxed);
         }
@@ -346,6 +348,16 @@ fn is_young(offer: &Offer, k: &impl Kernel) -> bool {
 fn same_host(key: &Key) -> bool {
     key.client_addr == key.server_addr
         || (is_loopback(&key.client_addr) && is_loopback(&key.server_addr))
+}
+
+/// To connect to no address in particular means the loopback (ip(7), ipv6(7)).
+fn where_it_leads(mut address: [u8; 16]) -> [u8; 16] {
+    if gm::node::is_v4_mapped(&address) && address[12..] == [0; 4] {
+        address[12..].copy_from_slice(&[127, 0, 0, 1]);
+    } else if address == [0; 16] {
+        address[15] = 1;
+    }
+    address
 }
 
 fn is_loopback(address: &[u8; 16]) -> bool {

@@ -141,3 +141,26 @@ assert s.recv(10) == b'answer'
     let expected = counts([("ended", 1), ("withdrawn", 1), ("short", 2)]);
     assert_eq!(reasons, expected);
 }
+
+/// Who connects to no address in particular reaches the loopback, and finds who listened there, if not for long.
+#[test]
+fn a_listener_that_is_gone() {
+    let script = "
+import socket
+for family, at, to in (socket.AF_INET, '127.0.0.1', '0.0.0.0'), (socket.AF_INET6, '::1', '::'):
+    listener = socket.create_server((at, 0), family=family)
+    client = socket.socket(family)
+    client.connect((to, listener.getsockname()[1]))
+    server, _ = listener.accept()
+    listener.close()
+    for _ in range(30):
+        client.sendall(b'a message')
+        assert server.recv(9) == b'a message'
+        server.sendall(b'an answer')
+        assert client.recv(9) == b'an answer'
+";
+    let world = World::new(Some(Front::new()));
+    world.run(python(&world, script, &[]));
+    let report = world.report();
+    assert_eq!(report.connections.carried, 4, "{report:?}");
+}
