@@ -304,6 +304,11 @@ pub fn main(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// How many packages [`ensure_ready`] would install.
+pub fn missing_count(purpose: Purpose, systems: Systems) -> usize {
+    missing(purpose, systems, Need::is_present).len()
+}
+
 /// Leaves the machine able to serve `purpose`, asking first unless `yes`; silent when nothing is missing.
 pub fn ensure_ready(purpose: Purpose, systems: Systems, yes: bool) -> Result<()> {
     let missing = missing(purpose, systems, Need::is_present);

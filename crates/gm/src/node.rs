@@ -12,7 +12,8 @@
 //!    be taken by anyone.
 //! 2. Nothing here decides: a stale listener costs one offer that nobody claims, a stale offer is refused by the
 //!    hand-over word in its segment, a wrong hash costs a miss. So a corrupted registry means plain TCP.
-//! 3. `offers_generation` changes whenever an offer is posted. A server looks its connections up only when it has.
+//! 3. A listener's `thrift` is a hint: how little offers to it have brought lately. Nonsense in it costs speed alone.
+//! 4. `offers_generation` changes whenever an offer is posted. A server looks its connections up only when it has.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -50,7 +51,7 @@ pub struct NodeHeader {
     pub sweep_from: AtomicU32,
     _pad1: AtomicU32,
     _pad2: [AtomicU64; 11],
-    /// See rule 3.
+    /// See rule 4.
     pub offers_generation: AtomicU32,
 }
 
@@ -63,7 +64,19 @@ pub struct Listener {
     pid: AtomicU32,
     start: AtomicU64,
     address: [AtomicU64; 2],
+    /// See rule 3; a new listener begins at 0.
+    thrift: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Listener>() == 64);
+
+/// What an offer that brought nothing adds to a listener's `thrift`, and one that paid takes from it: wasted offers are not
+/// more than half of those that pay, whatever the mixture of connections.
+const WASTED: u32 = 4;
+const PAID: u32 = 2;
+/// So much of it asks a connection for twice as much before it is offered; and the most that it comes to.
+const THRIFT_STEP: u32 = 4 * WASTED;
+const THRIFT_MOST: u32 = 10 * THRIFT_STEP - 1;
 
 #[repr(C, align(128))]
 pub struct Offer {
@@ -272,6 +285,7 @@ impl Node {
         for (slot, w) in l.address.iter().zip(words(&at.address)) {
             slot.store(w, Relaxed);
         }
+        l.thrift.store(0, Relaxed);
         l.pid.store(self.me().pid, Relaxed);
         l.start.store(self.me().start, Relaxed);
         l.state.store(LIVE, Release);
@@ -293,11 +307,11 @@ impl Node {
         }
     }
 
-    /// Does somebody of this node listen where a connection to `address`:`port` would arrive?
-    pub fn listens(&self, address: &[u8; 16], port: u16) -> bool {
+    /// Who of this node listens where a connection to `address`:`port` would arrive?
+    pub fn listener(&self, address: &[u8; 16], port: u16) -> Option<Entry> {
         let start = Self::bucket(port);
         let v4 = is_v4_mapped(address);
-        self.listeners()[start..start + BUCKET].iter().any(|l| {
+        let serves = |l: &Listener| {
             if l.state.load(Acquire) != LIVE || l.netns.load(Relaxed) != self.netns {
                 return false;
             }
@@ -309,7 +323,33 @@ impl Node {
                 .zip(words(address))
                 .all(|(s, w)| s.load(Relaxed) == w);
             at as u16 == port && (any || same)
-        })
+        };
+        let i = self.listeners()[start..start + BUCKET]
+            .iter()
+            .position(serves)?;
+        Some(Entry((start + i) as u32))
+    }
+
+    /// By how many powers of two a connection to this listener must have done more than usual before it is offered.
+    pub fn thrift(&self, listener: Entry) -> u32 {
+        let word = self.listeners().get(listener.0 as usize);
+        word.map_or(0, |l| l.thrift.load(Relaxed).min(THRIFT_MOST) / THRIFT_STEP)
+    }
+
+    /// An offer to this listener came to its end: did it bring more than it cost?
+    pub fn note_offer(&self, listener: Entry, paid: bool) {
+        if let Some(l) = self.listeners().get(listener.0 as usize) {
+            let before = l.thrift.load(Relaxed).min(THRIFT_MOST);
+            let after = if paid {
+                before.saturating_sub(PAID)
+            } else {
+                (before + WASTED).min(THRIFT_MOST)
+            };
+            // Two at once may count as one: it is a hint.
+            if after != before {
+                l.thrift.store(after, Relaxed);
+            }
+        }
     }
 
     /// Posts an offer: segment `segment` is for connection `key`.

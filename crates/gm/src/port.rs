@@ -363,10 +363,11 @@ pub fn fold(t: &Totals, end: &End) {
     t.carried.fetch_add(u64::from(carried), Relaxed);
     let stayed = matches!(end.role(), Role::Client | Role::Server) && !carried;
     t.stayed.fetch_add(u64::from(stayed), Relaxed);
-    let why = if stayed && end.reason() == Reason::None {
-        Reason::Short
-    } else {
-        end.reason()
+    let why = match end.reason() {
+        Reason::None if stayed => Reason::Short,
+        // Its process was killed meanwhile.
+        Reason::Offered => Reason::Ended,
+        why => why,
     };
     if stayed || why != Reason::None {
         t.reasons[why as usize].fetch_add(1, Relaxed);

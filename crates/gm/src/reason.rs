@@ -31,11 +31,11 @@ macro_rules! reasons {
 reasons! {
     None = 0, "none", "Carried, or nothing to say yet.";
     Short = 1, "short", "Too few messages so far: promotion would cost more than it brings.";
-    PeerNotOurs = 2, "peer-not-ours", "No process with Sockets-GM listens at the peer's address on this node.";
+    PeerNotOurs = 2, "peer-not-ours", "No process is known to listen at the peer's address with Sockets-GM and this node directory.";
     PeerNotLocal = 3, "peer-not-local", "The peer is on another host.";
-    NotClaimed = 4, "not-claimed", "The offer was not taken: the other end does not run Sockets-GM, or has not used the connection since.";
-    NotOffered = 5, "not-offered", "The connecting end has not offered a ring: it does not run Sockets-GM, or uses another node directory.";
-    NoNode = 6, "no-node", "The node directory cannot be used (see `sgm doctor`).";
+    NotClaimed = 4, "not-claimed", "An offer was not taken for seconds and many calls: the server became another user, shares the connection among processes, or makes calls that Sockets-GM does not see.";
+    NotOffered = 5, "not-offered", "The connecting end offered no ring: for it the connection was too short or not worth one, or it has no Sockets-GM or another node directory.";
+    NoNode = 6, "no-node", "The node directory cannot be used (see `sgm doctor`), or not any more: the program became another user.";
     NoMemory = 7, "no-memory", "No shared memory for a ring: the tmpfs is full.";
     TableFull = 8, "table-full", "Too many sockets for the port's or the node's tables.";
     Shared = 9, "shared", "Several processes hold this end, so it was not promoted.";
@@ -46,11 +46,14 @@ reasons! {
     Option = 14, "option", "A socket option asks for kernel TCP (for example SO_RCVLOWAT, TCP_ULP, SO_ZEROCOPY).";
     Handed = 15, "handed-over", "The descriptor was given to another program (SCM_RIGHTS, exec).";
     Disabled = 16, "disabled", "Switched off by SGM_DISABLE.";
-    Withdrawn = 17, "withdrawn", "The other end withdrew.";
+    Withdrawn = 17, "withdrawn", "The other end took the offer, and ended or went back to TCP before both had agreed.";
     Stalled = 18, "stalled", "The ring was full and the peer did not read for a while, so the direction went on over TCP's larger buffers.";
     Overlapped = 19, "overlapped", "Overlapped calls are made on the socket, and those go over TCP for now.";
     Stdio = 20, "stdio", "The connection lies on descriptor 0, 1 or 2 or belongs to a FILE: stdio's own calls are not seen.";
     Limit = 21, "limit", "A limit of the program left no place for a ring: descriptors, size of files, or address space (ulimit -n, -f, -v).";
+    Offered = 22, "offered", "An offer stands: the other end has not come to take it yet.";
+    Ended = 23, "ended", "The connection ended before both ends had agreed: the offer came late in its life.";
+    HeldBack = 24, "held-back", "As `short`, but more is asked for: offers to this server brought nothing lately, for connections ended soon or it did not take them.";
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Life of a socket: making, connecting, accepting, duplicates, shutting, closing.
 
-use gm::end::flag;
 use gm::node::ListenAddress;
 use gm::{Reason, Role};
 use ring::sync::Ordering::Relaxed;
@@ -136,10 +135,8 @@ pub unsafe fn connecting(conn: &Conn, to: *const SOCKADDR, len: i32) {
     conn.end().role.store(Role::Client as u32, Relaxed);
     // SAFETY: by the caller.
     let at = unsafe { split_raw(to, len) };
-    if let (Some((address, port)), Some(ctx)) = (at, ctx::get())
-        && ctx.node.listens(&address, port)
-    {
-        conn.end().set(flag::LISTENED);
+    if let (Some((address, port)), Some(ctx)) = (at, ctx::get()) {
+        conn.connecting(&ctx.node, address, port);
     }
 }
 

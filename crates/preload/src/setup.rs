@@ -77,9 +77,8 @@ unsafe fn note_listener(inside: &Inside, to: *const sockaddr, len: usize) {
             return;
         }
     };
-    if inside.ctx().node.listens(&at.0, u16::from_be(at.1)) {
-        inside.conn().end().set(flag::LISTENED);
-    }
+    let port = u16::from_be(at.1);
+    inside.conn().connecting(&inside.ctx().node, at.0, port);
 }
 
 /// # Safety

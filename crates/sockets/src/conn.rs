@@ -37,6 +37,10 @@ pub struct Conn {
     /// Sends on TCP since the ring was last thought of.
     pub(crate) sends_on_tcp: AtomicU32,
     pub(crate) offer: Note<Offer>,
+    /// Client: where it connected to.
+    pub(crate) server: Note<Server>,
+    /// Client: by how many powers of two it must do more than usual before it is offered; see `gm::node`.
+    pub(crate) thrift: AtomicU32,
     pub(crate) read_spin: Spin,
     pub(crate) write_spin: Spin,
 }
@@ -47,6 +51,13 @@ pub(crate) struct Offer {
     /// Names the segment.
     pub id: u64,
     pub posted_us: u64,
+}
+
+/// Where a client's end connected to, and who of the node listens there.
+pub(crate) struct Server {
+    pub address: [u8; 16],
+    pub port: u16,
+    pub listener: Option<gm::node::Entry>,
 }
 
 impl Conn {
@@ -68,6 +79,8 @@ impl Conn {
             refused_head: AtomicU64::new(u64::MAX),
             sends_on_tcp: AtomicU32::new(0),
             offer: Note::default(),
+            server: Note::default(),
+            thrift: AtomicU32::new(0),
             read_spin: Spin::default(),
             write_spin: Spin::default(),
         }

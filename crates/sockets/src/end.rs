@@ -1,7 +1,7 @@
 //! Ending: shutdown and close. Published bytes come first, whatever path they are on.
 
 use gm::end::flag;
-use gm::{Node, Path, State};
+use gm::{Node, Path, Reason, State};
 use ring::sync::Ordering::Relaxed;
 use ring::{Decision, Rx, layout};
 
@@ -84,9 +84,14 @@ impl Conn {
             return;
         };
         match end.state() {
-            State::Offered if last => return self.withdraw(node),
+            State::Offered if last => {
+                end.reason.store(Reason::Ended as u32, Relaxed);
+                self.note_offer(node, false);
+                return self.withdraw(node);
+            }
             State::Claimed if segment.header().decision() != Ok(Decision::Confirmed) => {
                 if last {
+                    end.reason.store(Reason::Ended as u32, Relaxed);
                     segment.header().withdraw();
                 }
                 return;
@@ -101,6 +106,7 @@ impl Conn {
             let _ = self.take_bells(k);
             return;
         }
+        self.note_use(node);
         let owes = self.pay_what_is_owed(k);
         let rx = segment.rx();
         // In the ring, or on the stream, where the kernel resets the connection by itself; the ring's end must say the same.

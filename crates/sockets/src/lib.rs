@@ -55,6 +55,10 @@ pub const OFFER_PATIENCE_CALLS: u32 = 4096;
 /// and a standing offer costs its client one load per call.
 pub const OFFER_PATIENCE_US: u64 = 5_000_000;
 
+/// A promotion has paid when it carried this many messages, or [`PROMOTE_BYTES`]: making a segment and agreeing on it costs as
+/// much as so many messages save. Servers to which promotions do not pay are offered fewer (`gm::node`, rule 3).
+pub const PAID_AFTER_MESSAGES: u64 = 16;
+
 static PROMOTE_AFTER: AtomicU32 = AtomicU32::new(PROMOTE_CALLS);
 
 /// This process's connections are offered after `calls` calls. With 0 a suite of short tests gets to the rings.

@@ -7,10 +7,11 @@ use gm::{End, Node, Reason, Role, Segment, State};
 use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Key};
 
-use crate::conn::Offer;
+use crate::conn::{Offer, Server};
 use crate::lock::lock;
 use crate::{
-    Conn, Kernel, OFFER_PATIENCE_CALLS, OFFER_PATIENCE_US, PROMOTE_AFTER, PROMOTE_BYTES, RING_BYTES,
+    Conn, Kernel, OFFER_PATIENCE_CALLS, OFFER_PATIENCE_US, PAID_AFTER_MESSAGES, PROMOTE_AFTER,
+    PROMOTE_BYTES, RING_BYTES,
 };
 
 impl Conn {
@@ -25,8 +26,12 @@ impl Conn {
         match end.state() {
             State::Plain => match end.role() {
                 Role::Client => {
-                    end.plain_calls.load(Relaxed) >= promote_after
-                        || end.tcp_tx.load(Relaxed) + end.tcp_rx.load(Relaxed) >= PROMOTE_BYTES
+                    let thrift = self.thrift.load(Relaxed);
+                    let moved = end.tcp_tx.load(Relaxed) + end.tcp_rx.load(Relaxed);
+                    let busy = u64::from(end.plain_calls.load(Relaxed))
+                        >= u64::from(promote_after) << thrift
+                        || moved >= PROMOTE_BYTES << thrift;
+                    busy && self.has_a_server(node)
                 }
                 // An offer may be older than our accept: look once more when the connection has proved busy.
                 Role::Server => {
@@ -42,6 +47,65 @@ impl Conn {
             }
             _ => false,
         }
+    }
+
+    /// Client: it is about to connect to `port` at `address`. Looks the listener up while that is certainly there; it may be
+    /// gone when promotion is due.
+    pub fn connecting(&self, node: &Node, address: [u8; 16], port: u16) {
+        let address = where_it_leads(address);
+        let listener = node.listener(&address, port);
+        if let Some(listener) = listener {
+            self.end.set(flag::LISTENED);
+            self.be_thrifty(node, listener);
+        }
+        let server = Server {
+            address,
+            port,
+            listener,
+        };
+        let _ = self.server.set(server);
+    }
+
+    fn be_thrifty(&self, node: &Node, listener: gm::node::Entry) {
+        let thrift = node.thrift(listener);
+        // With 0 calls asked for, twice as many are none.
+        if thrift > 0 && PROMOTE_AFTER.load(Relaxed) > 0 {
+            self.thrift.store(thrift, Relaxed);
+            self.end.reason.store(Reason::HeldBack as u32, Relaxed);
+        }
+    }
+
+    /// Client: is somebody of the node known to listen at the peer's address? Asked before anything is done for a step, since
+    /// servers without Sockets-GM are the rule in many places.
+    #[cold]
+    fn has_a_server(&self, node: &Node) -> bool {
+        let Some(server) = self.server.get() else {
+            return true;
+        };
+        let known = self.end.has(flag::LISTENED) || !is_loopback(&server.address);
+        if known || node.listener(&server.address, server.port).is_some() {
+            return true;
+        }
+        self.end.keep_tcp(Reason::PeerNotOurs);
+        false
+    }
+
+    /// Client: what it offered has come to its end.
+    pub(crate) fn note_offer(&self, node: &Node, paid: bool) {
+        if let Some(listener) = self.server.get().and_then(|s| s.listener) {
+            node.note_offer(listener, paid);
+        }
+    }
+
+    /// A carried connection closes: did it pay to promote it?
+    pub(crate) fn note_use(&self, node: &Node) {
+        let end = self.end;
+        let messages = end.tx_messages.load(Relaxed) + end.rx_messages.load(Relaxed);
+        let bytes = end.tx_bytes.load(Relaxed) + end.rx_bytes.load(Relaxed);
+        self.note_offer(
+            node,
+            messages >= PAID_AFTER_MESSAGES || bytes >= PROMOTE_BYTES,
+        );
     }
 
     /// Makes the step that is due. True: the connection is engaged now. The caller is alone on this end.
@@ -108,7 +172,7 @@ impl Conn {
         if !same_host(&key) {
             return end.keep_tcp(Reason::PeerNotLocal);
         }
-        if !end.has(flag::LISTENED) && !node.listens(&key.server_addr, key.server_port) {
+        if !end.has(flag::LISTENED) && node.listener(&key.server_addr, key.server_port).is_none() {
             return end.keep_tcp(Reason::PeerNotOurs);
         }
         match self.positions_agree(k) {
@@ -131,7 +195,7 @@ impl Conn {
                     id,
                     posted_us: k.now_us(),
                 });
-                end.reason.store(Reason::NotClaimed as u32, Relaxed);
+                end.reason.store(Reason::Offered as u32, Relaxed);
                 end.segment.store(id, Relaxed);
                 end.set_state(State::Offered);
             }
@@ -155,7 +219,10 @@ impl Conn {
             return end.keep_tcp(Reason::Unsupported);
         };
         let Some((entry, id)) = node.find_offer(&key) else {
-            end.reason.store(Reason::NotOffered as u32, Relaxed);
+            // Before this end has done as much itself it was not to be expected.
+            if end.plain_calls.load(Relaxed) > PROMOTE_AFTER.load(Relaxed) {
+                end.reason.store(Reason::NotOffered as u32, Relaxed);
+            }
             return;
         };
         match self.positions_agree(k) {
@@ -168,9 +235,15 @@ impl Conn {
                     .store(generation.wrapping_sub(1), Relaxed);
             }
         }
-        // Not openable: it was withdrawn this moment, or it is another user's. Either way this stays TCP.
-        let Ok(segment) = Segment::open(node.dir(), id, &key, Side::Server) else {
-            return;
+        let segment = match Segment::open(node.dir(), id, &key, Side::Server) {
+            Ok(segment) => segment,
+            // The node's memory was opened before the program became another user; what is made since is not for it.
+            Err(e) if e.reason() == Reason::NoNode => return end.keep_tcp(Reason::NoNode),
+            Err(e) if e.reason() == Reason::Limit => {
+                return end.reason.store(Reason::Limit as u32, Relaxed);
+            }
+            // It was withdrawn this moment.
+            Err(_) => return,
         };
         note_buffers(&segment, k);
         let claimed = segment.header().claim();
@@ -191,6 +264,7 @@ impl Conn {
             return end.keep_tcp(Reason::NotClaimed);
         };
         let decision = segment.header().decision();
+        let mut why = Reason::NotClaimed;
         if decision == Ok(Decision::Claimed) {
             let _tx = lock(&end.tx_lock, k);
             let agree = self.positions_agree(k);
@@ -205,12 +279,20 @@ impl Conn {
                 end.set_state(State::Carried);
                 return;
             }
+            why = match agree {
+                Some(true) => Reason::Withdrawn,
+                _ => Reason::UnseenCalls,
+            };
+        }
+        if decision == Ok(Decision::Withdrawn) {
+            why = Reason::Withdrawn;
         }
         if decision == Ok(Decision::Offered) && self.offer.get().is_some_and(|o| is_young(o, k)) {
             return self.try_later();
         }
         self.withdraw(node);
-        end.keep_tcp(Reason::NotClaimed);
+        self.note_offer(node, false);
+        end.keep_tcp(why);
         end.set_state(State::Plain);
     }
 
@@ -280,7 +362,21 @@ fn is_young(offer: &Offer, k: &impl Kernel) -> bool {
 
 /// Loopback, or from an address to itself: nothing else is this host for certain.
 fn same_host(key: &Key) -> bool {
-    let loopback =
-        |a: &[u8; 16]| (gm::node::is_v4_mapped(a) && a[12] == 127) || u128::from_be_bytes(*a) == 1;
-    key.client_addr == key.server_addr || (loopback(&key.client_addr) && loopback(&key.server_addr))
+    key.client_addr == key.server_addr
+        || (is_loopback(&key.client_addr) && is_loopback(&key.server_addr))
+}
+
+/// To connect to no address in particular means the loopback (ip(7), ipv6(7)).
+fn where_it_leads(mut address: [u8; 16]) -> [u8; 16] {
+    if gm::node::is_v4_mapped(&address) && address[12..] == [0; 4] {
+        address[12..].copy_from_slice(&[127, 0, 0, 1]);
+    } else if address == [0; 16] {
+        address[15] = 1;
+    }
+    address
+}
+
+fn is_loopback(address: &[u8; 16]) -> bool {
+    let v4 = gm::node::is_v4_mapped(address) && address[12] == 127;
+    v4 || u128::from_be_bytes(*address) == 1
 }

@@ -8,6 +8,7 @@ mod leftovers;
 mod limits;
 mod many;
 mod node;
+mod reasons;
 mod registry;
 
 use std::io::Write;

@@ -93,6 +93,11 @@ pub fn main(place: &Place, rounds: u32) -> Result<()> {
     table::ensure_carried(&counted)
 }
 
+/// The Wine prefix; kept from one run to the next.
+pub fn prefix() -> PathBuf {
+    target_dir().join("demo/wine")
+}
+
 /// Where the programs run.
 struct Bench<'a> {
     place: &'a Place,
@@ -113,8 +118,7 @@ impl Bench<'_> {
         let bench = Bench {
             place,
             linux_server,
-            // Kept from one run to the next: making it takes longest.
-            prefix: target_dir().join("demo/wine"),
+            prefix: prefix(),
         };
         // The first run prepares the prefix, which is no part of a measurement.
         let args = ["/c", "exit"].map(str::to_owned);
@@ -131,7 +135,11 @@ impl Bench<'_> {
         for round in 1..=rounds {
             for side in Side::BOTH {
                 let step = format!("{}, {}, round {round}", case.name, label(side));
-                let (rate, counters) = steps.run(&step, || self.round(case, side))?;
+                let round = || self.round(case, side);
+                let (rate, counters) = match side {
+                    Side::Tcp => steps.run_plain_wine(&step, round)?,
+                    Side::Shared => steps.run(&step, round)?,
+                };
                 rates[side as usize].push(rate);
                 for (sum, part) in reports.iter_mut().zip(counters) {
                     if let Some(part) = part {

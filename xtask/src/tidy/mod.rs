@@ -244,13 +244,15 @@ fn read_all(dir: &Path) -> Result<Vec<File>> {
             let entry = entry?;
             let path: PathBuf = entry.path();
             let kind = entry.file_type()?;
+            // A second worktree has a file for `.git`.
+            if SKIPPED_DIRS
+                .iter()
+                .any(|skipped| entry.file_name() == *skipped)
+            {
+                continue;
+            }
             if kind.is_dir() {
-                if !SKIPPED_DIRS
-                    .iter()
-                    .any(|skipped| entry.file_name() == *skipped)
-                {
-                    pending.push(path);
-                }
+                pending.push(path);
             } else if kind.is_file() {
                 let name = path.strip_prefix(dir)?.to_string_lossy().into_owned();
                 let bytes = std::fs::read(&path).with_context(|| format!("cannot read {name}"))?;
