@@ -199,6 +199,9 @@ fn take_place(inside: &Inside, fresh: &OwnedFd) {
             let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
         }
     }
+    if inside.conn().end().has(flag::WRITE_SHUT) {
+        let _ = net::shutdown(fresh, net::Shutdown::Write);
+    }
     for fd in fds::of_slot(inside.slot) {
         // SAFETY: the descriptor is open: it is in the table.
         let cloexec = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })

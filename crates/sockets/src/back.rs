@@ -268,15 +268,15 @@ impl Conn {
         rx.direction.wait.edge.store(0, Relaxed);
         // A byte for a socket that is closed makes its kernel drop what it has not sent yet. So would one that a peer which
         // has nothing to do for us leaves unread to its end.
-        let alive = !self.peer_has_closed(segment) && !self.peer_is_over(node);
+        let gone = self.peer_has_closed(segment) || self.peer_is_gone(k) || self.peer_is_over(node);
         let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || rx.flags() != 0;
         let wanted = rx.release_writer();
-        if alive {
+        if !gone {
             self.wake_writer(k, wanted);
         }
         let guard = lock(&self.end.tx_lock, k);
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
-            if alive && owes {
+            if !gone && owes {
                 // Whatever the peer does now, this makes it look.
                 self.ring_bell(k);
             }
