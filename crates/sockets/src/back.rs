@@ -47,9 +47,11 @@ impl Conn {
     #[cold]
     pub(crate) fn switch_down(&self, k: &impl Kernel, tx: Tx<'_>, why: Option<Reason>) {
         let end = self.end;
-        if self.rings().is_ok_and(|s| s.rx().wants_bell()) {
+        if let Ok(segment) = self.rings()
+            && segment.rx().wants_bell()
+        {
             // The peer's writer waits for room in the other ring. Once switched, nothing can ring for it.
-            self.ring_bell(k);
+            self.ring_for_room(k, segment);
         }
         // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
         // would be dropped.
@@ -188,8 +190,8 @@ impl Conn {
         Given::Stream
     }
 
-    /// The peer says that it rang while payload from before its switch to the ring was unread. No peer does
-    /// ([`Conn::ring_bell`]), so this is nonsense.
+    /// The peer rang while payload from before its switch to the ring was unread. That takes a reader which slept, is woken by
+    /// that payload, reads a part of it, and gives the connection away with the rest.
     fn is_spoilt(&self, rx: Rx<'_>) -> bool {
         let passed = self.passed();
         match (rx.up_at(passed), rx.down_at(passed)) {
@@ -276,11 +278,13 @@ impl Conn {
         }
         let guard = lock(&self.end.tx_lock, k);
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
-            if !gone && owes {
+            let tx = segment.tx();
+            let asleep = tx.has_sleepers() || !tx.reader_is_before_switch();
+            if !gone && owes && asleep {
                 // Whatever the peer does now, this makes it look.
                 self.ring_bell(k);
             }
-            self.switch_down(k, segment.tx(), Some(why));
+            self.switch_down(k, tx, Some(why));
         }
     }
 
