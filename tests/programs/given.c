@@ -169,6 +169,47 @@ static void only_the_end_client(int fd)
     CHECK(hear() == 4);
 }
 
+/* Shut both ways with bytes unread: those are read, and nothing can be sent. */
+static void shut_and_given_server(int fd)
+{
+    await_unread(fd, MANY / 10);
+    CALL("shut", shutdown(fd, SHUT_RDWR));
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    read_by_stdio(fd, &(struct stream){5, 0}, MANY / 10);
+    tell(1);
+}
+static void shut_and_given_client(int fd)
+{
+    stream_send(&(struct stream){5, 0}, fd, MANY / 10, MANY);
+    CHECK(hear() == 1);
+}
+
+/* Polls for bytes while the other side gives the connection away: there is nothing to read. */
+static void polled_and_given_server(int fd)
+{
+    char byte;
+    struct pollfd entry = {fd, POLLIN, 0};
+    stream_send(&(struct stream){6, 0}, fd, FEW, FEW);
+    tell(thread_id());
+    CALL("poll", poll(&entry, 1, -1));
+    CALL("read", recv(fd, &byte, 1, MSG_DONTWAIT));
+    MUST(close(fd));
+    tell(1);
+}
+static void polled_and_given_client(int fd)
+{
+    pid_t other = hear();
+    await_asleep(other);
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    await_asleep(other);
+    send_text(fd, "x");
+    CHECK(hear() == 1);
+    read_by_stdio(fd, &(struct stream){6, 0}, FEW);
+}
+
 /* Both sides give it away, with bytes unread of both directions, of one also in the ring. */
 static void given_by_both_server(int listener)
 {
@@ -254,6 +295,6 @@ static void passed_and_closed_client(int port)
 
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
-    CASE(only_the_end), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
+    CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
     END_OF_CASES,
 };

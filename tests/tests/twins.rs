@@ -311,6 +311,8 @@ twins! {
         pair killed_after_moving: Any;
         pair killed_after_giving: Any;
         pair only_the_end: PROMOTED;
+        pair shut_and_given: Any;
+        pair polled_and_given: PROMOTED;
         raw given_by_both: Any;
         raw passed_and_closed: Any;
     }

@@ -200,7 +200,7 @@ fn take_place(inside: &Inside, fresh: &OwnedFd) {
             let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
         }
     }
-    if inside.conn().end().has(gm::end::flag::WRITE_SHUT) {
+    if inside.conn().end().has(flag::WRITE_SHUT) {
         let _ = net::shutdown(fresh, net::Shutdown::Write);
     }
     for fd in fds::of_slot(inside.slot) {

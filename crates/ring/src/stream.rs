@@ -178,26 +178,30 @@ impl Tx<'_> {
         self.sleeper_needs_bell()
     }
 
-    /// Somebody sleeps, or did a moment ago.
+    /// Somebody sleeps. An edge-triggered waiter that has not come to the switch gets its edge from the payload before it,
+    /// and needs no bell. Another sleeper may: a second reader can have taken that payload before it looked.
     #[cold]
     fn sleeper_needs_bell(&self) -> bool {
-        if self.reader_is_before_switch() {
-            return false;
-        }
         let wait = &self.direction.wait;
         let armed = layout::EDGE_ARMED;
-        let edge = wait
-            .edge
-            .compare_exchange(armed, layout::EDGE_RUNG, AcqRel, Relaxed)
-            .is_ok();
-        edge || wait.sleepers.load(Relaxed) != 0 && !self.bell_under_way()
+        let edge = !self.reader_is_before_switch()
+            && wait
+                .edge
+                .compare_exchange(armed, layout::EDGE_RUNG, AcqRel, Relaxed)
+                .is_ok();
+        edge || self.has_sleepers() && !self.bell_under_way()
     }
 
-    /// Had the reading end not come to the switch yet when it last went to sleep? Then the payload before that wakes it, and
-    /// it needs no bell: behind unread payload one could not be taken off by who gives the stream away.
+    /// Had the reading end not come to the switch yet when it last went to sleep? A bell would lie behind unread payload then,
+    /// where it could not be taken off by who gives the stream away.
     pub fn reader_is_before_switch(&self) -> bool {
         let at = self.direction.wait.at.load(Acquire);
         at < self.direction.writer.up.load(Relaxed)
+    }
+
+    /// Does somebody wait in the kernel for this direction's bytes?
+    pub fn has_sleepers(&self) -> bool {
+        self.direction.wait.sleepers.load(Relaxed) != 0
     }
 
     /// Is a doorbell on its way that the reader has not taken yet?

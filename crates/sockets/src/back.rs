@@ -47,9 +47,11 @@ impl Conn {
     #[cold]
     pub(crate) fn switch_down(&self, k: &impl Kernel, tx: Tx<'_>, why: Option<Reason>) {
         let end = self.end;
-        if self.rings().is_ok_and(|s| s.rx().wants_bell()) {
+        if let Ok(segment) = self.rings()
+            && segment.rx().wants_bell()
+        {
             // The peer's writer waits for room in the other ring. Once switched, nothing can ring for it.
-            self.ring_bell(k);
+            self.ring_for_room(k, segment);
         }
         // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
         // would be dropped.
@@ -188,8 +190,8 @@ impl Conn {
         Given::Stream
     }
 
-    /// The peer says that it rang while payload from before its switch to the ring was unread. No peer does
-    /// ([`Conn::ring_bell`]), so this is nonsense.
+    /// The peer rang while payload from before its switch to the ring was unread. That takes a reader which slept, is woken by
+    /// that payload, reads a part of it, and gives the connection away with the rest.
     fn is_spoilt(&self, rx: Rx<'_>) -> bool {
         let passed = self.passed();
         match (rx.up_at(passed), rx.down_at(passed)) {
@@ -268,19 +270,21 @@ impl Conn {
         rx.direction.wait.edge.store(0, Relaxed);
         // A byte for a socket that is closed makes its kernel drop what it has not sent yet. So would one that a peer which
         // has nothing to do for us leaves unread to its end.
-        let alive = !self.peer_has_closed(segment) && !self.peer_is_over(node);
+        let gone = self.peer_has_closed(segment) || self.peer_is_gone(k) || self.peer_is_over(node);
         let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || rx.flags() != 0;
         let wanted = rx.release_writer();
-        if alive {
+        if !gone {
             self.wake_writer(k, wanted);
         }
         let guard = lock(&self.end.tx_lock, k);
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
-            if alive && owes {
+            let tx = segment.tx();
+            let asleep = tx.has_sleepers() || !tx.reader_is_before_switch();
+            if !gone && owes && asleep {
                 // Whatever the peer does now, this makes it look.
                 self.ring_bell(k);
             }
-            self.switch_down(k, segment.tx(), Some(why));
+            self.switch_down(k, tx, Some(why));
         }
     }
 

@@ -46,8 +46,7 @@ impl Conn {
         let news = || {
             rx.published() != head && !rx.is_moved()
                 || rx.finished() && !rx.is_moved()
-                || segment.tx().asks() & layout::PLEASE_DOWN != 0
-                    && self.end.tx_path() == Path::Ring
+                || self.is_asked_for_tcp()
                 || rx.down_at(passed).is_some()
         };
         self.read_spin.wait(k.cpus(), || k.yield_now(), news)
@@ -129,6 +128,12 @@ impl Conn {
         }
     }
 
+    /// Has the peer asked for TCP, and is it still to be answered?
+    fn is_asked_for_tcp(&self) -> bool {
+        let asked = |s: &gm::Segment| s.tx().asks() & layout::PLEASE_DOWN != 0;
+        self.end.tx_path() == Path::Ring && self.segment().is_some_and(asked)
+    }
+
     /// Takes the bells off, arms, and looks a last time. False: there is something to look at. True: armed.
     fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
         let rx = self.rings()?.rx();
@@ -149,6 +154,8 @@ impl Conn {
                     || rx.readable() == Ok(0) && rx.flags() == 0 && rx.down_at(passed).is_none()
             }
         };
+        // Who asks looks for sleepers then.
+        let quiet = quiet && !self.is_asked_for_tcp();
         if !quiet {
             rx.disarm();
         }

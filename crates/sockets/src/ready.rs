@@ -51,9 +51,12 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return kernel.unwrap_or_else(|| k.poll());
         };
+        let passed = self.passed();
         self.mind_asks(k);
         self.advance(k);
         self.mind_stall(k, segment);
+        // What the kernel said before a switch was passed may have been of its last doorbells.
+        let kernel = kernel.filter(|_| self.passed() == passed);
         let rx = segment.rx();
         if let Some(kernel) = kernel {
             self.note_kernel(kernel);

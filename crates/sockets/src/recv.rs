@@ -217,9 +217,15 @@ impl Conn {
         if wanted & layout::WANT_BELL != 0 {
             self.see_confirmation(k);
             let _tx = lock(&self.end.tx_lock, k);
-            if self.end.tx_path() == Path::Ring {
-                self.ring_bell(k);
-            }
+            self.ring_for_room(k, segment);
+        }
+    }
+
+    /// The peer's writer waits for room, and a bell is what tells it; before the switch it knows that none can come
+    /// ([`Conn::room_slice_us`]). Caller holds the sending lock.
+    pub(crate) fn ring_for_room(&self, k: &impl Kernel, segment: &gm::Segment) {
+        if self.end.tx_path() == Path::Ring && !segment.tx().reader_is_before_switch() {
+            self.ring_bell(k);
         }
     }
 

@@ -252,9 +252,8 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
-        if self.end.has(flag::CLOSED_BOTH) || segment.tx().reader_is_before_switch() {
-            // The kernel's half is shut: that the attempt fails would say nothing of the peer. Or who waits there for room
-            // knows that no bell can come yet.
+        if self.end.has(flag::CLOSED_BOTH) {
+            // The kernel's half is shut: that the attempt fails would say nothing of the peer.
             return;
         }
         segment.tx().count_bell();
