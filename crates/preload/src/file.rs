@@ -52,7 +52,23 @@ fn transmit_file(
     plain: impl Fn(size_t) -> ssize_t,
 ) -> ssize_t {
     let Some(inside) = enter(out) else {
-        return plain(n);
+        let Some(source) = enter(from).filter(|_| n > 0 && offset.is_null()) else {
+            return plain(n);
+        };
+        if !source.engaged() || !is_pipe(out, libc::O_WRONLY) {
+            return plain(n);
+        }
+        // Into a pipe, the kernel's is splice.
+        let flags = match source.conn().end().has(gm::end::flag::NONBLOCK) {
+            true => libc::SPLICE_F_NONBLOCK,
+            false => 0,
+        };
+        let _whole = quiet::uncancelled();
+        return match splice_out(&source, out, n.min(MOST), flags) {
+            Err(Fault::UseKernel) => plain(n),
+            Ok(moved) => moved,
+            Err(f) => answer(Err(f), libc::MSG_NOSIGNAL),
+        };
     };
     // Of nothing: the kernel looks at its arguments all the same.
     // sendfile is no cancellation point.
@@ -83,7 +99,9 @@ fn transmit_file(
             // A pipe, a socket, a bad offset: the kernel has its own word for each, and no byte moves.
             let e = crate::errno();
             if plain(0) >= 0 {
-                crate::set_errno(e);
+                // Nor can it send what has no position (ESPIPE is for a position that is named).
+                let no_file = e == libc::ESPIPE && offset.is_null();
+                crate::set_errno(if no_file { libc::EINVAL } else { e });
             }
             return -1;
         }
@@ -184,7 +202,7 @@ pub unsafe extern "C-unwind" fn splice(
     cancel::point();
     if let Some(inside) = enter(from) {
         // What the kernel refuses moves no byte: offsets of a socket, anything but a pipe at the other side.
-        if inside.engaged() && !refused && is_pipe(to) {
+        if inside.engaged() && !refused && is_pipe(to, libc::O_WRONLY) {
             let _whole = quiet::uncancelled();
             let moved = splice_out(&inside, to, n.min(MOST), flags);
             match moved {
@@ -203,7 +221,7 @@ pub unsafe extern "C-unwind" fn splice(
     let Some(inside) = enter(to) else {
         return plain();
     };
-    if inside.engaged() && !refused && is_pipe(from) {
+    if inside.engaged() && !refused && is_pipe(from, libc::O_RDONLY) {
         let _whole = quiet::uncancelled();
         return splice_in(&inside, from, n.min(MOST), flags);
     }
@@ -221,9 +239,12 @@ fn pipe_bytes(fd: c_int) -> Option<usize> {
     usize::try_from(size).ok()
 }
 
-fn is_pipe(fd: c_int) -> bool {
+/// A pipe, and the end of it that is good for `access`?
+fn is_pipe(fd: c_int, access: c_int) -> bool {
     let saved = crate::errno();
-    let is = pipe_bytes(fd).is_some();
+    // SAFETY: asks only.
+    let mode = unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_ACCMODE;
+    let is = (mode == access || mode == libc::O_RDWR) && pipe_bytes(fd).is_some();
     crate::set_errno(saved);
     is
 }

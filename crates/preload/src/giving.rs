@@ -16,7 +16,7 @@ use sockets::{Conn, Fault, Given, RecvOptions};
 
 use crate::fds::{self, Inside};
 use crate::kernel::Fd;
-use crate::{epoll, quiet, real};
+use crate::{ctx, epoll, quiet, real};
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
@@ -54,27 +54,33 @@ fn act_for_peer(inside: &Inside) {
     let Some(place) = inside.conn().peer_place() else {
         return;
     };
-    let Ok(port) = Port::open_of(ctx.node.dir(), place.port) else {
+    // Often it is in this very process, which may have no room for one more mapping, or no descriptor to spare.
+    let known = ctx::ports().find(|p| p.maker() == place.port);
+    // A connection's end is for ever, to the engine.
+    let open = || Port::open_of(ctx.node.dir(), place.port).ok();
+    let Some(port) = known.or_else(|| open().map(|p| &*Box::leak(Box::new(p)))) else {
         return;
     };
-    // A connection's end is for ever, to the engine.
-    let port: &'static Port = Box::leak(Box::new(port));
     let Some(end) = port.ends().get(place.index as usize) else {
         return;
     };
     let Some(number) = end.descriptor.load(Relaxed).checked_sub(1) else {
         return;
     };
+    let answer = |socket: Fd| {
+        let peer = Conn::new(end, place);
+        if peer.rejoin(&ctx.node, &socket) {
+            peer.settle(&socket);
+        }
+    };
     let last = end.pid.load(Relaxed);
+    if last == ctx.node.me().pid && is_peer(Fd::of(number.cast_signed()), inside) {
+        return answer(Fd::of(number.cast_signed()));
+    }
     let family = port.header().family.iter().map(|s| s.process().pid);
     for pid in std::iter::once(last).chain(family).filter(|pid| *pid != 0) {
         if let Some(copy) = copy_of(pid, number, inside) {
-            let peer = Conn::new(end, place);
-            let socket = Fd::of(copy.as_raw_fd());
-            if peer.rejoin(&ctx.node, &socket) {
-                peer.settle(&socket);
-            }
-            return;
+            return answer(Fd::of(copy.as_raw_fd()));
         }
     }
 }
@@ -84,11 +90,19 @@ fn copy_of(pid: u32, number: u32, inside: &Inside) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let copy = pidfd_getfd(&process, number.cast_signed(), PidfdGetfdFlags::empty()).ok()?;
-    let mine = borrow(inside);
-    let names =
-        |fd: BorrowedFd<'_>| Some((net::getsockname(fd).ok()?, net::getpeername(fd).ok()??));
-    let (local, peer) = names(mine)?;
-    (names(copy.as_fd())? == (peer, local)).then_some(copy)
+    is_peer(Fd::of(copy.as_raw_fd()), inside).then_some(copy)
+}
+
+/// Is this the other end of our connection?
+fn is_peer(socket: Fd, inside: &Inside) -> bool {
+    let names = |fd: BorrowedFd<'_>| {
+        let peer = net::getpeername(fd).ok()??;
+        Some((net::getsockname(fd).ok()?, peer))
+    };
+    // SAFETY: if it is no descriptor any more, the kernel says so.
+    let theirs = names(unsafe { BorrowedFd::borrow_raw(socket.0) });
+    let mine = names(borrow(inside)).map(|(local, peer)| (peer, local));
+    mine.is_some() && mine == theirs
 }
 
 /// The peer is gone, and what it left is in the ring alone. Another connection, within this process, takes the place of its:

@@ -9,7 +9,7 @@ use sockets::{Fault, RecvOptions};
 
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
-use crate::vectors::{ANY, Buffers, IOV_MAX, is_negative, one_to_fill};
+use crate::vectors::{ANY, Buffers, IOV_MAX, is_refused, one_to_fill};
 use crate::{cancel, real};
 
 fn options(inside: &Inside, flags: c_int) -> RecvOptions {
@@ -64,7 +64,7 @@ fn receive_inside(
         }
         let o = options(&inside, flags);
         let mut got = Err(Fault::UseKernel);
-        if flags & libc::MSG_TRUNC != 0 {
+        if flags & libc::MSG_TRUNC != 0 && room > 0 {
             got = inside.conn().skip(&inside.fd, room, o);
         } else {
             let r = bufs(&mut |b| {
@@ -140,7 +140,7 @@ pub unsafe extern "C-unwind" fn recv(
 /// As read(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
-    if (n == 0 || is_negative(n)) && crate::fds::is_tracked(fd) {
+    if (n == 0 || is_refused(buf, n)) && crate::fds::is_tracked(fd) {
         // read(2) of nothing, unlike recv(2), never waits.
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::read(fd, buf, n) };
@@ -167,23 +167,29 @@ pub unsafe extern "C-unwind" fn recvfrom(
     from: *mut sockaddr,
     len: *mut socklen_t,
 ) -> ssize_t {
-    receive(
+    let r = receive(
         fd,
         flags,
         n,
-        |f| {
-            // SAFETY: the caller's buffer.
-            let r = unsafe { fill_one(buf, n, f) }?;
-            if r >= 0 && !from.is_null() && !len.is_null() {
-                // TCP reports no address: the kernel sets the length to zero.
-                // SAFETY: the caller's out-pointer.
-                unsafe { *len = 0 };
-            }
-            Ok(r)
-        },
+        // SAFETY: the caller's buffer.
+        |f| unsafe { fill_one(buf, n, f) },
         // SAFETY: the caller's arguments, unchanged.
         || unsafe { real::recvfrom(fd, buf, n, flags, from, len) },
-    )
+    );
+    if r < 0 || from.is_null() || len.is_null() || !crate::fds::is_tracked(fd) {
+        return r;
+    }
+    // SAFETY: the caller's in- and out-pointer.
+    unsafe {
+        if (*len).cast_signed() < 0 {
+            // What was read is gone, as with the kernel's.
+            crate::set_errno(libc::EINVAL);
+            return -1;
+        }
+        // TCP reports no address: the kernel sets the length to zero.
+        *len = 0;
+    }
+    r
 }
 
 /// # Safety
@@ -207,6 +213,12 @@ unsafe fn receive_many(
     n: usize,
     plain: impl Fn() -> ssize_t,
 ) -> ssize_t {
+    // SAFETY: by the caller.
+    let nothing = iov.is_null() || (0..n).all(|i| unsafe { (*iov.add(i)).iov_len } == 0);
+    if nothing && crate::fds::is_tracked(fd) {
+        // As read(2), it never waits then.
+        return plain();
+    }
     // SAFETY: by the caller.
     receive(fd, flags, 0, |f| unsafe { fill_many(iov, n, f) }, plain)
 }
@@ -244,7 +256,8 @@ with_flags!(receive_many: preadv2, preadv64v2);
 pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
     let count = unsafe { msg.as_ref() }.map_or(usize::MAX, |m| m.msg_iovlen);
-    if count > IOV_MAX as usize {
+    // The sign of the flags (MSG_CMSG_COMPAT) is the kernel's own.
+    if count > IOV_MAX as usize || flags < 0 {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::recvmsg(fd, msg, flags) };
     }
@@ -294,7 +307,7 @@ pub unsafe extern "C-unwind" fn recvmmsg(
     timeout: *mut timespec,
 ) -> c_int {
     // SAFETY: null or the caller's time-out.
-    let sound = !msgs.is_null() && unsafe { crate::poll::is_time(timeout) };
+    let sound = !msgs.is_null() && flags >= 0 && unsafe { crate::poll::is_time(timeout) };
     if !crate::fds::is_tracked(fd) || !sound {
         // SAFETY: the caller's arguments, unchanged.
         let r = unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };
@@ -325,9 +338,6 @@ pub unsafe extern "C-unwind" fn recvmmsg(
             return if done > 0 { done as c_int } else { -1 };
         }
         done += 1;
-        if r == 0 {
-            break;
-        }
     }
     done as c_int
 }

@@ -11,7 +11,7 @@ use sockets::{Fault, SendOptions};
 use crate::fds::{Inside, enter};
 use crate::kernel::errno_of;
 use crate::receive::with_flags;
-use crate::vectors::{Buffers, IOV_MAX, MOST, is_negative, one_to_send};
+use crate::vectors::{Buffers, IOV_MAX, MOST, is_bad_address, is_refused, one_to_send};
 use crate::{cancel, real};
 
 const CARRIED: c_int = libc::MSG_DONTWAIT
@@ -122,7 +122,7 @@ unsafe fn send_many(
 /// As write(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
-    if is_negative(n) {
+    if is_refused(buf, n) {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::write(fd, buf, n) };
     }
@@ -166,6 +166,10 @@ pub unsafe extern "C-unwind" fn sendto(
     to: *const sockaddr,
     len: socklen_t,
 ) -> ssize_t {
+    if !to.is_null() && is_bad_address(len) {
+        // SAFETY: the caller's arguments; the kernel refuses them.
+        return unsafe { real::sendto(fd, buf, n, flags, to, len) };
+    }
     transmit(
         fd,
         flags,
@@ -208,7 +212,7 @@ with_flags!(transmit_many: pwritev2, pwritev64v2);
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
-    if unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen > IOV_MAX as usize) {
+    if flags < 0 || unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen > IOV_MAX as usize) {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::sendmsg(fd, msg, flags) };
     }
@@ -238,7 +242,7 @@ pub unsafe extern "C-unwind" fn sendmmsg(
     n: c_uint,
     flags: c_int,
 ) -> c_int {
-    if !crate::fds::is_tracked(fd) || msgs.is_null() {
+    if !crate::fds::is_tracked(fd) || msgs.is_null() || flags < 0 {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::sendmmsg(fd, msgs, n, flags) };
     }

@@ -47,7 +47,7 @@ pub unsafe extern "C-unwind" fn connect(fd: c_int, to: *const sockaddr, len: soc
         if unspec {
             // Dissolves a connection; what comes after it is another one on the same descriptor.
             crate::giving::hand_back(&inside, Reason::Unsupported);
-        } else if inside.conn().end().role() == Role::Fresh {
+        } else if !to.is_null() && inside.conn().end().role() == Role::Fresh {
             inside.conn().end().role.store(Role::Client as u32, Relaxed);
             // SAFETY: the caller's address of `len` bytes.
             unsafe { note_listener(&inside, to, len as usize) };

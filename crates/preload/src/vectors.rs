@@ -17,6 +17,17 @@ pub fn is_negative(n: size_t) -> bool {
     n > isize::MAX as usize
 }
 
+/// Would read or write refuse these bytes unseen, for their number or for where they end? The kernel says with which error.
+#[inline]
+pub fn is_refused(buf: *const c_void, n: size_t) -> bool {
+    is_negative(n) || is_negative((buf as usize).wrapping_add(n))
+}
+
+/// An address longer than any (struct sockaddr_storage), or of negative length: the kernel refuses it unseen.
+pub fn is_bad_address(len: libc::socklen_t) -> bool {
+    len as usize > size_of::<libc::sockaddr_storage>()
+}
+
 #[inline]
 fn single(base: *mut c_void, n: size_t) -> Result<iovec, c_int> {
     if base.is_null() && n > 0 {

@@ -260,7 +260,9 @@ pub fn forget_dormant(epfd: c_int, fd: c_int) {
 /// # Safety
 /// `events` must have room for `max`.
 unsafe fn room<'a>(events: *mut epoll_event, max: c_int) -> Option<&'a mut [epoll_event]> {
-    if events.is_null() || max <= 0 {
+    /// The kernel refuses more (EP_MAX_EVENTS).
+    const MOST: usize = c_int::MAX as usize / size_of::<epoll_event>();
+    if events.is_null() || max <= 0 || max as usize > MOST {
         return None;
     }
     // SAFETY: by the caller.

@@ -194,7 +194,12 @@ pub fn after_fork_in_child() {
         }
     }
     if mark != 0 {
-        settle(mark, leave);
+        settle(mark, |end| {
+            // Memory is not copied in one moment: a debt may be seen, and the descriptor as well.
+            if !is_held(end) {
+                leave(end);
+            }
+        });
     }
     DEBTS.iter().for_each(|d| d.store(0, Relaxed));
     MARKS.store(0, Relaxed);
@@ -209,6 +214,17 @@ fn join(slot: &Slot) -> bool {
             .refs
             .fetch_update(AcqRel, Acquire, |n| (n > 0).then_some(n + 1))
             .is_ok()
+}
+
+/// Has a descriptor of this process that end? In the child alone, when the table is in order.
+fn is_held(end: &End) -> bool {
+    (0..HIGHEST.load(Relaxed) as c_int).any(|fd| {
+        // SAFETY: slots are never freed, and one that the table points to has a connection.
+        unsafe {
+            let slot = cell(fd).and_then(|c| c.load(Relaxed).as_ref());
+            slot.is_some_and(|s| std::ptr::eq((*s.conn.get()).assume_init_ref().end(), end))
+        }
+    })
 }
 
 /// This process was counted as a holder of the end, and is none.

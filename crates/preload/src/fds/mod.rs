@@ -537,7 +537,10 @@ pub fn alias(inside: &Inside, fd: c_int) {
     leave_behind(fd, false);
     inside.slot.fds.fetch_add(1, AcqRel);
     let end = inside.conn().end();
-    end.descriptor.store(fd as u32 + 1, Relaxed);
+    // Who acts for this process wants one that stays.
+    let _ = end
+        .descriptor
+        .compare_exchange(0, fd as u32 + 1, Relaxed, Relaxed);
     point(fd, inside.slot);
     if fd < STDIO_FDS && inside.conn().end().role() != Role::Listener {
         crate::giving::hand_back(inside, gm::Reason::Stdio);
@@ -573,7 +576,9 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
     let last_here = inside.slot.fds.fetch_sub(1, SeqCst) == 1;
     let end = inside.conn().end();
     if !last_here && end.descriptor.load(Relaxed) == fd as u32 + 1 {
-        end.descriptor.store(0, Relaxed);
+        let other = of_slot(inside.slot).next();
+        end.descriptor
+            .store(other.map_or(0, |o| o as u32 + 1), Relaxed);
     }
     if inside.slot.watches.load(Acquire) > 0 {
         crate::epoll::on_close(inside.slot, fd, last_here);
