@@ -6,15 +6,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use gm::{Port, Reason};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use sockets::{Conn, Fault, Given, RecvOptions};
+use sockets::{Conn, Fault, Given, Kernel, RecvOptions};
 
 use crate::fds::{self, Inside};
 use crate::kernel::Fd;
 use crate::{epoll, real};
+
+/// How long, and how often in a row, bytes are awaited of a peer that is gone.
+const POUR_WAIT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+const POUR_WAITS: u32 = 10;
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
@@ -97,7 +105,7 @@ fn substitute(inside: &Inside) -> Option<()> {
 
 /// As [`pour`], and leaves it where it is: other processes hold the connection too, and may be the ones that read.
 fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
-    let bytes = sockets::RING_BYTES;
+    let bytes = inside.fd.queued() + sockets::RING_BYTES;
     let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: a fresh mapping, zeroed; unmapped below, when nothing refers to it.
     let Ok(room) = (unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) })
@@ -106,18 +114,11 @@ fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
     };
     // SAFETY: mapped just now with that many bytes, nobody else knows of it.
     let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<u8>(), bytes) };
-    let o = RecvOptions {
-        dont_wait: true,
-        peek: true,
-        ..Default::default()
-    };
-    let seen = inside
-        .conn()
-        .recv(&inside.fd, &mut [IoSliceMut::new(room)], o);
+    let seen = inside.conn().peek_all(&inside.fd, room);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let whole = match seen {
         Ok(n) => net::send(to, &room[..n], flags) == Ok(n),
-        Err(f) => f == Fault::WouldBlock,
+        Err(_) => false,
     };
     // SAFETY: the mapping made above.
     let _ = unsafe { mm::munmap(room.as_mut_ptr().cast(), bytes) };
@@ -132,20 +133,31 @@ fn pour(inside: &Inside, to: &OwnedFd) -> bool {
         dont_wait: true,
         ..Default::default()
     };
+    let mut waits = 0;
     loop {
         let mut bufs = [IoSliceMut::new(&mut piece)];
         let got = match inside.conn().recv(&inside.fd, &mut bufs, o) {
-            Ok(0) | Err(Fault::WouldBlock) => return true,
+            Err(Fault::UseKernel) => net::recv(borrow(inside), &mut piece, RecvFlags::DONTWAIT)
+                .map(|(n, _)| n)
+                .map_err(|e| match e {
+                    rustix::io::Errno::AGAIN => Fault::WouldBlock,
+                    e => Fault::Other(e.raw_os_error()),
+                }),
+            got => got,
+        };
+        let got = match got {
+            Ok(0) => return true,
             Ok(n) => n,
-            Err(Fault::UseKernel) => {
-                match net::recv(borrow(inside), &mut piece, RecvFlags::DONTWAIT) {
-                    Ok((0, _)) | Err(rustix::io::Errno::AGAIN) => return true,
-                    Ok((n, _)) => n,
-                    Err(_) => return false,
-                }
+            // What a process that is gone had sent may not have been let through yet.
+            Err(Fault::WouldBlock) if waits < POUR_WAITS => {
+                waits += 1;
+                let mut entry = [PollFd::from_borrowed_fd(borrow(inside), PollFlags::IN)];
+                let _ = poll(&mut entry, Some(&POUR_WAIT));
+                continue;
             }
             Err(_) => return false,
         };
+        waits = 0;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         if net::send(to, &piece[..got], flags) != Ok(got) {
             return false;
