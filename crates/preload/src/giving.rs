@@ -12,7 +12,7 @@ use rustix::io::FdFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use sockets::{Conn, Fault, Given, RecvOptions};
+use sockets::{Conn, Fault, Given, Kernel, RecvOptions};
 
 use crate::fds::{self, Inside};
 use crate::kernel::Fd;
@@ -125,7 +125,7 @@ fn substitute(inside: &Inside) -> Option<()> {
 
 /// As [`pour`], and leaves it where it is: other processes hold the connection too, and may be the ones that read.
 fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
-    let bytes = sockets::RING_BYTES;
+    let bytes = inside.fd.queued() + sockets::RING_BYTES;
     let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: a fresh mapping, zeroed; unmapped below, when nothing refers to it.
     let Ok(room) = (unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) })
@@ -134,18 +134,11 @@ fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
     };
     // SAFETY: mapped just now with that many bytes, nobody else knows of it.
     let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<u8>(), bytes) };
-    let o = RecvOptions {
-        dont_wait: true,
-        peek: true,
-        ..Default::default()
-    };
-    let seen = inside
-        .conn()
-        .recv(&inside.fd, &mut [IoSliceMut::new(room)], o);
+    let seen = inside.conn().peek_all(&inside.fd, room);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let whole = match seen {
         Ok(n) => net::send(to, &room[..n], flags) == Ok(n),
-        Err(f) => f == Fault::WouldBlock,
+        Err(_) => false,
     };
     // SAFETY: the mapping made above.
     let _ = unsafe { mm::munmap(room.as_mut_ptr().cast(), bytes) };

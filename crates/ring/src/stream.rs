@@ -49,6 +49,9 @@ pub fn part_bytes(ring_bytes: u64) -> usize {
     (ring_bytes as usize / 4).max(4096)
 }
 
+/// Looks in a row that other threads of this end may spoil, by moving on between two loads. More is a peer that scribbles.
+const LOOKS: u32 = 10_000;
+
 /// What [`Rx::read_part`] took, and where the ring goes on.
 #[derive(Clone, Copy)]
 pub struct Part {
@@ -89,7 +92,7 @@ impl Tx<'_> {
     #[inline]
     pub fn room(&self, cache: &WriteCache, want: usize) -> Result<usize, Corrupt> {
         let window = self.window();
-        loop {
+        for _ in 0..LOOKS {
             let tail = self.position();
             let used = tail.wrapping_sub(cache.0.load(Acquire));
             if used <= window && window - used >= want as u64 {
@@ -104,9 +107,10 @@ impl Tx<'_> {
             // Asked without the writing end's lock: another thread may have written, and the peer read that, between
             // the two loads. If nobody wrote, it is nonsense.
             if self.position() == tail {
-                return Err(Corrupt);
+                break;
             }
         }
+        Err(Corrupt)
     }
 
     /// Copies as much as fits and publishes it. The caller holds the writing end's lock. Returns the bytes taken,
@@ -288,9 +292,15 @@ impl Tx<'_> {
         self.direction.writer.switches.load(Relaxed)
     }
 
-    /// Where in the ring the last switch down was.
-    pub fn down(&self) -> u64 {
-        self.direction.writer.down.load(Relaxed)
+    /// Where the last switch down was, in the ring and on the stream.
+    pub fn last_down(&self) -> (u64, u64) {
+        let w = &self.direction.writer;
+        (w.down.load(Relaxed), w.down_tcp.load(Relaxed))
+    }
+
+    /// Doorbells counted so far.
+    pub fn bells_counted(&self) -> u32 {
+        self.direction.writer.bells_sent.load(Relaxed)
     }
 
     /// Are unread bytes being moved to the stream, or were they?
@@ -327,7 +337,7 @@ impl Tx<'_> {
 
     /// Published bytes that the peer has not taken. What moved to the stream is the kernel's to count.
     pub fn unread(&self) -> Result<u64, Corrupt> {
-        loop {
+        for _ in 0..LOOKS {
             if self.is_moved() {
                 return Ok(0);
             }
@@ -338,9 +348,10 @@ impl Tx<'_> {
             }
             // As in `room`.
             if self.position() == tail {
-                return Err(Corrupt);
+                break;
             }
         }
+        Err(Corrupt)
     }
 }
 
@@ -365,7 +376,7 @@ impl Rx<'_> {
     /// Bytes ready to be read.
     #[inline]
     pub fn readable(&self) -> Result<usize, Corrupt> {
-        loop {
+        for _ in 0..LOOKS {
             if self.is_moved() {
                 return Ok(0);
             }
@@ -376,9 +387,10 @@ impl Rx<'_> {
             }
             // Another reader of this end may have moved between the two loads; if nobody did, it is nonsense.
             if self.position() == head {
-                return Err(Corrupt);
+                break;
             }
         }
+        Err(Corrupt)
     }
 
     /// Copies out what is there, at most `bufs` hold, and takes it unless `peek`. Zero: the ring is empty.
@@ -413,7 +425,7 @@ impl Rx<'_> {
             .map(|b| b.len())
             .sum::<usize>()
             .saturating_sub(skip) as u64;
-        loop {
+        for _ in 0..LOOKS {
             let head = self.direction.reader.head.load(Acquire);
             if head & layout::MOVED != 0 || at.is_some_and(|at| at != head) {
                 return Ok(none);
@@ -444,6 +456,7 @@ impl Rx<'_> {
                 });
             }
         }
+        Err(Corrupt)
     }
 
     #[inline]
@@ -495,13 +508,14 @@ impl Rx<'_> {
 
     /// Throws `max` bytes away at most (recv with MSG_TRUNC). Returns how many.
     pub fn discard(&self, max: usize) -> Result<usize, Corrupt> {
-        loop {
+        for _ in 0..LOOKS {
             let head = self.position();
             let n = self.readable()?.min(max);
             if n == 0 || self.take(head, n) {
                 return Ok(n);
             }
         }
+        Err(Corrupt)
     }
 
     /// After bytes were taken: does the writer wait for room, and is there enough to wake it for? A quarter of the

@@ -9,6 +9,7 @@ mod heap;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use heap::{Heap, PAGE};
 use proptest::prelude::*;
@@ -151,7 +152,7 @@ impl<'a> Ends<'a> {
             bounded(moved.map(|(from, to)| to.wrapping_sub(from) as usize), PAGE);
             tx.all_moved();
         } else if tx.all_passed() {
-            tx.switch_up(tx.down());
+            tx.switch_up(tx.last_down().0);
         }
     }
 }
@@ -244,6 +245,70 @@ fn scribbling_peer() {
         }
         done.store(true, Relaxed);
     });
+}
+
+/// How many words the peer of `many_words` stores, if SGM_HOSTILE_WORDS does not say.
+const MANY_WORDS: u64 = 5_000_000;
+/// No call waits for a peer, so this is for the machine's other work alone.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Every call ends in time, whatever a peer stores meanwhile: values that are nearly sound, the same words again and
+/// again, in the middle of a call.
+#[test]
+fn many_words() {
+    let asked = std::env::var("SGM_HOSTILE_WORDS").ok();
+    let asked = asked.map(|text| text.parse::<u64>().expect("SGM_HOSTILE_WORDS is a number"));
+    let words = asked.unwrap_or(MANY_WORDS);
+    let heap = Heap::new(PAGE);
+    let done = AtomicBool::new(false);
+    let (mut calls, mut longest) = (0_u64, Duration::ZERO);
+    thread::scope(|s| {
+        s.spawn(|| {
+            let mut x = 0x2545_F491_4F6C_DD1D_u64;
+            let mut one = 0;
+            for stored in 0..words {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                if stored % 1024 == 0 {
+                    // For a while only one word, as fast as can be; or all.
+                    one = (x >> 20) as usize % (2 * WORDS);
+                }
+                let word = if one < WORDS {
+                    one
+                } else {
+                    (x >> 33) as usize % WORDS
+                };
+                let near = position(&heap.direction, (x >> 40) as usize % 4);
+                let value = match x >> 61 {
+                    0 => x.rotate_left(29),
+                    1 => MOVED | near,
+                    2 => near.wrapping_sub(PAGE as u64 + 1),
+                    3 => u64::MAX - (x >> 50) % 8,
+                    _ => near.wrapping_add((x >> 45) % (2 * PAGE as u64)),
+                };
+                poke(&heap.direction, word, value);
+            }
+            done.store(true, Relaxed);
+        });
+        let mut ends = Ends::new(&heap);
+        while !done.load(Relaxed) {
+            let len = (calls as usize).wrapping_mul(2_654_435_761) % (3 * PAGE);
+            for op in [
+                Op::Write(len),
+                Op::Read(len, calls % 3 == 0),
+                Op::Discard(len),
+                Op::Ask,
+            ] {
+                let start = Instant::now();
+                ends.run(&op);
+                longest = longest.max(start.elapsed());
+                calls += 1;
+            }
+        }
+    });
+    println!("{words} words, {calls} calls, the longest took {longest:?}");
+    assert!(calls > 0 && longest < LONGEST, "{longest:?}");
 }
 
 /// A header as a peer could leave it, and the size of the mapping.

@@ -20,13 +20,15 @@ use gm::{Node, Path, Reason, Segment, State};
 use ring::sync::Ordering::{AcqRel, Relaxed};
 use ring::{Rx, Tx, layout};
 
-use crate::lock::lock;
+use crate::lock::{Guard, lock};
 use crate::{Conn, Fault, Kernel};
 
 /// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
 const ANSWER_SLICE_US: u64 = 500;
 /// A peer that has not answered for so long, in µs, is busy elsewhere or stopped: time for help.
 const HELP_AFTER_US: u64 = 3_000;
+/// A peer that is moving its unread bytes, and gets no further for so long, in µs, waits for a reader of the stream.
+const MOVED_AFTER_US: u64 = 200_000;
 /// Bytes moved at once.
 const PIECE: usize = 2048;
 
@@ -81,19 +83,29 @@ impl Conn {
         let end = self.end;
         let mut widened = None;
         let mut piece = [0_u8; PIECE];
+        // No more than a ring holds, whatever becomes of these words meanwhile.
+        let mut most = tx.bytes.capacity();
         while let Some(at) = end.resend.load(Relaxed).checked_sub(1) {
             let left = end.resend_to.load(Relaxed).wrapping_sub(at);
+            if left > most {
+                end.resend.store(0, Relaxed);
+                self.corrupt();
+                break;
+            }
             let n = piece.len().min(left as usize);
             if n == 0 {
-                end.resend.store(0, Relaxed);
+                // In this order: who dies in between leaves nothing undone.
                 tx.all_moved();
+                end.resend.store(0, Relaxed);
                 break;
             }
             tx.bytes.get(at, &mut piece[..n]);
             match k.send(&piece[..n]) {
                 Ok(sent) => {
                     self.count_tcp(sent as u64, 0);
-                    end.resend.store(at + sent as u64 + 1, Relaxed);
+                    most -= sent as u64;
+                    let next = at.wrapping_add(sent as u64);
+                    end.resend.store(next.wrapping_add(1), Relaxed);
                 }
                 // These bytes were taken from the program: room for them is not its business.
                 Err(Fault::WouldBlock) if widened.is_none() => {
@@ -105,8 +117,9 @@ impl Conn {
                 Err(Fault::WouldBlock | Fault::Interrupted) => break,
                 Err(f) => {
                     self.kernel_fault(f);
-                    end.resend.store(0, Relaxed);
                     tx.all_moved();
+                    end.resend.store(0, Relaxed);
+                    break;
                 }
             }
         }
@@ -120,29 +133,51 @@ impl Conn {
         done
     }
 
+    /// The sending lock, with everything in order that a dead holder left half done.
+    #[inline]
+    pub(crate) fn lock_tx(&self, k: &impl Kernel) -> Guard<'_> {
+        let guard = lock(&self.end.tx_lock, k);
+        if guard.is_inherited()
+            && let Some(segment) = self.segment()
+        {
+            self.after_dead_holder(k, segment.tx());
+        }
+        guard
+    }
+
     /// The last holder of the sending lock died with it: puts right what it left half done. Caller holds the lock now.
     #[cold]
-    pub(crate) fn after_dead_holder(&self, k: &impl Kernel, tx: Tx<'_>) {
+    fn after_dead_holder(&self, k: &impl Kernel, tx: Tx<'_>) {
         let end = self.end;
+        let mut uncounted = 0;
         if let Some((sent, _)) = k.positions() {
             // It may have sent bytes, and not have counted them.
-            let uncounted = sent.wrapping_sub(end.tcp_tx.load(Relaxed));
-            let at = end.resend.load(Relaxed);
-            if at != 0 && end.resend_to.load(Relaxed).wrapping_sub(at - 1) >= uncounted {
-                end.resend.store(at + uncounted, Relaxed);
+            uncounted = sent.wrapping_sub(end.tcp_tx.load(Relaxed));
+            let (ring, tcp) = tx.last_down();
+            let moved = sent.wrapping_sub(tcp);
+            if end.resend.load(Relaxed) != 0
+                && end.resend_to.load(Relaxed).wrapping_sub(ring) >= moved
+            {
+                end.resend
+                    .store(ring.wrapping_add(moved).wrapping_add(1), Relaxed);
             }
             end.tcp_tx.store(sent, Relaxed);
         }
         if tx.switches() != end.tx_switches.load(Relaxed) {
             // Between saying so and noting it.
             end.resend_to.store(tx.position(), Relaxed);
-            end.resend.store(tx.down() + 1, Relaxed);
+            end.resend.store(tx.last_down().0.wrapping_add(1), Relaxed);
             end.tx_switches.store(tx.switches(), Relaxed);
         } else if end.tx_path() == Path::Ring && tx.is_moved() {
             self.switch_down(k, tx, None);
         } else if end.tx_path() == Path::Ring {
-            // Between counting a bell and sending it, perhaps. In this order, never more bells are counted than will be sent.
-            tx.uncount_bell();
+            // A bell is counted for its reader, sent, noted here, and counted among the stream's bytes, in this order.
+            let noted = tx.bells_counted() == end.bells_sent.load(Relaxed) as u32;
+            if !noted && uncounted == 0 {
+                tx.uncount_bell();
+            }
+            end.bells_sent.store(tx.bells_counted().into(), Relaxed);
+            // It may have published, and not have rung.
             self.ring_bell(k);
         }
     }
@@ -175,8 +210,13 @@ impl Conn {
                 return Given::Spoilt;
             }
             let now = k.now_us();
+            let passed_down = self.end.rx_path() == Path::Tcp && rx.up_at(self.passed()).is_none();
+            if passed_down && now - since > MOVED_AFTER_US {
+                // It is the new reader's turn.
+                break;
+            }
             if now >= help_at {
-                // The kernel's word of it may wait behind payload that found no room here.
+                // The kernel's word of it may wait behind payload that found no room here, and does not come when our reading is shut.
                 if self.peer_is_over(node) {
                     return self.without_peer(k, rx);
                 }
@@ -209,7 +249,10 @@ impl Conn {
     /// and nothing into the ring.
     fn without_peer(&self, k: &impl Kernel, rx: Rx<'_>) -> Given {
         self.note_kernel(k.poll());
-        self.settle(k);
+        // It may have answered before its end, since we looked.
+        if !self.settle(k) {
+            return Given::Stream;
+        }
         let in_ring = match rx.is_moved() {
             // It may have died in the middle of it; how far it came shows at the stream's end.
             true => !rx.all_moved(),
@@ -266,7 +309,11 @@ impl Conn {
     /// Asks the peer to send over TCP, and does so itself.
     fn ask_and_switch(&self, node: &Node, k: &impl Kernel, segment: &Segment, why: Reason) {
         let rx = segment.rx();
-        rx.ask(layout::PLEASE_DOWN);
+        {
+            // Not while somebody takes doorbells by their count: see `take_bells`.
+            let _rx = lock(&self.end.rx_lock, k);
+            rx.ask(layout::PLEASE_DOWN);
+        }
         rx.direction.wait.edge.store(0, Relaxed);
         // A byte for a socket that is closed makes its kernel drop what it has not sent yet. So would one that a peer which
         // has nothing to do for us leaves unread to its end.
@@ -276,7 +323,7 @@ impl Conn {
         if !gone {
             self.wake_writer(k, wanted);
         }
-        let guard = lock(&self.end.tx_lock, k);
+        let guard = self.lock_tx(k);
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
             let tx = segment.tx();
             let asleep = tx.has_sleepers() || !tx.reader_is_before_switch();
@@ -327,7 +374,7 @@ impl Conn {
 
     #[cold]
     fn answer(&self, k: &impl Kernel, tx: Tx<'_>) {
-        let guard = lock(&self.end.tx_lock, k);
+        let guard = self.lock_tx(k);
         if guard.is_nested() {
             return;
         }
@@ -358,7 +405,8 @@ impl Conn {
         let asked = segment.tx().asks() & layout::PLEASE_DOWN != 0 && passed != 0;
         // Payload before the switch may be unread, if no doorbells are behind it.
         let no_bells = match (rx.up_at(passed), rx.down_at(passed)) {
-            (None, None) => end.rx_path() == Path::Tcp,
+            // If its writer is killed while it moves what was unread, the rest is in the ring.
+            (None, None) => end.rx_path() == Path::Tcp && rx.all_moved(),
             (Some(up), Some((_, tcp))) => up == tcp && rx.all_moved(),
             _ => false,
         };
@@ -400,7 +448,7 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return;
         };
-        let guard = lock(&self.end.tx_lock, k);
+        let guard = self.lock_tx(k);
         if guard.is_nested() {
             // A signal handler in the middle of this end's own send: that one switches when it is called again.
             return;

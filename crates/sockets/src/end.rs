@@ -30,7 +30,7 @@ impl Conn {
         }
         let mut write_kernel = false;
         if write {
-            let _tx = lock(&end.tx_lock, k);
+            let _tx = self.lock_tx(k);
             end.set(flag::WRITE_SHUT);
             let segment = self.rings()?;
             let tx = segment.tx();
@@ -123,7 +123,7 @@ impl Conn {
             self.take_last_bells(k, rx);
         }
         {
-            let _tx = lock(&end.tx_lock, k);
+            let _tx = self.lock_tx(k);
             segment.tx().finish(abort);
         }
         if rx.release_writer() & layout::WANT_FUTEX != 0 {

@@ -319,7 +319,10 @@ impl Conn {
             Ok(Decision::Confirmed) => {
                 let _tx = lock(&end.tx_lock, k);
                 if end.state() == State::Claimed {
-                    segment.tx().switch_up(end.tcp_tx.load(Relaxed));
+                    if segment.tx().switches() == 0 {
+                        // Else its holder died just here.
+                        segment.tx().switch_up(end.tcp_tx.load(Relaxed));
+                    }
                     end.tx_switches.store(1, ring::sync::Ordering::Release);
                     end.set(flag::WAS_CARRIED);
                     end.set_state(State::Carried);

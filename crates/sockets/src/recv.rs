@@ -129,6 +129,29 @@ impl Conn {
         Ok(done)
     }
 
+    /// What is unread, on the stream before a switch and behind that in the ring, for who copies it and leaves it there.
+    pub fn peek_all(&self, k: &impl Kernel, buf: &mut [u8]) -> Result<usize, Fault> {
+        let peek = RecvOptions {
+            dont_wait: true,
+            peek: true,
+            wait_all: false,
+        };
+        let n = self.recv(k, &mut [IoSliceMut::new(buf)], peek)?;
+        let rx = self.rings()?.rx();
+        let switch = self.end.tcp_rx.load(Relaxed).wrapping_add(n as u64);
+        match (self.end.rx_path(), rx.up_at(self.passed())) {
+            (Path::Tcp, Some(up)) if up == switch => {}
+            // The kernel has not let all of it through yet.
+            (Path::Tcp, Some(_)) => return Err(Fault::WouldBlock),
+            _ => return Ok(n),
+        }
+        let behind = &mut [IoSliceMut::new(&mut buf[n..])];
+        match rx.read(&self.read_cache, behind, 0, true) {
+            Ok(more) => Ok(n + more),
+            Err(Corrupt) => Err(self.corrupt()),
+        }
+    }
+
     #[inline]
     fn look(
         &self,
@@ -216,7 +239,7 @@ impl Conn {
         }
         if wanted & layout::WANT_BELL != 0 {
             self.see_confirmation(k);
-            let _tx = lock(&self.end.tx_lock, k);
+            let _tx = self.lock_tx(k);
             self.ring_for_room(k, segment);
         }
     }
@@ -233,6 +256,8 @@ impl Conn {
     fn ring_is_empty(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Option<Look>, Fault> {
         let end = self.end;
         let passed = self.passed();
+        // Before the look where the stream goes on: what a peer that is gone said is all there then.
+        let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         if let Some((down, _)) = rx.down_at(passed) {
             if rx.position() != down && self.passed() == passed {
                 // The writer says where it stopped us, and it was not here.
@@ -241,7 +266,6 @@ impl Conn {
             self.receive_from_tcp_again(k, rx)?;
             return Ok(None);
         }
-        let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         if rx.is_moved() && self.passed() == passed {
             // The writer is about to say where the stream goes on; unless it died just then.
             return match gone {

@@ -7,7 +7,6 @@ use gm::{End, Path, Reason};
 use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Tx, layout};
 
-use crate::lock::lock;
 use crate::wait::Waiting;
 use gm::Segment;
 
@@ -96,12 +95,9 @@ impl Conn {
         if end.tx_path() == Path::Tcp {
             self.see_confirmation(k);
         }
-        let guard = lock(&end.tx_lock, k);
+        let guard = self.lock_tx(k);
         if end.has(flag::WRITE_SHUT) {
             return Err(Fault::Pipe);
-        }
-        if guard.is_inherited() {
-            self.after_dead_holder(k, self.rings()?.tx());
         }
         if end.tx_path() == Path::Ring || self.comes_back(guard.is_nested()) {
             let segment = self.rings()?;
@@ -226,6 +222,7 @@ impl Conn {
             self.end.set(flag::RESET_TOLD);
             return Err(Fault::Reset);
         }
+        self.take_late_bells(k);
         if self.end.resend.load(Relaxed) != 0 && !self.send_rest(k, self.rings()?.tx()) {
             return Ok(Put::StreamFull);
         }
@@ -247,6 +244,15 @@ impl Conn {
         }
     }
 
+    /// Who asked for TCP rang as it asked. Left unread, that bell would make the death of this process a reset.
+    fn take_late_bells(&self, k: &impl Kernel) {
+        let bells = |s: &Segment| s.rx().bells_untaken() != 0;
+        if self.end.rx_path() == Path::Ring && self.segment().is_some_and(bells) {
+            let _ = self.take_bells(k);
+            self.advance(k);
+        }
+    }
+
     /// Sends one doorbell byte. Caller holds the sending lock, the direction is on the ring. If the stream takes no
     /// byte now, it is full of payload from before the switch, and that wakes the reader as well.
     #[cold]
@@ -265,8 +271,8 @@ impl Conn {
         }
         match k.send(&[layout::BELL]) {
             Ok(_) => {
-                self.count_tcp(1, 0);
                 End::count(&self.end.bells_sent, 1);
+                self.count_tcp(1, 0);
             }
             Err(f) => {
                 segment.tx().uncount_bell();
