@@ -275,7 +275,6 @@ twins! {
         pair forking_handler: PROMOTED;
         pair after_exit: PROMOTED;
         pair cancelled: PROMOTED;
-        #[ignore = "pending: a stream that ends early, rarely, when one thread forks and eight make connections"]
         raw fork_storm: Carried(20_000);
     }
     stdio {

@@ -27,6 +27,8 @@ pub enum State {
     Claimed = 3,
     Carried = 4,
     Back = 5,
+    /// Between an owner that left it and the next: nobody's business but of who set this.
+    Taken = 6,
 }
 
 /// Where a direction's next byte goes or comes from.
@@ -149,8 +151,25 @@ impl End {
             3 => State::Claimed,
             4 => State::Carried,
             5 => State::Back,
+            6 => State::Taken,
             _ => State::Free,
         }
+    }
+
+    /// Is it some socket's?
+    pub fn is_used(&self) -> bool {
+        !matches!(self.state(), State::Free | State::Taken)
+    }
+
+    /// From `state`, as it was read, to [`State::Taken`]. False: somebody else was quicker.
+    pub(crate) fn take_from(&self, state: u32) -> bool {
+        use ring::sync::Ordering::AcqRel;
+        let taken = State::Taken as u32;
+        state != taken
+            && self
+                .state
+                .compare_exchange(state, taken, AcqRel, Relaxed)
+                .is_ok()
     }
 
     pub fn set_state(&self, s: State) {

@@ -234,13 +234,7 @@ impl Port {
     /// Takes a free end. `hint`: an index that was free lately.
     pub fn allocate(&self, hint: Option<u32>, role: Role, pid: u32) -> Result<u32, Error> {
         let ends = self.ends();
-        let take = |i: u32| {
-            let e = &ends[i as usize];
-            // `Claimed` while being reset: nobody else looks at an end that is neither free nor known to it.
-            e.state
-                .compare_exchange(State::Free as u32, State::Claimed as u32, AcqRel, Relaxed)
-                .is_ok()
-        };
+        let take = |i: u32| ends[i as usize].take_from(State::Free as u32);
         let index = hint
             .filter(|i| (*i as usize) < ends.len() && take(*i))
             .or_else(|| {
@@ -286,12 +280,7 @@ impl Port {
             let i = self.cursor.fetch_add(1, Relaxed) % used.len() as u32;
             let end = &used[i as usize];
             let state = end.state.load(Acquire);
-            let taken = state != State::Free as u32
-                && end.is_deserted()
-                && end
-                    .state
-                    .compare_exchange(state, State::Claimed as u32, AcqRel, Relaxed)
-                    .is_ok();
+            let taken = state != State::Free as u32 && end.is_deserted() && end.take_from(state);
             taken.then(|| {
                 self.bury(end);
                 i
@@ -323,10 +312,7 @@ impl Port {
             if state != State::Free as u32
                 && end.refs.load(Acquire) == 0
                 && end.pid.load(Relaxed) == pid
-                && end
-                    .state
-                    .compare_exchange(state, State::Claimed as u32, AcqRel, Relaxed)
-                    .is_ok()
+                && end.take_from(state)
             {
                 self.bury(end);
                 end.set_state(State::Free);

@@ -7,7 +7,6 @@ use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use gm::State;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::net::{AddressFamily, ipproto, sockopt};
 
@@ -114,9 +113,8 @@ pub fn meet(fd: c_int, came: Came) {
         return;
     };
     let known = port.used_ends().get(place.index as usize);
-    let sound = |e: &&gm::End| {
-        e.cookie.load(std::sync::atomic::Ordering::Relaxed) == cookie && e.state() != State::Free
-    };
+    let sound =
+        |e: &&gm::End| e.cookie.load(std::sync::atomic::Ordering::Relaxed) == cookie && e.is_used();
     if let Some(end) = known.filter(sound) {
         fds::join(fd, port, end, place, came);
     }

@@ -138,6 +138,11 @@ impl<T: Placed + Sync + 'static> Arena<T> {
         }
     }
 
+    /// As [`crate::heap::in_child`].
+    pub fn in_child(&self) {
+        self.free.store(0, Relaxed);
+    }
+
     /// All that were ever made, in use or not.
     pub fn all(&self) -> impl Iterator<Item = &'static T> {
         (0..self.made.load(Acquire)).filter_map(|number| {

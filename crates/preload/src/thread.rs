@@ -12,8 +12,9 @@ pub struct Words {
     pub vfork_parent: Cell<u32>,
     /// Further vforks in that one's child.
     pub vfork_depth: Cell<u32>,
-    /// The mark of the fork that it is in (`fds::fork`).
-    pub fork: Cell<u32>,
+    /// It is in a fork; changes of the table that it is at (`fds::fork`).
+    pub forks: Cell<bool>,
+    pub changes: Cell<u32>,
     /// It is in our own `fork`, which tells how that ended.
     pub fork_told: Cell<bool>,
     /// It was cancelled in a sleep, which had this buffer (`cancel`).

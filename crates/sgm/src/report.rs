@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
-use gm::{End, Port, Reason, Role, State};
+use gm::{End, Port, Reason, Role};
 use serde::Serialize;
 
 #[derive(Debug, Default, Serialize)]
@@ -55,7 +55,7 @@ pub fn gather(dir: &Path, run: u64) -> Report {
         }
         report.ports += 1;
         let totals = &port.header().totals;
-        for end in port.used_ends().iter().filter(|e| e.state() != State::Free) {
+        for end in port.used_ends().iter().filter(|e| e.is_used()) {
             gm::port::fold(totals, end);
         }
         add(&mut report, &port);
@@ -94,7 +94,7 @@ fn add(report: &mut Report, port: &Port) {
 
 /// Is this end worth a line: a connection, not a listener or an unused socket?
 pub fn is_connection(end: &End) -> bool {
-    matches!(end.role(), Role::Client | Role::Server) && end.state() != State::Free
+    matches!(end.role(), Role::Client | Role::Server) && end.is_used()
 }
 
 impl Report {

@@ -418,3 +418,8 @@ pub fn in_child() {
         set.sleepers.store(0, Relaxed);
     }
 }
+
+/// In the child of a process with threads.
+pub fn forget_free() {
+    ARENA.in_child();
+}

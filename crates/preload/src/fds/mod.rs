@@ -24,6 +24,7 @@ use crate::kernel::Fd;
 use crate::process::vfork;
 use crate::quiet;
 
+use self::fork::Change;
 pub use self::fork::{
     after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
 };
@@ -45,8 +46,7 @@ pub struct Slot {
     kept: AtomicI32,
     /// 1 + the end that the slot had last; 0: none yet.
     hint: AtomicU32,
-    /// The forks under way that have counted the socket, and the rounds of `each_slot_once` that have seen it (`fork`).
-    marks: AtomicU32,
+    /// The rounds of `each_slot_once` that have seen it (`fork`).
     seen: AtomicU32,
     shelf: Shelf,
     /// Members of epoll sets that point here.
@@ -334,7 +334,9 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     };
     slot.begin(port, Conn::new(end, place));
     vfork::note_new();
+    let change = Change::begin();
     point(fd, slot);
+    drop(change);
     if crate::uring::blind() {
         end.keep_tcp(gm::Reason::Unsupported);
     }
@@ -380,7 +382,9 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     }
     end.descriptor.store(fd as u32 + 1, Relaxed);
     vfork::note_new();
+    let change = Change::begin();
     point(fd, slot);
+    drop(change);
     let Some(inside) = enter(fd) else { return };
     if end.role() == Role::Listener {
         crate::setup::register(&inside);
@@ -440,7 +444,6 @@ fn new_slot() -> Slot {
         dead: AtomicU32::new(1),
         kept: AtomicI32::new(0),
         hint: AtomicU32::new(0),
-        marks: AtomicU32::new(0),
         seen: AtomicU32::new(0),
         shelf: Shelf::new(),
         watches: AtomicU32::new(0),
@@ -463,7 +466,6 @@ impl Slot {
         unsafe { (*self.conn.get()).write(conn) };
         self.port
             .store(std::ptr::from_ref(port).cast_mut(), Relaxed);
-        self.marks.store(0, Relaxed);
         self.seen.store(0, Relaxed);
         self.fds.store(1, Relaxed);
         self.watches.store(0, Relaxed);
@@ -567,6 +569,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
     };
     let Some(cell) = cell(fd) else { return false };
     let slot = std::ptr::from_ref(inside.slot).cast_mut();
+    let change = Change::begin();
     if cell
         .compare_exchange(slot, std::ptr::null_mut(), AcqRel, Relaxed)
         .is_err()
@@ -574,6 +577,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         return false;
     }
     let last_here = inside.slot.fds.fetch_sub(1, SeqCst) == 1;
+    drop(change);
     let end = inside.conn().end();
     if !last_here && end.descriptor.load(Relaxed) == fd as u32 + 1 {
         let other = of_slot(inside.slot).next();
@@ -585,7 +589,6 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
     }
     if last_here {
         let _whole = quiet::uncancelled();
-        fork::gone(inside.slot, end);
         if !(still_open && inside.outlives_close()) {
             inside.end(still_open);
         }

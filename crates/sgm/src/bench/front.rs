@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result};
 use gm::port::Totals;
-use gm::{Port, Reason, State};
+use gm::{Port, Reason};
 use serde::{Deserialize, Serialize};
 
 use super::sys;
@@ -160,7 +160,7 @@ impl Report {
         for port in paths.iter().filter_map(|path| Port::open(path).ok()) {
             let alive = Totals::default();
             let ends = port.used_ends().iter();
-            ends.filter(|end| end.state() != State::Free)
+            ends.filter(|end| end.is_used())
                 .for_each(|end| gm::port::fold(&alive, end));
             report.add(&alive);
             report.add(&port.header().totals);
