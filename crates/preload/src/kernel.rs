@@ -1,6 +1,6 @@
 //! The kernel's socket, for the engine: raw system calls, so errno stays the program's.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicI32, AtomicU32};
@@ -172,6 +172,14 @@ impl Kernel for Fd {
             };
         rustix::net::recv(self.get(), buf, flags)
             .map(|(n, _)| n)
+            .map_err(fault)
+    }
+
+    fn peek_many(&self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize, Fault> {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let mut none = rustix::net::RecvAncillaryBuffer::default();
+        rustix::net::recvmsg(self.get(), bufs, &mut none, flags)
+            .map(|m| m.bytes)
             .map_err(fault)
     }
 

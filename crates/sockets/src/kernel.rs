@@ -1,6 +1,6 @@
 //! What the engine asks of the kernel's TCP socket underneath a connection.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 
 use ring::sync::AtomicU32;
 
@@ -50,6 +50,10 @@ pub struct Buffers {
 pub trait Kernel {
     /// Takes bytes off the stream; `Ok(0)` is end-of-file.
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault>;
+    /// A look at what is on the stream, into several buffers, of which there is one at least; perhaps into the first alone.
+    fn peek_many(&self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize, Fault> {
+        self.recv(&mut bufs[0], true)
+    }
     /// Puts bytes on the stream.
     fn send(&self, buf: &[u8]) -> Result<usize, Fault>;
     /// Puts bytes of several buffers on the stream, from byte `skip` on; perhaps not of all of them. At least one is there.

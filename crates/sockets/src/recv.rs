@@ -63,6 +63,9 @@ impl Conn {
                 }
                 Ok(Look::Stream(n)) => {
                     done += n;
+                    if o.peek {
+                        done += self.peek_behind(bufs, done)?;
+                    }
                     if done == want || o.peek {
                         return Ok(done);
                     }
@@ -137,19 +140,25 @@ impl Conn {
             wait_all: false,
         };
         let n = self.recv(k, &mut [IoSliceMut::new(buf)], peek)?;
-        let rx = self.rings()?.rx();
-        let switch = self.end.tcp_rx.load(Relaxed).wrapping_add(n as u64);
-        match (self.end.rx_path(), rx.up_at(self.passed())) {
-            (Path::Tcp, Some(up)) if up == switch => {}
+        let up = self.rings()?.rx().up_at(self.passed());
+        let seen = self.end.tcp_rx.load(Relaxed).wrapping_add(n as u64);
+        match (self.end.rx_path(), up) {
             // The kernel has not let all of it through yet.
-            (Path::Tcp, Some(_)) => return Err(Fault::WouldBlock),
-            _ => return Ok(n),
+            (Path::Tcp, Some(up)) if up > seen => Err(Fault::WouldBlock),
+            _ => Ok(n),
         }
-        let behind = &mut [IoSliceMut::new(&mut buf[n..])];
-        match rx.read(&self.read_cache, behind, 0, true) {
-            Ok(more) => Ok(n + more),
-            Err(Corrupt) => Err(self.corrupt()),
+    }
+
+    /// A peek that has `done` bytes of the stream: if these are all before the switch, the ring's follow.
+    #[cold]
+    fn peek_behind(&self, bufs: &mut [IoSliceMut<'_>], done: usize) -> Result<usize, Fault> {
+        let rx = self.rings()?.rx();
+        let switch = self.end.tcp_rx.load(Relaxed).wrapping_add(done as u64);
+        if self.end.rx_path() != Path::Tcp || rx.up_at(self.passed()) != Some(switch) {
+            return Ok(0);
         }
+        rx.read(&self.read_cache, bufs, done, true)
+            .map_err(|Corrupt| self.corrupt())
     }
 
     #[inline]
@@ -462,7 +471,16 @@ impl Conn {
             self.count_tcp(0, taken as u64);
             return Ok(Some(Look::Stream(taken)));
         }
-        Ok(Some(Look::Stream(payload)))
+        if payload < n || bufs.len() == 1 {
+            return Ok(Some(Look::Stream(payload)));
+        }
+        // What of this lies beyond the switch the ring's bytes are put over.
+        let seen = k.peek_many(bufs)?;
+        let left = match rx.up_at(passed) {
+            Some(up) => usize::try_from(up.saturating_sub(position)).unwrap_or(usize::MAX),
+            None => usize::MAX,
+        };
+        Ok(Some(Look::Stream(seen.min(left))))
     }
 
     /// The kernel's stream has nothing more. A peer that died may have left the rest in the ring.
