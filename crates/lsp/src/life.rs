@@ -1,5 +1,6 @@
 //! Life of a socket: making, connecting, accepting, duplicates, shutting, closing.
 
+use gm::end::flag;
 use gm::node::ListenAddress;
 use gm::{Reason, Role};
 use ring::sync::Ordering::Relaxed;
@@ -325,8 +326,14 @@ pub fn shut(inside: &Inside, how: i32) -> Result<(), Code> {
     let write = how == ws::SD_SEND || how == ws::SD_BOTH;
     // A peer that is gone is no news to shutdown: Winsock answers that all is well.
     match conn.shutdown(&inside.socket(), read, write) {
-        Ok(()) | Err(Fault::NotConnected | Fault::Pipe | Fault::Reset) => Ok(()),
-        Err(Fault::Other(ws::WSAENOTCONN)) => Ok(()),
+        Err(Fault::NotConnected) => {
+            // Both have shut already; what comes after says that this was done all the same.
+            let read = if read { flag::READ_SHUT } else { 0 };
+            let write = if write { flag::WRITE_SHUT } else { 0 };
+            conn.end().set(read | write);
+            Ok(())
+        }
+        Ok(()) | Err(Fault::Other(ws::WSAENOTCONN) | Fault::Pipe | Fault::Reset) => Ok(()),
         Err(f) => Err(code_of(f, false)),
     }
 }
