@@ -51,7 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Shared words of a direction; the first four are positions.
-const WORDS: usize = 16;
+const WORDS: usize = 19;
 
 fn poke(d: &Direction, word: usize, value: u64) {
     let narrow = value as u32;
@@ -71,6 +71,9 @@ fn poke(d: &Direction, word: usize, value: u64) {
         12 => d.writer.moved.store(narrow, Relaxed),
         13 => d.wait.passed.store(narrow, Relaxed),
         14 => d.wait.at.store(value, Relaxed),
+        15 => d.wait.edge.store(narrow, Relaxed),
+        16 => d.writer.send_buffer.store(narrow, Relaxed),
+        17 => d.wait.receive_buffer.store(narrow, Relaxed),
         _ => d.wait.space_seq.store(narrow, Relaxed),
     }
 }
