@@ -140,7 +140,7 @@ fn move_file(inside: &Inside, from: c_int, start: i64, n: usize) -> Result<usize
         }
         match inside
             .conn()
-            .send(&inside.fd, &[IoSlice::new(&piece[..got])], o)
+            .send(&inside.fd(), &[IoSlice::new(&piece[..got])], o)
         {
             Ok(sent) => {
                 done += sent;
@@ -322,7 +322,7 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
             ..Default::default()
         };
         let mut room = [IoSliceMut::new(&mut piece[..want])];
-        let seen = match inside.conn().recv(&inside.fd, &mut room, look) {
+        let seen = match inside.conn().recv(&inside.fd(), &mut room, look) {
             Ok(seen) if seen > 0 => seen,
             Err(f) if done == 0 => return Err(f),
             _ => break,
@@ -342,7 +342,7 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
         if taken > 0 {
             // Once more into the same place: what only skips has a page on the stack.
             let mut gone = [IoSliceMut::new(&mut piece[..taken])];
-            let _ = inside.conn().recv(&inside.fd, &mut gone, take);
+            let _ = inside.conn().recv(&inside.fd(), &mut gone, take);
         }
         done += taken;
         if done == 0 {
@@ -367,7 +367,7 @@ fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
             break;
         }
         let mut want = piece.len().min(n - done);
-        match inside.conn().room(&inside.fd) {
+        match inside.conn().room(&inside.fd()) {
             0 if nonblocking => {
                 crate::set_errno(libc::EAGAIN);
                 break;
@@ -397,7 +397,7 @@ fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
 fn send_all(inside: &Inside, mut bytes: &[u8]) -> Result<(), Fault> {
     let o = SendOptions { dont_wait: false };
     while !bytes.is_empty() {
-        match inside.conn().send(&inside.fd, &[IoSlice::new(bytes)], o) {
+        match inside.conn().send(&inside.fd(), &[IoSlice::new(bytes)], o) {
             Ok(sent) => bytes = &bytes[sent..],
             Err(Fault::Interrupted | Fault::WouldBlock) => {}
             Err(f) => return Err(f),

@@ -27,13 +27,13 @@ pub fn hand_back(inside: &Inside, why: Reason) {
         act_for_peer(inside);
         crate::set_errno(saved);
     };
-    let given = conn.hand_back(&inside.ctx().node, &inside.fd, why, &mut help);
+    let given = conn.hand_back(&inside.ctx().node, &inside.fd(), why, &mut help);
     match given {
         Given::Stream if matches!(why, Reason::Handed | Reason::TableFull) => note_stranger(conn),
         Given::Stream => {}
         Given::Orphaned if substitute(inside).is_some() => {}
         // What can't be had whole must not look as if it were.
-        Given::Orphaned | Given::Spoilt => disconnect(inside.fd.0),
+        Given::Orphaned | Given::Spoilt => disconnect(inside.number),
     }
 }
 
@@ -125,7 +125,7 @@ fn substitute(inside: &Inside) -> Option<()> {
 
 /// As [`pour`], and leaves it where it is: other processes hold the connection too, and may be the ones that read.
 fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
-    let bytes = inside.fd.queued() + sockets::RING_BYTES;
+    let bytes = inside.fd().queued() + sockets::RING_BYTES;
     let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: a fresh mapping, zeroed; unmapped below, when nothing refers to it.
     let Ok(room) = (unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) })
@@ -134,7 +134,7 @@ fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
     };
     // SAFETY: mapped just now with that many bytes, nobody else knows of it.
     let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<u8>(), bytes) };
-    let seen = inside.conn().peek_all(&inside.fd, room);
+    let seen = inside.conn().peek_all(&inside.fd(), room);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let whole = match seen {
         Ok(n) => net::send(to, &room[..n], flags) == Ok(n),
@@ -170,7 +170,7 @@ fn pour(inside: &Inside, to: &OwnedFd) -> bool {
     };
     loop {
         let mut bufs = [IoSliceMut::new(&mut piece)];
-        let got = match inside.conn().recv(&inside.fd, &mut bufs, o) {
+        let got = match inside.conn().recv(&inside.fd(), &mut bufs, o) {
             Ok(0) => return true,
             Ok(n) => n,
             Err(Fault::WouldBlock) if more_follows(inside) => continue,
@@ -193,7 +193,7 @@ fn pour(inside: &Inside, to: &OwnedFd) -> bool {
 
 fn borrow(inside: &Inside) -> BorrowedFd<'_> {
     // SAFETY: inside, the descriptor is open.
-    unsafe { BorrowedFd::borrow_raw(inside.fd.0) }
+    unsafe { BorrowedFd::borrow_raw(inside.number) }
 }
 
 /// All descriptors of this process on the socket become `fresh`, which is nobody's business but the kernel's.

@@ -171,7 +171,7 @@ fn look(fds: &[pollfd], m: &Member) -> i16 {
     if !m.inside.conn().has_news(events & OUT != 0) {
         return 0;
     }
-    reported(m.inside.conn().ready(&m.inside.fd, None), events)
+    reported(m.inside.conn().ready(&m.inside.fd(), None), events)
 }
 
 /// Fills in the carried ones' events, clears the others'.
@@ -180,7 +180,7 @@ fn report(fds: &mut [pollfd], members: &Members) -> c_int {
     let mut n = 0;
     for m in members.engaged() {
         let p = &mut fds[m.at];
-        p.revents = reported(m.inside.conn().ready(&m.inside.fd, None), p.events);
+        p.revents = reported(m.inside.conn().ready(&m.inside.fd(), None), p.events);
         n += c_int::from(p.revents != 0);
     }
     n
@@ -245,7 +245,10 @@ fn ask_substituted(
         n -= c_int::from(p.revents != 0);
         let kernel = Ready(p.revents as u16 as u32);
         let ready = match p.revents & libc::POLLNVAL {
-            0 => reported(m.inside.conn().ready(&m.inside.fd, Some(kernel)), p.events),
+            0 => reported(
+                m.inside.conn().ready(&m.inside.fd(), Some(kernel)),
+                p.events,
+            ),
             nval => nval,
         };
         // Urgent data is the kernel's alone.
@@ -265,7 +268,7 @@ fn kernel_events(m: &Member, events: i16) -> i16 {
     let mut ask = events & libc::POLLPRI;
     if !conn.read_is_over() {
         ask |= libc::POLLRDHUP;
-        if events & IN != 0 || conn.readable_bytes(&m.inside.fd) == 0 {
+        if events & IN != 0 || conn.readable_bytes(&m.inside.fd()) == 0 {
             ask |= libc::POLLIN;
         }
     }
@@ -294,7 +297,7 @@ fn sleep(
     let mut blind = None;
     for m in members.engaged() {
         let conn = m.inside.conn();
-        conn.arm(&m.inside.fd);
+        conn.arm(&m.inside.fd());
         let events = fds[m.at].events;
         if kernel_events(m, events) & libc::POLLIN == 0 {
             let end = events & libc::POLLRDHUP != 0 && !conn.read_is_over();
@@ -303,9 +306,12 @@ fn sleep(
             blind = blind.into_iter().chain(room).chain(end).min();
         }
     }
-    let news = members
-        .engaged()
-        .any(|m| reported(m.inside.conn().ready(&m.inside.fd, None), fds[m.at].events) != 0);
+    let news = members.engaged().any(|m| {
+        reported(
+            m.inside.conn().ready(&m.inside.fd(), None),
+            fds[m.at].events,
+        ) != 0
+    });
     let result = if news {
         Slept::News
     } else {

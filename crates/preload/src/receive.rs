@@ -65,10 +65,10 @@ fn receive_inside(
         let o = options(&inside, flags);
         let mut got = Err(Fault::UseKernel);
         if flags & libc::MSG_TRUNC != 0 && room > 0 {
-            got = inside.conn().skip(&inside.fd, room, o);
+            got = inside.conn().skip(&inside.fd(), room, o);
         } else {
             let r = bufs(&mut |b| {
-                got = inside.conn().recv(&inside.fd, b, o);
+                got = inside.conn().recv(&inside.fd(), b, o);
                 got.map_or(-1, |n| n as ssize_t)
             });
             match r {

@@ -70,11 +70,11 @@ fn transmit_inside(
         let node = &inside.ctx().node;
         inside
             .conn()
-            .before_urgent(node, &inside.fd, Reason::Unsupported);
+            .before_urgent(node, &inside.fd(), Reason::Unsupported);
     } else if inside.engaged() {
         if flags & !CARRIED == 0 {
             let o = options(&inside, flags);
-            let sent = bufs(&|b| answer(inside.conn().send(&inside.fd, b, o), flags));
+            let sent = bufs(&|b| answer(inside.conn().send(&inside.fd(), b, o), flags));
             return sent.unwrap_or_else(|e| {
                 crate::set_errno(e);
                 -1
@@ -83,7 +83,7 @@ fn transmit_inside(
         // MSG_ZEROCOPY ...: this direction goes back to TCP, in order, and then the kernel does it.
         inside
             .conn()
-            .send_over_tcp(&inside.fd, Some(Reason::Unsupported));
+            .send_over_tcp(&inside.fd(), Some(Reason::Unsupported));
     }
     let inside = ManuallyDrop::new(inside);
     let n = cancel::plain(plain);

@@ -117,7 +117,7 @@ pub fn register(inside: &Inside) {
 fn listen_address(inside: &Inside) -> Option<ListenAddress> {
     // A listener has no peer, so `Kernel::stream` does not serve here.
     // SAFETY: the hook's caller passed the descriptor.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.fd.0) };
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.number) };
     let at = std::net::SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?;
     let netns = inside.ctx().node.netns;
     let (address, any_v4, any_v6) = match at.ip() {
@@ -175,7 +175,7 @@ fn inherit_options(inside: &Inside) {
         let at = value.as_mut_ptr().cast::<c_void>();
         // SAFETY: out-pointers to locals of the sizes given; what was written there is then read.
         unsafe {
-            if real::getsockopt(inside.fd.0, libc::SOL_SOCKET, name, at, &mut len) == 0 {
+            if real::getsockopt(inside.number, libc::SOL_SOCKET, name, at, &mut len) == 0 {
                 note_option(inside, libc::SOL_SOCKET, name, at, len as usize);
             }
         }
@@ -268,7 +268,7 @@ pub unsafe extern "C-unwind" fn shutdown(fd: c_int, how: c_int) -> c_int {
     let read = how == libc::SHUT_RD || how == libc::SHUT_RDWR;
     let write = how == libc::SHUT_WR || how == libc::SHUT_RDWR;
     let _whole = quiet::uncancelled();
-    match inside.conn().shutdown(&inside.fd, read, write) {
+    match inside.conn().shutdown(&inside.fd(), read, write) {
         Ok(()) => 0,
         Err(f) => {
             crate::set_errno(crate::kernel::errno_of(f));
@@ -378,7 +378,7 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -
         && arg != 0
     {
         let n = match request {
-            libc::FIONREAD => Some(inside.conn().readable_bytes(&inside.fd)),
+            libc::FIONREAD => Some(inside.conn().readable_bytes(&inside.fd())),
             libc::TIOCOUTQ | SIOCOUTQNSD => Some(inside.conn().unsent_bytes()),
             _ => None,
         };
@@ -416,7 +416,7 @@ fn push_option(name: c_int) -> Option<u32> {
 pub fn own_push(inside: &Inside) {
     let end = inside.conn().end();
     // SAFETY: inside, the descriptor is open.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.fd.0) };
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.number) };
     if rustix::net::sockopt::tcp_nodelay(fd).unwrap_or(false) {
         end.set(flag::NODELAY);
     }
@@ -429,7 +429,7 @@ pub fn own_push(inside: &Inside) {
 
 fn push_at_once(inside: &Inside) {
     // SAFETY: inside, the descriptor is open.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.fd.0) };
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.number) };
     let _ = rustix::net::sockopt::set_tcp_cork(fd, false);
     let _ = rustix::net::sockopt::set_tcp_nodelay(fd, true);
 }
@@ -574,7 +574,7 @@ unsafe fn note_option(
             | libc::SO_SNDBUFFORCE
             | libc::SO_RCVBUFFORCE
             | kernel::SO_BUF_LOCK,
-        ) => inside.conn().on_buffers(&inside.fd),
+        ) => inside.conn().on_buffers(&inside.fd()),
         // What the ring can't do: the kernel does it.
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) if int() > Some(1) => give_up(inside),
         (libc::SOL_SOCKET, libc::SO_ZEROCOPY | libc::SO_OOBINLINE) if int() != Some(0) => {

@@ -108,7 +108,7 @@ fn add(
     // May promote, which changes sets: not under the lock.
     let carried = inside.engaged();
     let mut m = set.members();
-    if let Some(i) = m.position(inside.fd.0, inside.slot)
+    if let Some(i) = m.position(inside.number, inside.slot)
         && m.is_dormant(i)
     {
         if carried {
@@ -119,7 +119,7 @@ fn add(
     }
     let i = m.free.pop().unwrap_or(m.list.len());
     let w = Watch {
-        fd: inside.fd.0,
+        fd: inside.number,
         slot: inside.slot,
         conn: inside.conn(),
         events: e.events,
@@ -129,7 +129,7 @@ fn add(
         hot: false,
         spent: false,
         dormant: false,
-        seen: Seen::at_first(inside.conn(), &inside.fd),
+        seen: Seen::at_first(inside.conn(), &inside.fd()),
         kernel_edge: false,
         quiet: 0,
     };
@@ -176,7 +176,7 @@ fn modify(
     plain: impl FnOnce() -> c_int,
 ) -> c_int {
     let mut m = set.members();
-    let Some(i) = m.position(inside.fd.0, inside.slot) else {
+    let Some(i) = m.position(inside.number, inside.slot) else {
         return plain();
     };
     let Some(w) = m.list[i].as_mut() else {
@@ -210,7 +210,7 @@ fn change(set: &Set, epfd: c_int, m: &mut Members, i: usize, inside: &Inside, e:
     w.data = e.u64;
     w.spent = false;
     w.dormant = false;
-    w.seen = Seen::at_first(inside.conn(), &inside.fd);
+    w.seen = Seen::at_first(inside.conn(), &inside.fd());
     if w.seen.leaves_to_kernel() {
         register(epfd, libc::EPOLL_CTL_MOD, w, i);
     }
@@ -219,7 +219,7 @@ fn change(set: &Set, epfd: c_int, m: &mut Members, i: usize, inside: &Inside, e:
 
 fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
     let mut m = set.members();
-    let Some(i) = m.position(inside.fd.0, inside.slot) else {
+    let Some(i) = m.position(inside.number, inside.slot) else {
         return plain();
     };
     if m.is_dormant(i) {
@@ -249,7 +249,7 @@ pub fn forget_dormant(epfd: c_int, fd: c_int) {
         && !set.is_mine()
     {
         let mut m = set.members();
-        if let Some(i) = m.position(inside.fd.0, inside.slot)
+        if let Some(i) = m.position(inside.number, inside.slot)
             && m.is_dormant(i)
         {
             set.forget(epfd, &mut m, i);

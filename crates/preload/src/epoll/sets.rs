@@ -291,7 +291,7 @@ pub fn on_engaged(inside: &Inside) {
     for set in live_sets() {
         let epfd = set.fd.load(Relaxed);
         let mut m = set.members();
-        for i in m.of_slot(slot, inside.fd.0) {
+        for i in m.of_slot(slot, inside.number) {
             let Some(w) = m.list[i].as_mut().filter(|w| !w.carried) else {
                 continue;
             };
@@ -299,7 +299,7 @@ pub fn on_engaged(inside: &Inside) {
             w.spent = w.events & libc::EPOLLONESHOT as u32 != 0 && is_spent(epfd, w.fd);
             // What is on the stream the kernel reports as it is registered anew; but the peer may have put bytes into the
             // ring already.
-            w.seen = Seen::at_first(conn, &inside.fd);
+            w.seen = Seen::at_first(conn, &inside.fd());
             if conn.end().tcp_tx.load(Relaxed) < NEVER_FULL {
                 w.seen.fulls = Some(conn.edges().1);
             }

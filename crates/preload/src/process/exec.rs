@@ -101,7 +101,7 @@ impl Given {
             return;
         }
         if end.cookie.load(Relaxed) == 0 {
-            end.cookie.store(adopt::cookie(inside.fd.0), Relaxed);
+            end.cookie.store(adopt::cookie(inside.number), Relaxed);
         }
         let cookie = end.cookie.load(Relaxed);
         if cookie == 0 || ctx.node.hold(cookie, conn.place()).is_err() {
@@ -186,7 +186,7 @@ unsafe fn before(
     }
     given.added = way != Way::Exec;
     each_staying(way, |inside| {
-        let stdio = way == Way::Guest && inside.fd.0 < fds::STDIO_FDS;
+        let stdio = way == Way::Guest && inside.number < fds::STDIO_FDS;
         if carry && !(stdio && inside.conn().end().role() != Role::Listener) {
             given.give(ctx, inside);
         } else {
@@ -213,7 +213,7 @@ fn leave_closing() {
     fds::each_slot_once(|inside| {
         let closes = inside.slot.stays.swap(0, Relaxed) == 0;
         if closes {
-            inside.conn().before_closing_exec(&inside.fd);
+            inside.conn().before_closing_exec(&inside.fd());
             inside.leave_end();
         }
         inside.slot.left_by_exec.store(closes, Relaxed);

@@ -46,7 +46,7 @@ fn note_cookies() {
         fds::each_slot_once(|inside| {
             let end = inside.conn().end();
             if end.cookie.load(Relaxed) == 0 {
-                end.cookie.store(adopt::cookie(inside.fd.0), Relaxed);
+                end.cookie.store(adopt::cookie(inside.number), Relaxed);
             }
         });
         crate::set_errno(saved);
