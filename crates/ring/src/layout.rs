@@ -149,6 +149,13 @@ pub struct WaitLine {
 }
 
 impl Direction {
+    /// Where the last switch down was, in the ring and on the stream.
+    #[inline]
+    pub fn last_down(&self) -> (u64, u64) {
+        let w = &self.writer;
+        (w.down.load(Relaxed), w.down_tcp.load(Relaxed))
+    }
+
     /// So many bytes may be unread in a ring of `capacity` bytes: all of it, or what TCP's buffers hold at most if the sending
     /// program has chosen a small one.
     #[inline]

@@ -292,12 +292,6 @@ impl Tx<'_> {
         self.direction.writer.switches.load(Relaxed)
     }
 
-    /// Where the last switch down was, in the ring and on the stream.
-    pub fn last_down(&self) -> (u64, u64) {
-        let w = &self.direction.writer;
-        (w.down.load(Relaxed), w.down_tcp.load(Relaxed))
-    }
-
     /// Doorbells counted so far.
     pub fn bells_counted(&self) -> u32 {
         self.direction.writer.bells_sent.load(Relaxed)
@@ -610,14 +604,7 @@ impl Rx<'_> {
     #[inline]
     pub fn down_at(&self, passed: u32) -> Option<(u64, u64)> {
         let due = self.ahead(passed) > u32::from(passed.is_multiple_of(2));
-        let w = &self.direction.writer;
-        due.then(|| (w.down.load(Relaxed), w.down_tcp.load(Relaxed)))
-    }
-
-    /// Where the last switch down was, in the ring and on the stream, for who has passed it.
-    pub fn last_down(&self) -> (u64, u64) {
-        let w = &self.direction.writer;
-        (w.down.load(Relaxed), w.down_tcp.load(Relaxed))
+        due.then(|| self.direction.last_down())
     }
 
     /// Does the writer send into the ring now? What it ends there it ends in the ring, so an end of the stream is its death

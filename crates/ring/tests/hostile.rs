@@ -155,7 +155,7 @@ impl<'a> Ends<'a> {
             bounded(moved.map(|(from, to)| to.wrapping_sub(from) as usize), PAGE);
             tx.all_moved();
         } else if tx.all_passed() {
-            tx.switch_up(tx.last_down().0);
+            tx.switch_up(tx.direction.last_down().0);
         }
     }
 }

@@ -153,7 +153,7 @@ impl Conn {
         if let Some((sent, _)) = k.positions() {
             // It may have sent bytes, and not have counted them.
             uncounted = sent.wrapping_sub(end.tcp_tx.load(Relaxed));
-            let (ring, tcp) = tx.last_down();
+            let (ring, tcp) = tx.direction.last_down();
             let moved = sent.wrapping_sub(tcp);
             if end.resend.load(Relaxed) != 0
                 && end.resend_to.load(Relaxed).wrapping_sub(ring) >= moved
@@ -166,7 +166,8 @@ impl Conn {
         if tx.switches() != end.tx_switches.load(Relaxed) {
             // Between saying so and noting it.
             end.resend_to.store(tx.position(), Relaxed);
-            end.resend.store(tx.last_down().0.wrapping_add(1), Relaxed);
+            end.resend
+                .store(tx.direction.last_down().0.wrapping_add(1), Relaxed);
             end.tx_switches.store(tx.switches(), Relaxed);
         } else if end.tx_path() == Path::Ring && tx.is_moved() {
             self.switch_down(k, tx, None);
@@ -495,7 +496,7 @@ impl Conn {
             // It had not said yet where the stream goes on, or its last bells never came.
             (Path::Ring, _) => rx.position(),
             (Path::Tcp, None) if passed > 0 => {
-                let (ring, tcp) = rx.last_down();
+                let (ring, tcp) = rx.direction.last_down();
                 let came = end.tcp_rx.load(Relaxed).wrapping_sub(tcp);
                 match rx.published().wrapping_sub(ring).checked_sub(came) {
                     Some(1..) => ring.wrapping_add(came),

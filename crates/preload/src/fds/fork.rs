@@ -21,6 +21,7 @@ static TORN: AtomicBool = AtomicBool::new(false);
 /// Yields, after which a wait ends whatever is the case: a change takes no time, a fork of a large process some of it.
 const CHANGE_PATIENCE: u32 = 10_000;
 const FORK_PATIENCE: u32 = 1_000_000;
+const FORKS_IN_A_ROW: u32 = 100;
 
 fn wait(patience: u32, over: impl Fn() -> bool) {
     for _ in 0..patience {
@@ -39,7 +40,12 @@ impl Change {
         let words = words();
         CHANGES.fetch_add(1, SeqCst);
         // A handler that interrupted a change does not wait for the fork that waits for that one; nor does who forks.
-        if FORKS.load(SeqCst) != 0 && words.changes.get() == 0 && !words.forks.get() {
+        let waits = words.changes.get() == 0 && !words.forks.get();
+        // Another fork may begin as one ends.
+        for _ in 0..FORKS_IN_A_ROW {
+            if !waits || FORKS.load(SeqCst) == 0 {
+                break;
+            }
             CHANGES.fetch_sub(1, SeqCst);
             wait(FORK_PATIENCE, || FORKS.load(SeqCst) == 0);
             CHANGES.fetch_add(1, SeqCst);

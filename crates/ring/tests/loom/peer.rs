@@ -278,7 +278,7 @@ impl Peer {
         let uncounted = sent - self.tcp_tx.load(Relaxed);
         let at = self.resend.load(Relaxed);
         if at != 0 && self.rules.count_from_switch {
-            let (ring, tcp) = tx.last_down();
+            let (ring, tcp) = tx.direction.last_down();
             self.resend.store(ring + (sent - tcp) + 1, Relaxed);
         } else if at != 0 && self.resend_to.load(Relaxed) - (at - 1) >= uncounted {
             self.resend.store(at + uncounted, Relaxed);
@@ -286,7 +286,7 @@ impl Peer {
         self.tcp_tx.store(sent, Relaxed);
         if tx.switches() != self.switches.load(Relaxed) {
             self.resend_to.store(tx.position(), Relaxed);
-            self.resend.store(tx.last_down().0 + 1, Relaxed);
+            self.resend.store(tx.direction.last_down().0 + 1, Relaxed);
             self.switches.store(tx.switches(), Relaxed);
         } else if self.is_on_ring() && tx.is_moved() {
             self.switch_down(life)?;
@@ -486,7 +486,7 @@ impl Asker {
         let from = if self.is_on_ring() {
             rx.position()
         } else {
-            let (ring, tcp) = rx.last_down();
+            let (ring, tcp) = rx.direction.last_down();
             let came = self.tcp_rx - tcp;
             match (rx.published() - ring).checked_sub(came) {
                 Some(1..) => ring + came,
