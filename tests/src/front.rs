@@ -43,6 +43,7 @@ pub struct Carried {
     pub tx_messages: u64,
     pub rx_messages: u64,
     pub bells_sent: u64,
+    pub port_bells: u64,
     pub sleeps: u64,
 }
 
@@ -136,6 +137,7 @@ pub fn sum<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Report {
         total.carried.tx_messages += report.carried.tx_messages;
         total.carried.rx_messages += report.carried.rx_messages;
         total.carried.bells_sent += report.carried.bells_sent;
+        total.carried.port_bells += report.carried.port_bells;
         total.carried.sleeps += report.carried.sleeps;
         total.tcp.tx_bytes += report.tcp.tx_bytes;
         total.tcp.rx_bytes += report.tcp.rx_bytes;

@@ -137,7 +137,9 @@ pub struct End {
     pub cookie: AtomicU64,
     /// Names the segment of an offered or engaged connection; 0: none.
     pub segment: AtomicU64,
-    _pad: [u32; 4],
+    /// Rings of the bell of the peer's event queue.
+    pub port_bells: AtomicU64,
+    _pad: [u32; 2],
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -272,6 +274,7 @@ impl End {
             &self.rx_messages,
             &self.bells_sent,
             &self.sleeps,
+            &self.port_bells,
             &self.resend,
             &self.resend_to,
             &self.cookie,

@@ -5,6 +5,7 @@
 //! * A **port** is a process's (and its forked children's) opening on the node: one file with an [`End`] per socket,
 //!   its state and its counters ([`port`]).
 //! * A **segment** is the shared memory of one promoted connection: two rings ([`segment`]).
+//! * An **event queue** says which ends of one waiter have news ([`events`]).
 //!
 //! Rule of this crate: it uses `ring` and the operating system through [`os`], nothing above. Everything read from
 //! shared files is checked; a broken file means "no node" and so plain TCP, never a failure of the host program.
@@ -13,6 +14,7 @@
 
 pub mod clock;
 pub mod end;
+pub mod events;
 pub mod held;
 pub mod name;
 pub mod node;
@@ -24,6 +26,7 @@ pub mod segment;
 pub mod sweep;
 pub mod trust;
 
+pub use events::EventQueue;
 pub use end::{End, Path, Role, State};
 pub use node::Node;
 pub use note::Note;

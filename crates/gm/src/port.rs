@@ -36,6 +36,7 @@ pub struct Totals {
     pub rx_messages: AtomicU64,
     pub bells_sent: AtomicU64,
     pub sleeps: AtomicU64,
+    pub port_bells: AtomicU64,
     pub tcp_tx: AtomicU64,
     pub tcp_rx: AtomicU64,
     pub reasons: [AtomicU64; 32],
@@ -339,6 +340,7 @@ pub fn fold(t: &Totals, end: &End) {
         (&t.rx_messages, &end.rx_messages),
         (&t.bells_sent, &end.bells_sent),
         (&t.sleeps, &end.sleeps),
+        (&t.port_bells, &end.port_bells),
         (&t.tcp_tx, &end.tcp_tx),
         (&t.tcp_rx, &end.tcp_rx),
     ];

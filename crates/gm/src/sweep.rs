@@ -2,7 +2,7 @@
 //!
 //! Rules:
 //! 1. A file goes only when it is sure that nobody alive uses it: a port whose family is dead, a segment whose two ends
-//!    are over or dead. A segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
+//!    are over or dead, an event queue whose maker is. A segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
 //! 2. The ports of a run whose `sgm run --report` still waits for them stay.
 //! 3. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
 
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::os::{self, ProcessId};
 use crate::segment::{self, Segment, Side};
-use crate::{Node, Port};
+use crate::{Node, Port, events};
 
 const PAUSE_NS: u64 = 1_000_000_000;
 const PATIENCE_NS: u64 = 3_000_000;
@@ -76,13 +76,11 @@ fn is_left(dir: &Path, name: &str, path: &Path, ports: &mut Ports) -> bool {
     if name.starts_with("new-") {
         return is_old(path);
     }
-    let id = name
-        .strip_prefix("seg-")
-        .map(|n| u64::from_str_radix(n, 16));
-    match id {
-        Some(Ok(id)) => segment_is_dead(dir, id, path, ports),
-        _ => false,
+    let id = |prefix| u64::from_str_radix(name.strip_prefix(prefix)?, 16).ok();
+    if let Some(id) = id("queue-").or_else(|| id("bell-")) {
+        return events::is_left(dir, id).unwrap_or_else(|| is_old(path));
     }
+    id("seg-").is_some_and(|id| segment_is_dead(dir, id, path, ports))
 }
 
 /// A port that nobody lives in and nobody waits for.

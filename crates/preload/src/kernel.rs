@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
-use crate::{cancel, real, signals};
+use crate::process::confine;
+use crate::{cancel, ctx, real, signals};
 
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
 /// socket open for the calls that are still at work on it (1 + the number).
@@ -303,6 +304,11 @@ impl Kernel for Fd {
     fn wake_word(&self, word: &AtomicU32) {
         let flags = rustix::thread::futex::Flags::empty();
         let _ = rustix::thread::futex::wake(word, flags, i32::MAX as u32);
+    }
+
+    fn list(&self, queue: u64, entry: u32) -> Option<bool> {
+        let may_open = !confine::is_confined();
+        gm::events::tell(ctx::opened()?.node.dir(), queue, entry, may_open)
     }
 
     fn poll(&self) -> Ready {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gm::end::flag;
 use gm::node::ListenAddress;
+use gm::os::{is_ours, next_of_ours};
 use gm::{Reason, Role};
 use libc::{sockaddr, socklen_t, timeval};
 
@@ -217,11 +218,33 @@ pub unsafe extern "C-unwind" fn accept4(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
     cancel::point();
+    if is_ours(fd) {
+        // Nothing that the program opened.
+        crate::set_errno(libc::EBADF);
+        return -1;
+    }
     fds::forget(fd);
     crate::epoll::close_set(fd);
     uring::forget(fd);
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::close(fd) }
+}
+
+/// The whole ranges in `first..=last` between descriptors of ours, which stay open.
+fn without_ours(first: c_uint, last: c_uint) -> impl Iterator<Item = (c_uint, c_uint)> {
+    let mut at = Some(first).filter(|at| *at <= last);
+    std::iter::from_fn(move || {
+        loop {
+            let from = at?;
+            let ours = next_of_ours(from).filter(|ours| *ours <= last);
+            at = ours.and_then(|o| o.checked_add(1)).filter(|at| *at <= last);
+            match ours {
+                None => return Some((from, last)),
+                Some(ours) if ours > from => return Some((from, ours - 1)),
+                Some(_) => {}
+            }
+        }
+    })
 }
 
 /// # Safety
@@ -235,6 +258,11 @@ pub unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: 
         crate::epoll::close_sets(first as usize, last as usize);
         uring::forget_range(first as usize, last as usize);
     }
+    if flags & CLOEXEC == 0 && first <= last && next_of_ours(first).is_some_and(|o| o <= last) {
+        // SAFETY: as the caller's, in parts.
+        let close = |(from, to)| unsafe { real::close_range(from, to, flags) };
+        return without_ours(first, last).map(close).min().unwrap_or(0);
+    }
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::close_range(first, last, flags) }
 }
@@ -246,7 +274,15 @@ pub unsafe extern "C-unwind" fn closefrom(first: c_int) {
     fds::forget_range(first.max(0) as usize, usize::MAX - 1);
     crate::epoll::close_sets(first.max(0) as usize, usize::MAX - 1);
     uring::forget_range(first.max(0) as usize, usize::MAX - 1);
-    // SAFETY: the caller's argument, unchanged.
+    let mut first = first.max(0);
+    while let Some(ours) = next_of_ours(first as c_uint) {
+        if first < ours as c_int {
+            // SAFETY: as the caller's, in parts.
+            unsafe { real::close_range(first as c_uint, ours - 1, 0) };
+        }
+        first = ours as c_int + 1;
+    }
+    // SAFETY: the caller's argument, or what is left.
     unsafe { real::closefrom(first) }
 }
 
@@ -297,15 +333,25 @@ pub unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
     aliased(fd, unsafe { real::dup(fd) })
 }
 
+/// `fd` is about to be put over `to`, which must not be closed when that is going to fail.
+fn make_way(fd: c_int, to: c_int) {
+    if fd == to {
+        return;
+    }
+    if is_ours(to) {
+        gm::os::move_away(to);
+    }
+    if (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
+        fds::forget(to);
+        crate::epoll::close_set(to);
+    }
+}
+
 /// # Safety
 /// As dup2(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
-    // What it is put over must not be closed when it is going to fail.
-    if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
-        fds::forget(to);
-        crate::epoll::close_set(to);
-    }
+    make_way(fd, to);
     // SAFETY: the caller's arguments, unchanged.
     aliased(fd, unsafe { real::dup2(fd, to) })
 }
@@ -314,10 +360,7 @@ pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
 /// As dup3(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
-    if fd != to && (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
-        fds::forget(to);
-        crate::epoll::close_set(to);
-    }
+    make_way(fd, to);
     // SAFETY: the caller's arguments, unchanged.
     aliased(fd, unsafe { real::dup3(fd, to, flags) })
 }

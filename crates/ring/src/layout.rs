@@ -6,7 +6,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"SGMSEG01"`, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SGMSEG01");
 /// Layout version: two builds talk to each other only if it is equal. It is part of the node directory's file names.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Header page of a segment; the rings' bytes follow at [`DATA_OFFSET`].
 pub const DATA_OFFSET: usize = 4096;
@@ -135,8 +135,7 @@ pub struct WaitLine {
     /// Who waits for room: [`WANT_FUTEX`], [`WANT_BELL`]. Set by the writing end, taken by the reading end.
     pub space_wanted: AtomicU32,
     /// Ring at the next publication, whatever bells are under way: for edge-triggered waiters, whom a bell that lies on
-    /// the stream already does not wake. [`EDGE_ARMED`] by the reading end, [`EDGE_RUNG`]
-    /// by the writing end.
+    /// the stream already does not wake. [`EDGE_ARMED`] and [`EDGE_LISTENS`] by the reading end, [`EDGE_RUNG`] by the writing end.
     pub edge: AtomicU32,
     /// Futex word: bumped by the reading end when it made room for somebody.
     pub space_seq: AtomicU32,
@@ -146,6 +145,11 @@ pub struct WaitLine {
     pub receive_buffer: AtomicU32,
     /// Position on the TCP stream that the reading end had come to when it last went to sleep, or passed a switch.
     pub at: AtomicU64,
+    /// Names the event queue in which the reading end wants to be listed while `edge` is [`EDGE_LISTENS`]; 0: none,
+    /// [`MANY_QUEUES`]: several. Stored to by the reading end.
+    pub queue: AtomicU64,
+    /// As which entry.
+    pub entry: AtomicU32,
 }
 
 impl Direction {
@@ -195,6 +199,10 @@ pub const PLEASE_DOWN: u32 = 2;
 pub const EDGE_ARMED: u32 = 1;
 /// `WaitLine::edge`: that was done.
 pub const EDGE_RUNG: u32 = 2;
+/// `WaitLine::edge`: list the end in its event queue at every publication, instead of ringing.
+pub const EDGE_LISTENS: u32 = 3;
+/// `WaitLine::queue`: several waiters want to hear of this end, so it rings for itself.
+pub const MANY_QUEUES: u64 = u64::MAX;
 /// `WaitLine::space_wanted`: a thread sleeps on `space_seq`.
 pub const WANT_FUTEX: u32 = 1;
 /// `WaitLine::space_wanted`: somebody polls for room and wants a doorbell.
@@ -245,7 +253,9 @@ zeroed!(
         space_seq,
         passed,
         receive_buffer,
-        at
+        at,
+        queue,
+        entry
     }
 );
 

@@ -23,10 +23,12 @@
 #![allow(unsafe_code)] // Overlays on shared memory and the copies in and out of it; see `bytes` and `layout`.
 
 pub mod bytes;
+pub mod events;
 pub mod handover;
 pub mod layout;
 pub mod stream;
 pub mod sync;
+mod wake;
 
 pub use handover::Decision;
 pub use layout::{Direction, Key, SegmentHeader, VERSION};

@@ -33,6 +33,7 @@ pub struct Carried {
     pub tx_messages: u64,
     pub rx_messages: u64,
     pub bells_sent: u64,
+    pub port_bells: u64,
     pub sleeps: u64,
 }
 
@@ -76,6 +77,7 @@ fn add(report: &mut Report, port: &Port) {
         (&mut c.tx_messages, &t.tx_messages),
         (&mut c.rx_messages, &t.rx_messages),
         (&mut c.bells_sent, &t.bells_sent),
+        (&mut c.port_bells, &t.port_bells),
         (&mut c.sleeps, &t.sleeps),
         (&mut report.tcp.tx_bytes, &t.tcp_tx),
         (&mut report.tcp.rx_bytes, &t.tcp_rx),
@@ -111,8 +113,14 @@ impl Report {
         );
         let c = &self.carried;
         text += &format!(
-            "sgm: carried {} bytes in {} messages out, {} bytes in {} messages in; {} doorbells, {} sleeps\n",
-            c.tx_bytes, c.tx_messages, c.rx_bytes, c.rx_messages, c.bells_sent, c.sleeps
+            "sgm: carried {} bytes in {} messages out, {} bytes in {} messages in; {} doorbells, {} port bells, {} sleeps\n",
+            c.tx_bytes,
+            c.tx_messages,
+            c.rx_bytes,
+            c.rx_messages,
+            c.bells_sent,
+            c.port_bells,
+            c.sleeps
         );
         for (word, n) in &self.reasons {
             let why = Reason::ALL

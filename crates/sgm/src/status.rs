@@ -59,6 +59,7 @@ struct Socket {
     tcp_tx_bytes: u64,
     tcp_rx_bytes: u64,
     bells_sent: u64,
+    port_bells: u64,
     sleeps: u64,
 }
 
@@ -167,6 +168,7 @@ fn socket(end: &End, kernel: &mut Kernel) -> Option<Socket> {
         tcp_tx_bytes: end.tcp_tx.load(Relaxed),
         tcp_rx_bytes: end.tcp_rx.load(Relaxed),
         bells_sent: end.bells_sent.load(Relaxed),
+        port_bells: end.port_bells.load(Relaxed),
         sleeps: end.sleeps.load(Relaxed),
     })
 }

@@ -179,6 +179,7 @@ impl Conn {
             }
             end.bells_sent.store(tx.bells_counted().into(), Relaxed);
             // It may have published, and not have rung.
+            self.list(k, tx);
             self.ring_bell(k);
         }
     }
@@ -328,7 +329,7 @@ impl Conn {
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
             let tx = segment.tx();
             let asleep = tx.has_sleepers() || !tx.reader_is_before_switch();
-            if !gone && owes && asleep {
+            if !gone && owes && asleep && !self.list(k, tx) {
                 // Whatever the peer does now, this makes it look.
                 self.ring_bell(k);
             }

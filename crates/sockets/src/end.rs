@@ -39,8 +39,8 @@ impl Conn {
             if end.tx_path() == Path::Ring && tx.asks() & layout::PLEASE_DOWN != 0 {
                 self.switch_down(k, tx, None);
             } else if end.tx_path() == Path::Ring {
-                if tx.bell_due() {
-                    self.ring_bell(k);
+                if tx.is_awaited() {
+                    self.tell(k, tx);
                 }
                 write_kernel = self.shuts_kernel_half(segment.rx());
             } else {

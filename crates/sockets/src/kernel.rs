@@ -101,6 +101,11 @@ pub trait Kernel {
     }
     /// Wakes all who sleep on `word`.
     fn wake_word(&self, word: &AtomicU32);
+    /// Lists `entry` in the event queue `queue` of the node, and rings for its waiter if that sleeps. `None`: that can't be
+    /// done from here; true: it rang.
+    fn list(&self, _queue: u64, _entry: u32) -> Option<bool> {
+        None
+    }
     /// What poll says of the socket now (without sleeping).
     fn poll(&self) -> crate::Ready;
     /// Takes a pending error off the socket (SO_ERROR), and says which it was.

@@ -220,6 +220,10 @@ impl Conn {
     /// As [`Conn::arm`] for a member of an epoll set, which the kernel wakes by edges: look at it again after this.
     /// Needs no disarming.
     pub fn arm_edge(&self, k: &impl Kernel) {
+        self.arm_edge_beside(k, 0);
+    }
+
+    fn arm_edge_beside(&self, k: &impl Kernel, queue: u64) {
         /// Bells may lie on the stream for a while, they cost a call to take. But what is not read is acknowledged late
         /// (40 ms), and TCP sends only 10 segments ahead of that: the next bell would wait.
         const BELLS_LEFT: usize = 4;
@@ -231,7 +235,44 @@ impl Conn {
             let _ = self.take_bells(k);
         }
         self.ask_for_room(segment);
-        rx.arm_edge(self.end.tcp_rx.load(Relaxed));
+        rx.arm_edge(self.end.tcp_rx.load(Relaxed), queue);
+    }
+
+    /// As [`Conn::arm_edge`] for a member of a waiter with an event queue: it is listed there, as `entry`, until
+    /// [`Conn::look_yourself`]. `alone`: no other waiter of this process waits for this end. With another one, or another
+    /// process that holds the socket, it rings for itself.
+    pub fn listen(&self, k: &impl Kernel, queue: u64, entry: u32, alone: impl Fn() -> bool) {
+        let Some(segment) = self.segment() else {
+            return;
+        };
+        let alone = || alone() && self.end.refs.load(Relaxed) == 1;
+        if !alone() {
+            return self.arm_edge_beside(k, queue);
+        }
+        let rx = segment.rx();
+        if rx.bells_untaken() > 0 {
+            let _ = self.take_bells(k);
+        }
+        self.ask_for_room(segment);
+        let listens = rx.listen(queue, entry, self.end.tcp_rx.load(Relaxed));
+        if !listens || !alone() {
+            self.arm_edge_beside(k, queue);
+        }
+    }
+
+    /// The waiter looks at this end by itself from now on.
+    #[inline]
+    pub fn look_yourself(&self) {
+        if let Some(segment) = self.segment() {
+            segment.rx().look_yourself();
+        }
+    }
+
+    /// The waiter of `queue` waits for this end no more.
+    pub fn leave_queue(&self, queue: u64) {
+        if let Some(segment) = self.segment() {
+            segment.rx().leave_queue(queue);
+        }
     }
 
     /// As [`Conn::arm_edge`] for a waiter whose edge comes back only when the stream has been read: bells off first.

@@ -256,7 +256,9 @@ impl Conn {
     /// The peer's writer waits for room, and a bell is what tells it; before the switch it knows that none can come
     /// ([`Conn::room_slice_us`]). Caller holds the sending lock.
     pub(crate) fn ring_for_room(&self, k: &impl Kernel, segment: &gm::Segment) {
-        if self.end.tx_path() == Path::Ring && !segment.tx().reader_is_before_switch() {
+        let tx = segment.tx();
+        let listed = self.list(k, tx) && !tx.has_sleepers();
+        if !listed && self.end.tx_path() == Path::Ring && !tx.reader_is_before_switch() {
             self.ring_bell(k);
         }
     }

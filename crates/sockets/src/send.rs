@@ -126,8 +126,7 @@ impl Conn {
                 if tx.asks() & layout::PLEASE_DOWN != 0 {
                     // Asked since we looked: the asker sees these bytes and waits for them, or we see that it asks.
                     self.switch_down(k, tx, None);
-                } else if tx.bell_due() {
-                    self.ring_bell(k);
+                } else if tx.is_awaited() && self.tell(k, tx) {
                     self.unchecked_sends.store(AFTER_A_BELL, Relaxed);
                 }
                 return Ok(Put::Bytes(n));
@@ -251,6 +250,34 @@ impl Conn {
             let _ = self.take_bells(k);
             self.advance(k);
         }
+    }
+
+    /// There is news for the peer, which is awaited: lists its end in its event queue, or rings. True: it was rung for on the
+    /// stream. Caller holds the sending lock, the direction is on the ring.
+    #[cold]
+    pub(crate) fn tell(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
+        self.list(k, tx);
+        let due = tx.bell_due();
+        if due {
+            self.ring_bell(k);
+        }
+        due
+    }
+
+    /// Lists the peer's end in its event queue, if it asked for that. False: it did not, or rings from now on.
+    pub(crate) fn list(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
+        let Some((queue, entry)) = tx.listener() else {
+            return false;
+        };
+        match k.list(queue, entry) {
+            Some(true) => End::count(&self.end.port_bells, 1),
+            Some(false) => {}
+            None => {
+                tx.ring_instead();
+                return false;
+            }
+        }
+        true
     }
 
     /// Sends one doorbell byte. Caller holds the sending lock, the direction is on the ring. If the stream takes no

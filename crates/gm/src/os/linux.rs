@@ -46,7 +46,7 @@ pub(super) unsafe fn populate_pages(base: *mut u8, len: usize) -> io::Result<()>
 
 /// The directory that holds `path`, open and judged by what was opened: whoever puts another one in its place meanwhile
 /// gets nothing. Access lists are for [`check_dir`], for this one runs in programs that have given system calls up.
-fn trusted_parent(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+pub(super) fn trusted_parent(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let (dir, name) = path
         .parent()
         .zip(path.file_name())

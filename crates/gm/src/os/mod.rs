@@ -4,10 +4,18 @@ mod mapping;
 pub use mapping::Mapping;
 
 #[cfg(target_os = "linux")]
+mod bell_linux;
+#[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+pub use bell_linux::*;
 #[cfg(target_os = "linux")]
 pub use linux::*;
 
+#[cfg(windows)]
+mod bell_windows;
+#[cfg(windows)]
+pub use bell_windows::*;
 #[cfg(windows)]
 pub mod raw;
 #[cfg(windows)]

@@ -17,6 +17,7 @@ use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress
 /// Numbers of x86-64 Linux (arch/x86/entry/syscalls/syscall_64.tbl).
 pub mod nr {
     pub const READ: usize = 0;
+    pub const WRITE: usize = 1;
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const STAT: usize = 4;

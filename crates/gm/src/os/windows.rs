@@ -79,7 +79,7 @@ pub(super) unsafe fn populate_pages(base: *mut u8, len: usize) -> io::Result<()>
 }
 
 /// An errno as the error kinds that callers look for.
-fn unix_error(errno: i32) -> io::Error {
+pub(super) fn unix_error(errno: i32) -> io::Error {
     match errno {
         raw::EEXIST => io::ErrorKind::AlreadyExists.into(),
         raw::EPERM => io::ErrorKind::PermissionDenied.into(),
@@ -88,7 +88,7 @@ fn unix_error(errno: i32) -> io::Error {
 }
 
 /// The Linux name of a `Z:\...` path, zero-terminated.
-fn unix_path(path: &Path) -> io::Result<CString> {
+pub(super) fn unix_path(path: &Path) -> io::Result<CString> {
     let text = path.to_str().unwrap_or_default();
     let rest = text
         .strip_prefix("Z:")

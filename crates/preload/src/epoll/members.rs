@@ -11,11 +11,20 @@ use crate::fds::Slot;
 use crate::kernel::Fd;
 use crate::real;
 
-/// Upper half of our tags; the lower half is the member's index.
+/// Upper half of our tags; the lower half is the member's index, or [`BELL`].
 const TAG: u64 = 0x5347_4d21 << 32;
+const BELL: u64 = u32::MAX as u64;
+
+/// The tag of the set's bell (`queue`).
+pub fn bell_tag() -> u64 {
+    TAG | BELL
+}
 /// Looks without news after which a hot member goes cold, if there are more than `MANY_HOT`.
 const QUIET_LOOKS: u32 = 256;
-pub const MANY_HOT: usize = 32;
+const MANY_HOT: usize = 32;
+/// The same for a set with an event queue.
+const FEW_LOOKS: u32 = 32;
+const FEW_HOT: usize = 8;
 const OUT: u32 = libc::EPOLLOUT as u32;
 
 #[derive(Default)]
@@ -28,6 +37,8 @@ pub struct Members {
     pub roomless: Vec<usize>,
     /// Where the next look at the hot ones starts, so that none starves.
     pub turn: usize,
+    /// The event queue in which the cold ones are listed, as the number that they have in `list`.
+    pub queue: Option<u64>,
 }
 
 /// One descriptor in one set.
@@ -204,6 +215,9 @@ impl Members {
         if w.hot {
             self.hot.retain(|h| *h != i);
         }
+        if let Some(queue) = self.queue {
+            w.conn().leave_queue(queue);
+        }
         self.free.push(i);
         Some(w)
     }
@@ -216,6 +230,9 @@ impl Members {
     pub fn sleep(&mut self, i: usize) {
         if let Some(Some(w)) = self.list.get_mut(i) {
             w.dormant = true;
+            if let Some(queue) = self.queue {
+                w.conn().leave_queue(queue);
+            }
             if std::mem::take(&mut w.hot) {
                 self.hot.retain(|h| *h != i);
             }
@@ -244,15 +261,43 @@ impl Members {
                 w.hot = true;
                 self.hot.push(i);
             }
+            if self.queue.is_some() {
+                w.conn().look_yourself();
+            }
         }
     }
 
-    /// Arms a member, whose writer rings from now on; the caller takes it off the hot ones. False: it has news.
+    pub fn heat_all(&mut self) {
+        for i in 0..self.list.len() {
+            if matches!(&self.list[i], Some(w) if w.carried) {
+                self.heat(i);
+            }
+        }
+    }
+
+    /// The set has no event queue any more.
+    pub fn leave_queue(&mut self) {
+        self.heat_all();
+        if let Some(queue) = self.queue.take() {
+            for w in self.list.iter().flatten() {
+                w.conn().leave_queue(queue);
+            }
+        }
+    }
+
+    /// Arms a member, whose writer lists it or rings from now on; the caller takes it off the hot ones. False: it has news.
     pub fn cool(&mut self, epfd: c_int, i: usize) -> bool {
         let Some(Some(w)) = self.list.get_mut(i) else {
             return true;
         };
-        w.conn().arm_edge(&Fd::of(w.fd));
+        match (self.queue, u32::try_from(i)) {
+            (Some(queue), Ok(entry @ 0..gm::events::Words::ENTRIES)) => {
+                let slot = w.slot;
+                let alone = || slot.watches.load(Acquire) == 1;
+                w.conn().listen(&Fd::of(w.fd), queue, entry, alone);
+            }
+            _ => w.conn().arm_edge(&Fd::of(w.fd)),
+        }
         let tx_on_tcp = w.conn().end().tx_path() != gm::Path::Ring;
         if tx_on_tcp != w.kernel_out && w.wants_out() {
             w.kernel_out = tx_on_tcp;
@@ -281,18 +326,18 @@ impl Members {
         }
     }
 
-    /// With many hot ones, those that have been quiet for long go cold.
+    /// With many hot ones, those that have been quiet for long go cold. Sooner if that costs no doorbell.
     pub fn cool_quiet(&mut self, epfd: c_int) {
-        let quiet: Vec<usize> = self
-            .hot
-            .iter()
-            .copied()
-            .filter(|i| {
-                self.list[*i]
-                    .as_ref()
-                    .is_some_and(|w| w.quiet > QUIET_LOOKS)
-            })
-            .collect();
+        let (many, looks) = match self.queue {
+            Some(_) => (FEW_HOT, FEW_LOOKS),
+            None => (MANY_HOT, QUIET_LOOKS),
+        };
+        if self.hot.len() <= many {
+            return;
+        }
+        let list = &self.list;
+        let quiet = |i: &usize| list[*i].as_ref().is_some_and(|w| w.quiet > looks);
+        let quiet: Vec<usize> = self.hot.iter().copied().filter(quiet).collect();
         for i in quiet {
             if self.cool(epfd, i) {
                 self.hot.retain(|h| *h != i);

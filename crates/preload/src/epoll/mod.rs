@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   hot    used lately: looked at directly on every wait, not armed (its writer rings no bell)
-//!   cold   quiet: armed (`Conn::arm_edge`), a bell comes through the kernel's set and makes it hot again
+//!   cold   quiet: its writer lists it in the set's event queue (`queue`), or, where there is none, rings a bell, which comes
+//!          through the kernel's set; either makes it hot again
 //! ```
 //!
 //! Rules:
@@ -15,6 +16,7 @@
 //!    or the process forks, so that a program which changes what it waits for by DEL and ADD pays no call for it.
 
 mod members;
+mod queue;
 mod sets;
 mod wait;
 
@@ -25,6 +27,7 @@ use libc::{epoll_event, sigset_t, timespec};
 
 use self::members::{Members, Seen, Watch, register};
 use self::sets::{Set, find_or_make};
+pub use self::queue::at_exit;
 pub use self::sets::{
     after_fork, alias_set, be_watched, before_fork, close_set, close_sets, forget_free, in_child,
     is_busy, is_set, on_close, on_engaged, on_substituted,
@@ -83,6 +86,9 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
     };
     if set.is_mine() || event.is_null() && op != libc::EPOLL_CTL_DEL {
         return plain();
+    }
+    if set.queue.is_inherited() {
+        set.queue.share(&mut set.members());
     }
     // SAFETY: the caller's event, not null.
     let asked = unsafe { event.as_ref() }.copied();
@@ -156,16 +162,7 @@ fn add(
 /// A member was added or changed: it is looked at by the next wait, and by a wait that already sleeps.
 fn warm_up(set: &Set, m: &mut Members, epfd: c_int, i: usize) {
     m.heat(i);
-    if set.sleepers.load(Acquire) == 0 {
-        return;
-    }
-    if !m.cool(epfd, i)
-        && let Some(Some(w)) = m.list.get_mut(i)
-    {
-        // Ready now, and the sleeper would not see it: the socket is writable, so this registration fires at once.
-        w.kernel_out = true;
-        register(epfd, libc::EPOLL_CTL_MOD, w, i);
-    }
+    set.arm_for_sleepers(m, epfd, i);
 }
 
 fn modify(

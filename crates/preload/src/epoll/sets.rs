@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 use sockets::Spin;
 
 use super::members::{Members, Seen, Watch, register, unregister};
+use super::queue::{self, SetQueue};
 use crate::arena::{Arena, Place, Placed};
 use crate::fds::{self, Inside, Slot};
 use crate::lock::{Guard, Lock};
@@ -38,6 +39,7 @@ pub struct Set {
     /// Its own readiness counts for somebody: see [`be_watched`].
     pub watched: AtomicBool,
     pub spin: Spin,
+    pub queue: SetQueue,
 }
 
 /// The members of a set, locked. What could not be done meanwhile is done afterwards.
@@ -131,12 +133,37 @@ impl Set {
 
     /// Nobody names it any more.
     fn end(&self) {
-        let members = std::mem::take(&mut *self.lock.lock());
+        let mut members = std::mem::take(&mut *self.lock.lock());
+        if let Some(queue) = members.queue {
+            members
+                .list
+                .iter()
+                .flatten()
+                .for_each(|w| w.conn().leave_queue(queue));
+        }
+        self.queue.end(&mut members);
         for w in members.list.into_iter().flatten() {
             self.drop_watch(w);
         }
         // SAFETY: sets are made in the arena alone, and never freed.
         ARENA.give(unsafe { &*std::ptr::from_ref(self) });
+    }
+
+    /// Somebody may be asleep on this set, and this member may be hot: then it must wake that one, now if it has news.
+    pub fn arm_for_sleepers(&self, m: &mut Members, epfd: c_int, i: usize) {
+        if self.sleepers.load(Acquire) == 0 || m.cool(epfd, i) {
+            return;
+        }
+        match (self.queue.get(), u32::try_from(i)) {
+            (Some(queue), Ok(entry)) if queue.list(entry).is_some() => {}
+            _ => {
+                if let Some(Some(w)) = m.list.get_mut(i) {
+                    // The socket is writable, so this registration fires at once.
+                    w.kernel_out = true;
+                    register(epfd, libc::EPOLL_CTL_MOD, w, i);
+                }
+            }
+        }
     }
 
     /// The count-keeping for a member that was taken out.
@@ -311,11 +338,8 @@ pub fn on_engaged(inside: &Inside) {
                 unregister(epfd, w);
                 register(epfd, libc::EPOLL_CTL_ADD, w, i);
             }
-            if set.sleepers.load(Acquire) > 0 {
-                m.cool(epfd, i);
-            } else {
-                m.heat(i);
-            }
+            m.heat(i);
+            set.arm_for_sleepers(&mut m, epfd, i);
         }
     }
     crate::set_errno(saved);
@@ -416,7 +440,11 @@ pub fn in_child() {
     for set in ARENA.all() {
         set.lock.in_child();
         set.sleepers.store(0, Relaxed);
+        if !set.is_mine() {
+            set.queue.in_child(&mut set.lock.lock());
+        }
     }
+    queue::in_child();
 }
 
 /// In the child of a process with threads.

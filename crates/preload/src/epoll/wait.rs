@@ -4,9 +4,10 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use libc::{epoll_event, sigset_t, timespec};
+use gm::EventQueue;
 use sockets::{Kernel, Ready, Spun};
 
-use super::members::{MANY_HOT, Members, Watch, register};
+use super::members::{Members, Watch, bell_tag};
 use super::sets::{Set, find};
 use crate::kernel::Fd;
 use crate::poll::Deadline;
@@ -90,18 +91,41 @@ fn ask(
 }
 
 /// A thread that sleeps on a set, or is about to.
-struct Asleep<'a>(&'a Set);
+struct Asleep<'a> {
+    set: &'a Set,
+    queue: Option<&'static EventQueue>,
+}
 
 impl<'a> Asleep<'a> {
-    fn on(set: &'a Set) -> Self {
+    fn on(set: &'a Set, epfd: c_int) -> Self {
         set.sleepers.fetch_add(1, AcqRel);
-        Self(set)
+        if set.carried.load(Acquire) > 0 {
+            set.queue.begin(epfd, &mut set.members());
+        }
+        let queue = set.queue.get();
+        Self { set, queue }
+    }
+
+    /// Everything is armed: who lists from now on rings. Look once more after this.
+    fn say(&self) {
+        if let Some(queue) = self.queue {
+            queue.words().fall_asleep();
+        }
     }
 }
 
 impl Drop for Asleep<'_> {
     fn drop(&mut self) {
-        self.0.sleepers.fetch_sub(1, AcqRel);
+        let words = self.queue.map(EventQueue::words);
+        let seen = words.map(|words| words.sleep());
+        let others = self.set.sleepers.fetch_sub(1, AcqRel) > 1;
+        if let (Some(words), Some(seen)) = (words, seen) {
+            match others {
+                // One bell wakes one of them. What is listed now, this one takes, or rings again (`leave`).
+                true => words.fall_asleep(),
+                false => words.wake_up(seen),
+            }
+        }
     }
 }
 
@@ -117,6 +141,7 @@ impl Set {
         if self.carried.load(Acquire) == 0 {
             return self.sleep(epfd, out, deadline, mask);
         }
+        self.mind_sharing(epfd);
         let first = match self.filled.swap(false, Relaxed) {
             true => self.ask_now(epfd, out, 0),
             false => 0,
@@ -141,7 +166,7 @@ impl Set {
                     last = now;
                     found = self.ask_now(epfd, out, 0);
                 }
-                found > 0 || self.any_hot_due()
+                found > 0 || self.any_listed() || self.any_hot_due()
             };
             let give_way = rustix::thread::sched_yield;
             if self.spin.wait(kernel::cpus(), give_way, news) == Spun::Found {
@@ -163,8 +188,12 @@ impl Set {
         deadline: Deadline,
         mask: *const sigset_t,
     ) -> Option<c_int> {
-        let asleep = Asleep::on(self);
+        let asleep = Asleep::on(self, epfd);
         if !self.cool_all(epfd) {
+            return None;
+        }
+        asleep.say();
+        if self.any_listed() {
             return None;
         }
         let slice = self.members().room_slice_us().map(Deadline::after_us);
@@ -187,7 +216,10 @@ impl Set {
             return Some(r);
         }
         self.spin.slept(gm::clock::ticks().wrapping_sub(start));
-        let n = self.sort(epfd, out, 0, r as usize);
+        let mut n = self.sort(epfd, out, 0, r as usize);
+        if self.any_listed() {
+            n += self.collect(epfd, out, n);
+        }
         self.leave(epfd);
         if n > 0 || deadline.passed() {
             Some(n as c_int)
@@ -204,9 +236,32 @@ impl Set {
         self.sort(epfd, out, from, usize::try_from(r).unwrap_or(0))
     }
 
+    /// Has the event queue anything? For polling.
+    #[inline]
+    fn any_listed(&self) -> bool {
+        let queue = self.queue.get();
+        queue.is_some_and(|q| q.words().has_any())
+    }
+
+    /// Another process uses the kernel's set as well: the queue's bell may wake the wrong one.
+    #[inline]
+    fn mind_sharing(&self, epfd: c_int) {
+        if self.queue.get().is_some_and(EventQueue::is_shared) {
+            self.queue.leave(epfd, &mut self.members());
+        }
+        if self.queue.is_inherited() {
+            self.queue.share(&mut self.members());
+        }
+    }
+
     /// Reports of the hot members, in turn, to `out[from..]`. Returns how many.
     fn collect(&self, epfd: c_int, out: &mut [epoll_event], from: usize) -> usize {
         let mut m = self.members();
+        if let Some(queue) = self.queue.get()
+            && queue.words().has_any()
+        {
+            queue.words().take(|entry| m.heat(entry as usize));
+        }
         let mut n = from;
         let hot = m.hot.len();
         if hot == 0 || from == out.len() {
@@ -245,9 +300,7 @@ impl Set {
         if stale {
             self.plain_again(epfd, &mut m);
         }
-        if hot > MANY_HOT {
-            m.cool_quiet(epfd);
-        }
+        m.cool_quiet(epfd);
         n - from
     }
 
@@ -285,18 +338,16 @@ impl Set {
             return;
         }
         if !self.cool_all(epfd) {
-            // One that is reported now, or has news again: whoever waits next sees it; a sleeper is woken by the
-            // kernel.
+            // One that is reported now, or has news again: whoever waits next sees it; a sleeper is woken.
             let mut m = self.members();
             for i in m.hot.clone() {
-                if m.cool(epfd, i) {
-                    continue;
-                }
-                if let Some(Some(w)) = m.list.get_mut(i) {
-                    w.kernel_out = true;
-                    register(epfd, libc::EPOLL_CTL_MOD, w, i);
-                }
+                self.arm_for_sleepers(&mut m, epfd, i);
             }
+        }
+        if self.any_listed()
+            && let Some(queue) = self.queue.get()
+        {
+            queue.wake();
         }
     }
 
@@ -308,6 +359,9 @@ impl Set {
         let mut stale = false;
         for k in from..from + got {
             let e = out[k];
+            if e.u64 == bell_tag() {
+                continue;
+            }
             let Some(i) = Watch::index(e.u64) else {
                 out[kept] = e;
                 kept += 1;

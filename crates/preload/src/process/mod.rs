@@ -71,6 +71,7 @@ fn leave() {
     let _whole = quiet::uncancelled();
     ctx::end();
     fds::at_exit();
+    epoll::at_exit();
     for port in ctx::ports() {
         port.leave(me);
         if port.is_left() && port.header().run.load(Relaxed) == 0 {

@@ -1,0 +1,188 @@
+//! The event queue of a set: carried members that are not looked at are listed there by their writers, and one bell, which is a
+//! member of the kernel's set, wakes who sleeps on it.
+//!
+//! A set has its queue to itself in this process. A forked child shares the kernel's set, and with it the bell: what wakes the
+//! one may be meant for the other. So when the child first uses a set that it inherited, it says so in the queue, the parent
+//! leaves that, and both are woken by the connections' own doorbells, as is every set that has no queue.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+
+use gm::{EventQueue, Note};
+
+use super::members::{Members, bell_tag};
+use crate::arena::{Arena, Place, Placed};
+use crate::process::confine;
+use crate::{ctx, real};
+
+/// A set that has slept so often has a queue from then on: to make one costs as much as some ten sleeps.
+const SLEEPS: u32 = 4;
+/// In `SetQueue::sleeps`: no queue any more.
+const NEVER: u32 = u32::MAX;
+
+/// A queue of this process, used again by other sets.
+#[derive(Default)]
+struct Kept {
+    place: Place,
+    queue: Note<EventQueue>,
+    /// Whose it is: not a forked child's.
+    pid: AtomicU32,
+}
+
+impl Placed for Kept {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+static KEPT: Arena<Kept> = Arena::new();
+
+fn my_pid() -> u32 {
+    ctx::opened().map_or(0, |ctx| ctx.node.me().pid)
+}
+
+fn make() -> Option<&'static Kept> {
+    let ctx = ctx::opened().filter(|_| !confine::is_confined())?;
+    let me = ctx.node.me();
+    let kept = KEPT.take(Kept::default)?;
+    if kept.queue.get().is_none() {
+        let _quiet = crate::quiet::begin();
+        let queue = EventQueue::create(ctx.node.dir(), me).ok()?;
+        kept.pid.store(me.pid, Relaxed);
+        kept.queue.set(queue).ok()?;
+    }
+    Some(kept)
+}
+
+/// What a set has of it.
+#[derive(Default)]
+pub struct SetQueue {
+    kept: AtomicPtr<Kept>,
+    /// The queue that the parent has for this set.
+    inherited: AtomicU64,
+    sleeps: AtomicU32,
+}
+
+impl SetQueue {
+    #[inline]
+    pub fn get(&self) -> Option<&'static EventQueue> {
+        // SAFETY: never freed.
+        let kept = unsafe { self.kept.load(Acquire).as_ref() };
+        kept?.queue.get()
+    }
+
+    /// A thread is about to sleep on the set: it gets a queue, if that is worth it. Caller holds the members.
+    pub fn begin(&self, epfd: i32, members: &mut Members) {
+        let sleeps = self.sleeps.load(Relaxed);
+        if sleeps == NEVER || members.queue.is_some() {
+            return;
+        }
+        self.sleeps.store(sleeps + 1, Relaxed);
+        if sleeps + 1 < SLEEPS {
+            return;
+        }
+        let saved = crate::errno();
+        let kept = make();
+        let queue = kept.and_then(|kept| kept.queue.get());
+        match (kept, queue.filter(|q| register(epfd, q, libc::EPOLL_CTL_ADD))) {
+            (Some(kept), Some(queue)) => {
+                members.queue = Some(queue.id());
+                self.kept
+                    .store(std::ptr::from_ref(kept).cast_mut(), Release);
+            }
+            (kept, _) => {
+                self.sleeps.store(NEVER, Relaxed);
+                kept.into_iter().for_each(|kept| KEPT.give(kept));
+            }
+        }
+        crate::set_errno(saved);
+    }
+
+    /// The set has no queue from now on; its members are to be armed one by one. Caller holds the members.
+    pub fn leave(&self, epfd: i32, members: &mut Members) {
+        let saved = crate::errno();
+        self.sleeps.store(NEVER, Relaxed);
+        if let Some(queue) = self.get() {
+            register(epfd, queue, libc::EPOLL_CTL_DEL);
+        }
+        // Not given back: a thread may be asleep there still, and who shares it may ring.
+        self.kept.store(std::ptr::null_mut(), Release);
+        members.leave_queue();
+        crate::set_errno(saved);
+    }
+
+    /// The set is over: nobody waits there. The kernel forgot the bell with its set.
+    pub fn end(&self, members: &mut Members) {
+        members.queue = None;
+        let kept = self.kept.swap(std::ptr::null_mut(), AcqRel);
+        self.inherited.store(0, Relaxed);
+        self.sleeps.store(0, Relaxed);
+        // SAFETY: never freed.
+        if let Some(kept) = unsafe { kept.as_ref() }
+            && kept.pid.load(Relaxed) == my_pid()
+        {
+            KEPT.give(kept);
+        }
+    }
+
+    /// In a forked child: what there is, is the parent's.
+    pub fn in_child(&self, members: &mut Members) {
+        if let Some(queue) = self.get() {
+            self.inherited.store(queue.id(), Relaxed);
+        }
+        self.kept.store(std::ptr::null_mut(), Relaxed);
+        self.sleeps.store(0, Relaxed);
+        members.queue = None;
+    }
+
+    /// The child that inherited the set uses it.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.inherited.load(Relaxed) != 0
+    }
+
+    /// Tells the parent so. Caller holds the members.
+    #[cold]
+    pub fn share(&self, members: &mut Members) {
+        self.sleeps.store(NEVER, Relaxed);
+        let id = self.inherited.swap(0, Relaxed);
+        if id == 0 {
+            return;
+        }
+        if let Some(ctx) = ctx::opened() {
+            let _quiet = crate::quiet::begin();
+            EventQueue::share(ctx.node.dir(), id);
+        }
+        members.heat_all();
+    }
+}
+
+fn register(epfd: i32, queue: &EventQueue, op: i32) -> bool {
+    let mut e = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+        u64: bell_tag(),
+    };
+    // SAFETY: a local event.
+    unsafe { real::epoll_ctl(epfd, op, queue.bell().descriptor(), &mut e) == 0 }
+}
+
+/// In a forked child, which has none.
+pub fn in_child() {
+    KEPT.in_child();
+    for kept in KEPT.all() {
+        if let Some(queue) = kept.queue.get() {
+            queue.bell().close();
+        }
+    }
+}
+
+/// The process ends: its queues' names go.
+pub fn at_exit() {
+    let Some(ctx) = ctx::opened() else { return };
+    let me = ctx.node.me().pid;
+    for kept in KEPT.all().filter(|k| k.pid.load(Relaxed) == me) {
+        if let Some(queue) = kept.queue.get() {
+            EventQueue::remove(ctx.node.dir(), queue.id());
+        }
+    }
+}
