@@ -249,6 +249,17 @@ twins! {
         raw edge: Carried(6 * MIB);
         raw in_a_row: Carried(150 * KIB);
     }
+    news {
+        raw level: Carried(60 * KIB);
+        raw edge: Carried(60 * KIB);
+        raw one_shot_threads: Carried(60 * KIB);
+        raw edge_threads: Carried(60 * KIB);
+        raw two_sets: Carried(60 * KIB);
+        raw inherited: Carried(60 * KIB);
+        raw child_beside: Carried(60 * KIB);
+        raw closes_all: Carried(60 * KIB);
+        raw sets_come_and_go: Carried(60 * KIB);
+    }
     address {
         raw ipv6: Carried(900 * KIB);
         raw dual_stack: Carried(2 * MIB);

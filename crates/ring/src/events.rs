@@ -138,9 +138,9 @@ impl<const SUMS: usize, const LEAVES: usize> Words<SUMS, LEAVES> {
 
     /// The waiter is about to sleep: look whether anything is listed after this.
     pub fn fall_asleep(&self) {
-        let sleep = self.sleep.0.load(Relaxed);
-        let next = (sleep & !STATE).wrapping_add(TURN) | ASLEEP;
-        self.sleep.0.swap(next, AcqRel);
+        let next = |sleep: u64| Some((sleep & !STATE).wrapping_add(TURN) | ASLEEP);
+        // No two threads have the same turn.
+        let _ = self.sleep.0.fetch_update(AcqRel, Relaxed, next);
         barrier_after_rmw();
     }
 

@@ -71,14 +71,19 @@ impl SetQueue {
         kept?.queue.get()
     }
 
-    /// A thread is about to sleep on the set: it gets a queue, if that is worth it. Caller holds the members.
+    /// A thread is about to sleep on the set, which gets a queue if that is worth it. Caller holds the members.
     pub fn begin(&self, epfd: i32, members: &mut Members) {
+        if self.get().is_some_and(|queue| !queue.bell().is_sound()) {
+            // The program closed it behind our back, and with that took it out of the kernel's set.
+            self.leave(epfd, members);
+            self.sleeps.store(0, Relaxed);
+        }
         let sleeps = self.sleeps.load(Relaxed);
         if sleeps == NEVER || members.queue.is_some() {
             return;
         }
         self.sleeps.store(sleeps + 1, Relaxed);
-        if sleeps + 1 < SLEEPS {
+        if sleeps + 1 < SLEEPS && !sockets::at_once() {
             return;
         }
         let saved = crate::errno();
@@ -102,7 +107,7 @@ impl SetQueue {
     pub fn leave(&self, epfd: i32, members: &mut Members) {
         let saved = crate::errno();
         self.sleeps.store(NEVER, Relaxed);
-        if let Some(queue) = self.get() {
+        if let Some(queue) = self.get().filter(|queue| queue.bell().is_sound()) {
             register(epfd, queue, libc::EPOLL_CTL_DEL);
         }
         // Not given back: a thread may be asleep there still, and who shares it may ring.

@@ -7,6 +7,7 @@
 //!
 //! * `bytes`: the stream of bytes; several readers; peeking
 //! * `bells`: sleep and wake, with the doorbell on a modelled TCP stream (INV-5)
+//! * `events`: the same by an event queue, with several writers and one bell (INV-5a)
 //! * `room`: a writer that waits for room
 //! * `word`: the hand-over word (INV-1)
 //! * `paths`: switching between the TCP stream and the ring (INV-2)
@@ -23,6 +24,7 @@ mod back;
 mod bells;
 mod bytes;
 mod end;
+mod events;
 mod paths;
 mod peer;
 mod room;
