@@ -59,6 +59,12 @@ fn three_thousand_connections() {
         "{report:?}"
     );
     assert!(report.reasons.is_empty(), "{report:?}");
+    // A set that is awake is not rung for, and one bell wakes it for all.
+    assert!(report.carried.port_bells > 0, "{report:?}");
+    assert!(
+        report.carried.bells_sent * 10 < report.carried.tx_messages,
+        "{report:?}"
+    );
 }
 
 /// A server with promoted, idle clients burns nothing, and neither do they.
