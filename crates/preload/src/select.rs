@@ -7,9 +7,9 @@ use std::ffi::c_int;
 
 use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
-use crate::poll::{self, Deadline};
 use crate::scratch::List;
-use crate::{cancel, epoll, fds, real};
+use crate::time::{self, Deadline};
+use crate::{cancel, epoll, fds, poll, real};
 
 type Sets = [*mut fd_set; 3];
 const WORD: usize = u64::BITS as usize;
@@ -176,16 +176,16 @@ pub unsafe extern "C-unwind" fn select(
         return unsafe { real::select(n, r, w, e, timeout) };
     };
     // SAFETY: null or the caller's time-out.
-    let deadline = unsafe { timeout.as_ref() }.map_or(Deadline::never(), |t| {
+    let deadline = unsafe { timeout.as_ref() }.map_or(Deadline::NEVER, |t| {
         let us = (t.tv_sec.max(0) as u64).saturating_mul(1_000_000);
-        Deadline::after_us(us.saturating_add(t.tv_usec.max(0) as u64))
+        time::after_us(us.saturating_add(t.tv_usec.max(0) as u64))
     });
     cancel::point();
     let got = wait(n, sets, open, deadline, std::ptr::null());
     cancel::end();
     // Linux writes back the time that is left.
     // SAFETY: null or the caller's time-out.
-    if let (Some(t), Some(left)) = (unsafe { timeout.as_mut() }, deadline.left()) {
+    if let (Some(t), Some(left)) = (unsafe { timeout.as_mut() }, time::left(deadline)) {
         t.tv_sec = left.tv_sec;
         t.tv_usec = left.tv_nsec / 1000;
     }
@@ -205,13 +205,13 @@ pub unsafe extern "C-unwind" fn pselect(
 ) -> c_int {
     let sets = [r, w, e];
     // SAFETY: the caller's time-out.
-    let open = last_tracked(n, &sets).filter(|_| unsafe { poll::is_time(timeout) });
+    let open = last_tracked(n, &sets).filter(|_| unsafe { time::is_time(timeout) });
     let Some(open) = open else {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::pselect(n, r, w, e, timeout, mask) };
     };
     // SAFETY: null or the caller's time-out.
-    let deadline = unsafe { Deadline::after_timespec(timeout) };
+    let deadline = unsafe { time::after_timespec(timeout) };
     cancel::point();
     let got = wait(n, sets, open, deadline, mask);
     cancel::end();

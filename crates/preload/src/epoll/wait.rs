@@ -9,7 +9,7 @@ use sockets::{Kernel, Ready, Spun};
 use super::members::{MANY_HOT, Members, Watch, register};
 use super::sets::{Set, find};
 use crate::kernel::Fd;
-use crate::poll::Deadline;
+use crate::time::{self, Deadline};
 use crate::{cancel, kernel, real};
 
 const NOW: timespec = timespec {
@@ -39,12 +39,12 @@ fn wait_for_any(
 ) -> c_int {
     loop {
         let Some(set) = find(epfd) else {
-            let r = ask(epfd, out, deadline.left(), mask);
+            let r = ask(epfd, out, time::left(deadline), mask);
             // A set may have been made, and a member of it promoted, while we slept.
             match (r > 0).then(|| find(epfd)).flatten() {
                 Some(set) => {
                     let n = set.sort(epfd, out, 0, r as usize);
-                    if n == 0 && !deadline.passed() {
+                    if n == 0 && !time::passed(deadline) {
                         continue;
                     }
                     return n as c_int;
@@ -133,7 +133,7 @@ impl Set {
             return Some(n as c_int);
         }
         let mut found = 0;
-        if !deadline.passed() {
+        if !time::passed(deadline) {
             let mut last = gm::clock::ticks();
             let news = || {
                 let now = gm::clock::ticks();
@@ -167,12 +167,12 @@ impl Set {
         if !self.cool_all(epfd) {
             return None;
         }
-        let slice = self.members().room_slice_us().map(Deadline::after_us);
+        let slice = self.members().room_slice_us().map(time::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
-        let r = ask(epfd, out, until.left(), mask);
+        let r = ask(epfd, out, time::left(until), mask);
         drop(asleep);
-        if r == 0 && slice.is_some() && !deadline.passed() {
+        if r == 0 && slice.is_some() && !time::passed(deadline) {
             self.members().heat_roomless();
             return None;
         }
@@ -189,7 +189,7 @@ impl Set {
         self.spin.slept(gm::clock::ticks().wrapping_sub(start));
         let n = self.sort(epfd, out, 0, r as usize);
         self.leave(epfd);
-        if n > 0 || deadline.passed() {
+        if n > 0 || time::passed(deadline) {
             Some(n as c_int)
         } else {
             None
