@@ -35,20 +35,25 @@ impl Socket for Place {
 
 type Member = several::Member<Place>;
 
-/// A handful stay on the stack; none of this is malloc's, for poll may be called where that may not. `None`: no memory.
-fn members_of(fds: &[pollfd]) -> Option<List<Member, 8>> {
-    let mut members = List::new();
+/// A handful stay on the stack; none of this is malloc's, for poll may be called where that may not.
+type Members = List<Member, 8>;
+
+/// Goes inside the tracked ones. Returns how many are carried; `None`: no memory.
+#[inline]
+fn gather(members: &mut Members, fds: &[pollfd]) -> Option<usize> {
+    let mut carried = 0;
     for (at, p) in fds.iter().enumerate() {
         if let Some(inside) = enter(p.fd) {
-            let carried = inside.engaged();
+            let engaged = inside.engaged();
+            carried += usize::from(engaged);
             let events = p.events;
             let place = Place { at, events, inside };
-            if !members.push(Member::new(place, wanted(events), carried)) {
+            if !members.push(Member::new(place, wanted(events), engaged)) {
                 return None;
             }
         }
     }
-    Some(members)
+    Some(carried)
 }
 
 fn wanted(events: i16) -> Ready {
@@ -83,11 +88,11 @@ pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_
 }
 
 fn wait_for_any(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
-    let Some(mut members) = members_of(fds) else {
+    let mut members = Members::new();
+    let Some(carried) = gather(&mut members, fds) else {
         crate::set_errno(libc::ENOMEM);
         return -1;
     };
-    let carried = members.iter().filter(|m| m.is_carried()).count();
     let others = carried < fds.len();
     let mut array = Array { fds, mask, others };
     if carried == 0 {

@@ -64,9 +64,11 @@ fn table_size() -> Option<c_int> {
     size.trim().parse().ok()
 }
 
-/// What is asked of the descriptors in the first `n` places. `None`: no memory.
-fn list_of(n: c_int, sets: &Sets) -> Option<List<pollfd, 64>> {
-    let mut list = List::new();
+type Asked = List<pollfd, 64>;
+
+/// What is asked of the descriptors in the first `n` places. False: no memory.
+#[inline]
+fn gather(list: &mut Asked, n: c_int, sets: &Sets) -> bool {
     let n = n as usize;
     for at in 0..n.div_ceil(WORD) {
         let below = match n - at * WORD {
@@ -90,19 +92,20 @@ fn list_of(n: c_int, sets: &Sets) -> Option<List<pollfd, 64>> {
                 revents: 0,
             };
             if !list.push(entry) {
-                return None;
+                return false;
             }
         }
     }
-    Some(list)
+    true
 }
 
 fn wait(n: c_int, sets: Sets, open: c_int, deadline: Deadline, mask: *const sigset_t) -> c_int {
     let n = looked_at(n, open);
-    let Some(mut list) = list_of(n, &sets) else {
+    let mut list = Asked::new();
+    if !gather(&mut list, n, &sets) {
         crate::set_errno(libc::ENOMEM);
         return -1;
-    };
+    }
     let got = poll::wait(&mut list, deadline, mask);
     if got < 0 {
         return got;

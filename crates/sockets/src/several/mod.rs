@@ -185,8 +185,7 @@ pub fn wait<S: Socket, B: Below<S>>(
     below: &mut B,
 ) -> Result<(), B::Fault> {
     loop {
-        look(members);
-        if members.iter().any(Member::is_ready) {
+        if look(members) {
             if below.has_others() {
                 ask(members, Ask::Look, below)?;
             }
@@ -208,8 +207,13 @@ pub fn wait<S: Socket, B: Below<S>>(
     }
 }
 
-fn look<S: Socket>(members: &mut [Member<S>]) {
-    members.iter_mut().for_each(Member::look);
+/// By the rings alone. True: one is ready.
+fn look<S: Socket>(members: &mut [Member<S>]) -> bool {
+    let looked = members.iter_mut().map(|m| {
+        m.look();
+        m.is_ready()
+    });
+    looked.fold(false, |any, ready| any | ready)
 }
 
 /// Everybody, by what the system says. True: one is ready.
@@ -228,8 +232,11 @@ fn ask_prepared<S: Socket, B: Below<S>>(
     below: &mut B,
 ) -> Result<bool, B::Fault> {
     let others = below.ask(members, how)?;
-    members.iter_mut().for_each(|m| m.conclude(below));
-    Ok(others || members.iter().any(Member::is_ready))
+    let concluded = members.iter_mut().map(|m| {
+        m.conclude(below);
+        m.is_ready()
+    });
+    Ok(concluded.fold(others, |any, ready| any | ready))
 }
 
 enum Polled {
@@ -271,8 +278,7 @@ fn sleep<S: Socket, B: Below<S>>(
         }
         m.prepare();
     }
-    look(members);
-    let over = if members.iter().any(Member::is_ready) {
+    let over = if look(members) {
         Ok(false)
     } else {
         let slice = members.iter().filter_map(Member::slice_ns).min();
