@@ -56,6 +56,11 @@ static void poll_basic_client(int fd)
     }
 }
 
+static volatile sig_atomic_t caught;
+static void on_signal(int number)
+{
+    caught += number == SIGUSR1;
+}
 static void poll_signal_mask_server(int fd)
 {
     struct timespec limit = {0, 20000000};
@@ -65,6 +70,19 @@ static void poll_signal_mask_server(int fd)
     CALL("ppoll, nothing", ppoll(&entry, 1, &limit, &none));
     limit.tv_nsec = -1;
     CALL("ppoll, bad time", ppoll(&entry, 1, &limit, NULL));
+    struct sigaction action = {.sa_handler = on_signal};
+    MUST(sigaction(SIGUSR1, &action, NULL));
+    sigset_t held, before;
+    sigemptyset(&held);
+    sigaddset(&held, SIGUSR1);
+    MUST(sigprocmask(SIG_BLOCK, &held, &before));
+    MUST(raise(SIGUSR1));
+    limit.tv_nsec = 0;
+    CALL("ppoll, no time, a signal held back", ppoll(&entry, 1, &limit, NULL));
+    say("%d", caught);
+    CALL("ppoll, no time, a signal let through", ppoll(&entry, 1, &limit, &none));
+    say("%d", caught);
+    MUST(sigprocmask(SIG_SETMASK, &before, NULL));
     tell(thread_id());
     CALL("ppoll, input", ppoll(&entry, 1, NULL, &none));
     say("%s", events_name(entry.revents));

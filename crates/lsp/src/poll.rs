@@ -5,7 +5,7 @@ use windows_sys::Win32::Networking::WinSock::{self as ws, WSAPOLLFD};
 
 use crate::answer::Code;
 use crate::slot::enter;
-use crate::wait::{self, Deadline, Member, PRI};
+use crate::wait::{self, Member};
 
 const OUT: i16 = ws::POLLWRNORM;
 const IN: i16 = ws::POLLRDNORM;
@@ -20,14 +20,14 @@ pub fn poll(fds: &mut [WSAPOLLFD], timeout_ms: i32) -> Result<i32, Code> {
         // A handle that is not a socket: the lower provider's own answer is POLLNVAL.
         match enter(p.fd) {
             Ok(inside) => {
-                members.push(Member::new(inside, wanted(p.events)));
+                members.push(wait::member(inside, wanted(p.events)));
                 at.push(i);
             }
             Err(_) => p.revents = ws::POLLNVAL,
         }
     }
-    if members.iter().any(Member::is_engaged) {
-        wait::wait(&mut members, Deadline::after_us(limit), &mut ask_base)?;
+    if members.iter().any(Member::is_carried) {
+        wait::wait(&mut members, wait::after_us(limit), &mut ask_base)?;
         for (m, i) in members.iter().zip(&at) {
             fds[*i].revents = reported(m, fds[*i].events);
         }
@@ -48,9 +48,15 @@ fn wanted(events: i16) -> Ready {
         want |= Ready::OUT;
     }
     if events & ws::POLLRDBAND != 0 {
-        want |= PRI;
+        want |= Ready::PRI;
     }
     want
+}
+
+/// Is nothing left to read?
+fn is_drained(m: &Member) -> bool {
+    let conn = m.socket.conn();
+    conn.is_some_and(|c| c.readable_bytes(&m.socket.socket()) == 0)
 }
 
 fn reported(m: &Member, events: i16) -> i16 {
@@ -58,13 +64,13 @@ fn reported(m: &Member, events: i16) -> i16 {
     let mut r = 0;
     // The end of the stream is POLLHUP alone, unless bytes are before it.
     let over = got.intersects(Ready::RDHUP | Ready::HUP);
-    if got.intersects(Ready::IN) && !(over && m.is_drained()) {
+    if got.intersects(Ready::IN) && !(over && is_drained(m)) {
         r |= events & IN;
     }
     if got.intersects(Ready::OUT) {
         r |= events & OUT;
     }
-    if got.intersects(PRI) {
+    if got.intersects(Ready::PRI) {
         r |= events & ws::POLLRDBAND;
     }
     // Winsock says POLLHUP already when the peer's half is over.
@@ -88,7 +94,7 @@ fn ask_base_exactly(
         .iter()
         .zip(at)
         .map(|(m, i)| WSAPOLLFD {
-            fd: m.inside.body().base,
+            fd: m.socket.body().base,
             events: fds[*i].events,
             revents: 0,
         })
@@ -112,11 +118,11 @@ pub fn ask_base(members: &mut [Member], limit_us: Option<u64>) -> Result<(), Cod
             if m.ask.intersects(Ready::OUT) {
                 events |= OUT;
             }
-            if m.ask.intersects(PRI) {
+            if m.ask.intersects(Ready::PRI) {
                 events |= ws::POLLRDBAND;
             }
             WSAPOLLFD {
-                fd: m.inside.body().base,
+                fd: m.socket.body().base,
                 events,
                 revents: 0,
             }
@@ -129,7 +135,7 @@ pub fn ask_base(members: &mut [Member], limit_us: Option<u64>) -> Result<(), Cod
         for (bit, ready) in [
             (IN, Ready::IN),
             (OUT, Ready::OUT),
-            (ws::POLLRDBAND, PRI),
+            (ws::POLLRDBAND, Ready::PRI),
             (ws::POLLHUP, Ready::HUP),
             (ws::POLLERR, Ready::ERR),
         ] {

@@ -8,7 +8,7 @@ use windows_sys::Win32::Networking::WinSock::{self as ws, FD_SET, SOCKET, TIMEVA
 use crate::answer::{Code, tell};
 use crate::provider::Lower;
 use crate::slot::enter;
-use crate::wait::{self, Deadline, Member, PRI};
+use crate::wait::{self, Member};
 
 /// The handles of a set. `fd_count` alone counts: the array's size is the program's choice (FD_SETSIZE).
 ///
@@ -92,7 +92,7 @@ pub unsafe fn select_sets(
     let mut at = HashMap::new();
     let mut doubles = false;
     let mut members: Vec<Member> = Vec::new();
-    for (set, want) in sets.into_iter().zip([Ready::IN, Ready::OUT, PRI]) {
+    for (set, want) in sets.into_iter().zip([Ready::IN, Ready::OUT, Ready::PRI]) {
         for &s in set {
             match at.get(&s) {
                 Some(&i) => {
@@ -102,7 +102,7 @@ pub unsafe fn select_sets(
                 }
                 None => {
                     at.insert(s, members.len());
-                    members.push(Member::new(enter(s)?, want));
+                    members.push(wait::member(enter(s)?, want));
                 }
             }
         }
@@ -110,10 +110,10 @@ pub unsafe fn select_sets(
     let Some(first) = members.first() else {
         return Err(ws::WSAEINVAL);
     };
-    let lower = first.inside.body().lower;
-    let deadline = Deadline::after_us(limit);
+    let lower = first.socket.body().lower;
+    let deadline = wait::after_us(limit);
     let mut below = |m: &mut [Member], limit_us| ask_lower(lower, m, limit_us);
-    if members.iter().any(Member::is_engaged) {
+    if members.iter().any(Member::is_carried) {
         wait::wait(&mut members, deadline, &mut below)?;
     } else {
         members.iter_mut().for_each(|m| m.ask = m.want);
@@ -129,7 +129,7 @@ pub unsafe fn select_sets(
     unsafe {
         Ok(retain(read, doubles, |s| readable(got(s)))
             + retain(write, doubles, |s| got(s).intersects(Ready::OUT))
-            + retain(except, doubles, |s| got(s).intersects(PRI)))
+            + retain(except, doubles, |s| got(s).intersects(Ready::PRI)))
     }
 }
 
@@ -145,9 +145,9 @@ fn base_set(handles: Vec<SOCKET>) -> Vec<usize> {
 fn ask_lower(lower: &Lower, members: &mut [Member], limit_us: Option<u64>) -> Result<(), Code> {
     let of = |want: Ready| {
         let asked = members.iter().filter(|m| m.ask.intersects(want));
-        base_set(asked.map(|m| m.inside.body().base).collect())
+        base_set(asked.map(|m| m.socket.body().base).collect())
     };
-    let mut sets = [of(Ready::IN | Ready::RDHUP), of(Ready::OUT), of(PRI)];
+    let mut sets = [of(Ready::IN | Ready::RDHUP), of(Ready::OUT), of(Ready::PRI)];
     let limit = limit_us.map(|us| TIMEVAL {
         tv_sec: (us / 1_000_000).min(i32::MAX as u64) as i32,
         tv_usec: (us % 1_000_000) as i32,
@@ -172,14 +172,14 @@ fn ask_lower(lower: &Lower, members: &mut [Member], limit_us: Option<u64>) -> Re
     if n < 0 {
         return Err(code);
     }
-    for (set, ready) in sets.iter().zip([Ready::IN, Ready::OUT, PRI]) {
+    for (set, ready) in sets.iter().zip([Ready::IN, Ready::OUT, Ready::PRI]) {
         let count = set[0] as u32 as usize;
         let answered: std::collections::HashSet<_> = match n {
             0 => Default::default(),
             _ => set.iter().skip(1).take(count).copied().collect(),
         };
         for m in members.iter_mut() {
-            if answered.contains(&m.inside.body().base) {
+            if answered.contains(&m.socket.body().base) {
                 m.below |= ready;
             }
         }

@@ -1,187 +1,121 @@
-//! Waiting for several sockets at once, carried and others: what select and WSAPoll share.
+//! The Windows part in waiting for several sockets at once, which is the engine's ([`sockets::several`]): what select and
+//! WSAPoll share.
 //!
-//! Carried ones are looked at in their rings, the others are asked below: all of them in one `ppoll` where each has a
-//! Linux descriptor and is a connection or a listener, else through the lower provider.
+//! All members are asked in one `ppoll` where each has a Linux descriptor and is a connection or a listener, else through
+//! the lower provider.
 
-use std::sync::OnceLock;
-
-use gm::{End, Path, Role};
+use gm::Role;
 use ring::sync::Ordering::Relaxed;
-use sockets::{Conn, Kernel, Ready, Spin, Spun};
+use sockets::several::{self, Ask, Below, Socket};
+use sockets::{Conn, Kernel, Ready};
 
 use crate::answer::Code;
 use crate::kernel::{self, poll_many};
 use crate::slot::Inside;
 
-/// POLLPRI: urgent data.
-pub const PRI: Ready = Ready(0x2);
-/// With unread bytes that nobody asked for, the doorbell for room can't be told from theirs: look this often, in µs.
-const BLIND_SLICE_US: u64 = 1000;
-/// Rounds of a spin between two looks at the sockets that are not carried.
-const OTHERS_EVERY: u32 = 64;
+pub use sockets::Deadline;
 
 /// One socket of a call.
-pub struct Member {
-    pub inside: Inside,
-    /// What is asked: IN, OUT, PRI.
-    pub want: Ready,
-    /// What there is.
-    pub got: Ready,
-    /// What to ask below, and what was answered there.
-    pub ask: Ready,
-    pub below: Ready,
-    engaged: bool,
-}
+pub type Member = several::Member<Inside>;
 
-impl Member {
-    pub fn new(inside: Inside, want: Ready) -> Self {
-        let engaged = inside.engaged().is_some();
-        Self {
-            inside,
-            want,
-            got: Ready::NONE,
-            ask: want,
-            below: Ready::NONE,
-            engaged,
-        }
+impl Socket for Inside {
+    type Kernel<'a> = kernel::Socket<'a>;
+
+    fn conn(&self) -> Option<&Conn> {
+        self.conn()
     }
 
-    pub fn is_engaged(&self) -> bool {
-        self.engaged
-    }
-
-    fn carried(&self) -> Option<&Conn> {
-        self.inside.conn().filter(|_| self.engaged)
-    }
-
-    /// Can its descriptor be asked with the same answer as the lower provider's? A socket that is connecting can't.
-    fn has_plain_fd(&self) -> bool {
-        let Some(conn) = self.inside.conn() else {
-            return false;
-        };
-        let end = conn.end();
-        let known = match end.role() {
-            Role::Server | Role::Listener => true,
-            Role::Client => self.engaged || end.tcp_tx.load(Relaxed) + end.tcp_rx.load(Relaxed) > 0,
-            Role::Fresh => false,
-        };
-        known && self.inside.body().fd().is_some()
-    }
-
-    /// What to ask below about a carried socket: doorbells and the peer's end; not what is known already and was not
-    /// asked for, or the sleep would end at once.
-    fn prepare(&mut self) {
-        self.below = Ready::NONE;
-        self.ask = self.want;
-        let Some(conn) = self.inside.conn().filter(|_| self.engaged) else {
-            return;
-        };
-        let mut ask = Ready(self.want.0 & PRI.0);
-        if !conn.read_is_over() {
-            ask |= Ready::RDHUP;
-            if self.want.intersects(Ready::IN) || conn.readable_bytes(&self.inside.socket()) == 0 {
-                ask |= Ready::IN;
-            }
-        }
-        if conn.end().tx_path() != Path::Ring {
-            ask |= Ready(self.want.0 & Ready::OUT.0);
-        }
-        self.ask = ask;
-    }
-
-    /// From what was answered below to what there is.
-    fn conclude(&mut self) {
-        let Some(conn) = self.inside.conn().filter(|_| self.engaged) else {
-            self.got = self.below;
-            return;
-        };
-        let k = self.inside.socket();
-        // The end of the stream is told by the whole view only.
-        let whole = (self.below != Ready::NONE).then(|| k.poll());
-        self.got = conn.ready(&k, whole) | Ready(self.below.0 & PRI.0);
-    }
-
-    /// Is nothing left to read?
-    pub fn is_drained(&self) -> bool {
-        let conn = self.inside.conn();
-        conn.is_some_and(|c| c.readable_bytes(&self.inside.socket()) == 0)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.got.0 & (self.want | Ready::ERR | Ready::HUP).0 != 0
+    fn kernel(&self) -> kernel::Socket<'_> {
+        self.socket()
     }
 }
 
-/// When the call ends.
-#[derive(Clone, Copy)]
-pub struct Deadline(Option<u64>);
+/// `want`: of IN, OUT, PRI.
+pub fn member(inside: Inside, want: Ready) -> Member {
+    let carried = inside.engaged().is_some();
+    Member::new(inside, want, carried)
+}
 
-impl Deadline {
-    /// `None`: never.
-    pub fn after_us(us: Option<u64>) -> Self {
-        Self(us.map(|us| gm::os::monotonic_ns() / 1000 + us))
-    }
+/// `None`: never.
+pub fn after_us(us: Option<u64>) -> Deadline {
+    us.map_or(Deadline::NEVER, |us| {
+        Deadline::after_us(us, gm::os::monotonic_ns)
+    })
+}
 
-    pub fn left_us(self) -> Option<u64> {
-        self.0
-            .map(|at| at.saturating_sub(gm::os::monotonic_ns() / 1000))
-    }
+/// Can its descriptor be asked with the same answer as the lower provider's? A socket that is connecting can't.
+fn has_plain_fd(m: &Member) -> bool {
+    let Some(conn) = m.socket.conn() else {
+        return false;
+    };
+    let end = conn.end();
+    let known = match end.role() {
+        Role::Server | Role::Listener => true,
+        Role::Client => m.is_carried() || end.tcp_tx.load(Relaxed) + end.tcp_rx.load(Relaxed) > 0,
+        Role::Fresh => false,
+    };
+    known && m.socket.body().fd().is_some()
 }
 
 /// Asks the lower provider about `ask` of every member, waits for at most so many µs, and fills in `below`.
-pub type AskBelow<'a> = dyn FnMut(&mut [Member], Option<u64>) -> Result<(), Code> + 'a;
+pub type AskLower<'a> = dyn FnMut(&mut [Member], Option<u64>) -> Result<(), Code> + 'a;
 
-static SPIN: OnceLock<Spin> = OnceLock::new();
+struct System<'a, 'b> {
+    by_fd: bool,
+    others: bool,
+    lower: &'a mut AskLower<'b>,
+}
 
 /// Waits until a member is ready. At least one is carried, or the lower provider could have been asked by itself.
-pub fn wait(members: &mut [Member], deadline: Deadline, below: &mut AskBelow) -> Result<(), Code> {
-    let by_fd = kernel::is_linux() && members.iter().all(Member::has_plain_fd);
-    let others = members.iter().any(|m| !m.engaged);
-    loop {
-        look(members);
-        let found = members.iter().any(Member::is_ready);
-        if found || deadline.left_us() == Some(0) {
-            // The others' turn, and peers that are gone.
-            if others || !found {
-                ask(members, Some(0), by_fd, below)?;
-            }
-            return Ok(());
-        }
-        if spin(members, others && by_fd, below)? {
-            continue;
-        }
-        sleep(members, deadline, by_fd, below)?;
-        if members.iter().any(Member::is_ready) {
-            return Ok(());
-        }
-    }
+pub fn wait(members: &mut [Member], deadline: Deadline, lower: &mut AskLower) -> Result<(), Code> {
+    let mut system = System {
+        by_fd: kernel::is_linux() && members.iter().all(has_plain_fd),
+        others: members.iter().any(|m| !m.is_carried()),
+        lower,
+    };
+    several::wait(members, deadline, &mut system)
 }
 
-/// The carried ones, by their rings.
-fn look(members: &mut [Member]) {
-    for m in members {
-        m.got = match m.carried() {
-            Some(conn) => conn.ready(&m.inside.socket(), None),
-            None => Ready::NONE,
+impl Below<Inside> for System<'_, '_> {
+    type Fault = Code;
+
+    fn ask(&mut self, members: &mut [Member], how: Ask) -> Result<bool, Code> {
+        let limit_us = match how {
+            Ask::Look => Some(0),
+            Ask::Sleep(limit_ns) => limit_ns.map(|ns| ns.div_ceil(1000)),
         };
+        if self.by_fd {
+            ask_fds(members, limit_us);
+        } else {
+            (self.lower)(members, limit_us)?;
+        }
+        Ok(false)
     }
-}
 
-/// Everybody, by what is known below.
-fn ask(
-    members: &mut [Member],
-    limit_us: Option<u64>,
-    by_fd: bool,
-    below: &mut AskBelow,
-) -> Result<(), Code> {
-    members.iter_mut().for_each(Member::prepare);
-    if by_fd {
-        ask_fds(members, limit_us);
-    } else {
-        below(members, limit_us)?;
+    fn has_others(&self) -> bool {
+        self.others
     }
-    members.iter_mut().for_each(Member::conclude);
-    Ok(())
+
+    fn looks_fast(&self) -> bool {
+        self.by_fd
+    }
+
+    /// The end of the stream is told by the whole view only.
+    fn view(&self, m: &Member) -> Option<Ready> {
+        (m.below != Ready::NONE).then(|| m.socket.socket().poll())
+    }
+
+    fn now_ns(&self) -> u64 {
+        gm::os::monotonic_ns()
+    }
+
+    fn yield_now() {
+        kernel::yield_now();
+    }
+
+    fn cpus() -> u32 {
+        kernel::cpus()
+    }
 }
 
 fn ask_fds(members: &mut [Member], limit_us: Option<u64>) {
@@ -189,7 +123,7 @@ fn ask_fds(members: &mut [Member], limit_us: Option<u64>) {
     {
         let mut fds: Vec<_> = members
             .iter()
-            .filter_map(|m| Some((m.inside.body().fd()?, m.ask)))
+            .filter_map(|m| Some((m.socket.body().fd()?, m.ask)))
             .collect();
         poll_many(&mut fds, limit_us);
         answers.extend(fds.into_iter().map(|(_, ready)| ready));
@@ -197,78 +131,4 @@ fn ask_fds(members: &mut [Member], limit_us: Option<u64>) {
     for (m, answer) in members.iter_mut().zip(answers) {
         m.below = answer;
     }
-}
-
-fn spin(members: &mut [Member], others: bool, below: &mut AskBelow) -> Result<bool, Code> {
-    let mut rounds = 0_u32;
-    let mut failed = None;
-    let found = SPIN
-        .get_or_init(Spin::default)
-        .wait(kernel::cpus(), kernel::yield_now, || {
-            rounds += 1;
-            if others && rounds.is_multiple_of(OTHERS_EVERY) {
-                match ask(members, Some(0), true, below) {
-                    Ok(()) if members.iter().any(Member::is_ready) => return true,
-                    Ok(()) => {}
-                    Err(code) => {
-                        failed = Some(code);
-                        return true;
-                    }
-                }
-            }
-            members.iter().any(has_news)
-        });
-    match failed {
-        Some(code) => Err(code),
-        None => Ok(found == Spun::Found),
-    }
-}
-
-fn has_news(m: &Member) -> bool {
-    m.carried().is_some_and(|conn| {
-        conn.has_news(m.want.intersects(Ready::OUT))
-            && conn.ready(&m.inside.socket(), None).0 & (m.want | Ready::ERR | Ready::HUP).0 != 0
-    })
-}
-
-fn sleep(
-    members: &mut [Member],
-    deadline: Deadline,
-    by_fd: bool,
-    below: &mut AskBelow,
-) -> Result<(), Code> {
-    let mut blind = false;
-    for m in members.iter() {
-        if let Some(conn) = m.carried() {
-            let k = m.inside.socket();
-            conn.arm(&k);
-            blind |= m.want.intersects(Ready::OUT)
-                && !m.want.intersects(Ready::IN)
-                && conn.readable_bytes(&k) > 0;
-        }
-    }
-    look(members);
-    let result = if members.iter().any(Member::is_ready) {
-        Ok(())
-    } else {
-        let room = members.iter().filter(|m| m.want.intersects(Ready::OUT));
-        let room = room
-            .filter_map(Member::carried)
-            .filter_map(Conn::room_slice_us);
-        let most = room.chain(blind.then_some(BLIND_SLICE_US)).min();
-        let limit = deadline.left_us().into_iter().chain(most).min();
-        let start = gm::clock::ticks();
-        for conn in members.iter().filter_map(Member::carried) {
-            End::count(&conn.end().sleeps, 1);
-        }
-        let result = ask(members, limit, by_fd, below);
-        if let Some(spin) = SPIN.get() {
-            spin.slept(gm::clock::ticks().wrapping_sub(start));
-        }
-        result
-    };
-    for conn in members.iter().filter_map(Member::carried) {
-        conn.disarm();
-    }
-    result
 }

@@ -33,6 +33,7 @@ mod send;
 mod setup;
 mod signals;
 mod thread;
+mod time;
 mod uring;
 #[cfg(target_arch = "x86_64")]
 mod variadic;

@@ -1,115 +1,77 @@
-//! poll and ppoll over carried and other descriptors together; select comes here as well.
+//! poll and ppoll over carried and other descriptors together; select comes here as well. How to wait is the engine's
+//! ([`sockets::several`]); here are the kernel's part in it, and the array.
 
 use std::ffi::{c_int, c_uint};
 
 use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
-use sockets::{Ready, Spin, Spun};
+use sockets::several::{self, Ask, Below, Socket};
+use sockets::{Conn, Ready};
 
 use crate::fds::{self, Inside, enter};
+use crate::kernel::{self, Fd};
 use crate::scratch::List;
-use crate::{cancel, epoll, kernel, real};
+use crate::time::{self, Deadline};
+use crate::{cancel, epoll, real};
 
-/// A point in time, or never.
-#[derive(Clone, Copy)]
-pub struct Deadline(Option<u64>);
-
-impl Deadline {
-    pub fn never() -> Self {
-        Self(None)
-    }
-
-    /// That many µs from now.
-    pub fn after_us(us: u64) -> Self {
-        Self(Some(
-            gm::os::monotonic_ns().saturating_add(us.saturating_mul(1000)),
-        ))
-    }
-
-    /// poll's and epoll_wait's time-out: negative is never.
-    pub fn after_ms(ms: c_int) -> Self {
-        u64::try_from(ms).map_or(Self::never(), |ms| Self::after_us(ms * 1000))
-    }
-
-    /// ppoll's time-out: null is never.
-    ///
-    /// # Safety
-    /// Null or readable.
-    pub unsafe fn after_timespec(t: *const timespec) -> Self {
-        // SAFETY: by the caller.
-        match unsafe { t.as_ref() } {
-            None => Self::never(),
-            Some(t) => Self::after_us(
-                (t.tv_sec.max(0) as u64)
-                    .saturating_mul(1_000_000)
-                    .saturating_add((t.tv_nsec.max(0) as u64).div_ceil(1000)),
-            ),
-        }
-    }
-
-    pub fn sooner(self, other: Self) -> Self {
-        Self(self.0.into_iter().chain(other.0).min())
-    }
-
-    pub fn left_ns(self) -> Option<u64> {
-        self.0.map(|at| at.saturating_sub(gm::os::monotonic_ns()))
-    }
-
-    pub fn passed(self) -> bool {
-        self.left_ns() == Some(0)
-    }
-
-    /// What is left, for a system call.
-    pub fn left(self) -> Option<timespec> {
-        self.left_ns().map(|ns| timespec {
-            tv_sec: (ns / 1_000_000_000) as i64,
-            tv_nsec: (ns % 1_000_000_000) as i64,
-        })
-    }
-}
-
-/// The tracked descriptors of one call. A handful stay on the stack; none of this is malloc's, for poll may be called where
-/// that may not.
-struct Members(List<Member, 8>);
-
-struct Member {
+/// A tracked descriptor of the program's array.
+struct Place {
     at: usize,
     /// What was asked of it, while the array says what the kernel is asked.
     events: i16,
-    engaged: bool,
     inside: Inside,
 }
 
-impl Members {
-    /// `None`: no memory.
-    fn of(fds: &[pollfd]) -> Option<Self> {
-        let mut members = List::new();
-        for (at, p) in fds.iter().enumerate() {
-            if let Some(inside) = enter(p.fd) {
-                let member = Member {
-                    at,
-                    events: p.events,
-                    engaged: inside.engaged(),
-                    inside,
-                };
-                if !members.push(member) {
-                    return None;
-                }
-            }
-        }
-        Some(Self(members))
+impl Socket for Place {
+    type Kernel<'a> = Fd;
+
+    fn conn(&self) -> Option<&Conn> {
+        Some(self.inside.conn())
     }
 
-    fn engaged(&self) -> impl Iterator<Item = &Member> {
-        self.0.iter().filter(|m| m.engaged)
+    fn kernel(&self) -> Fd {
+        self.inside.fd()
     }
 }
 
-const OUT: i16 = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
+type Member = several::Member<Place>;
+
+/// A handful stay on the stack; none of this is malloc's, for poll may be called where that may not.
+type Members = List<Member, 8>;
+
+/// Goes inside the tracked ones. Returns how many are carried; `None`: no memory.
+#[inline]
+fn gather(members: &mut Members, fds: &[pollfd]) -> Option<usize> {
+    let mut carried = 0;
+    for (at, p) in fds.iter().enumerate() {
+        if let Some(inside) = enter(p.fd) {
+            let engaged = inside.engaged();
+            carried += usize::from(engaged);
+            let events = p.events;
+            let place = Place { at, events, inside };
+            if !members.push(Member::new(place, wanted(events), engaged)) {
+                return None;
+            }
+        }
+    }
+    Some(carried)
+}
+
+fn wanted(events: i16) -> Ready {
+    const SAME: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
+    let mut want = Ready((events & SAME) as u32);
+    if events & libc::POLLRDNORM != 0 {
+        want |= Ready::IN;
+    }
+    if events & libc::POLLWRNORM != 0 {
+        want |= Ready::OUT;
+    }
+    want
+}
 
 /// What poll reports of `ready` to somebody who asked for `events`.
 fn reported(ready: Ready, events: i16) -> i16 {
     let r = ready.0 as i16;
-    let mut out = r & (events | libc::POLLERR | libc::POLLHUP);
+    let mut out = r & (events | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
     if r & libc::POLLIN != 0 {
         out |= events & libc::POLLRDNORM;
     }
@@ -119,8 +81,6 @@ fn reported(ready: Ready, events: i16) -> i16 {
     out
 }
 
-static SPIN: Spin = Spin::new();
-
 /// The call behind poll, ppoll and select.
 pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
     let r = wait_for_any(fds, deadline, mask);
@@ -128,235 +88,116 @@ pub fn wait(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_
 }
 
 fn wait_for_any(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -> c_int {
-    let Some(members) = Members::of(fds) else {
+    let mut members = Members::new();
+    let Some(carried) = gather(&mut members, fds) else {
         crate::set_errno(libc::ENOMEM);
         return -1;
     };
-    if members.engaged().next().is_none() {
+    let others = carried < fds.len();
+    let mut array = Array { fds, mask, others };
+    if carried == 0 {
         // Staying inside the plain ones keeps them plain while we sleep.
-        return ask_kernel(fds, deadline.left(), mask);
+        return array.ask_kernel(time::left(deadline), mask);
     }
-    let others = members.engaged().count() < fds.len();
-    loop {
-        let mut ready = report(fds, &members);
-        if ready > 0 || deadline.passed() {
-            // The kernel knows of the others, and of peers that are gone.
-            if others || ready == 0 {
-                ready = ask_kernel_too(fds, &members);
-            }
-            return ready;
-        }
-        let mut rounds = 0_u32;
-        let mut others_ready = false;
-        let news = || {
-            rounds += 1;
-            others_ready = others && rounds.is_multiple_of(64) && ask_kernel_too(fds, &members) > 0;
-            others_ready || members.engaged().any(|m| look(fds, m) != 0)
-        };
-        if SPIN.wait(kernel::cpus(), rustix::thread::sched_yield, news) == Spun::Found {
-            if others_ready {
-                return ask_kernel_too(fds, &members);
-            }
-            continue;
-        }
-        match sleep(fds, &members, deadline, mask) {
-            Slept::News => {}
-            Slept::Over(n) => return n,
-        }
+    match several::wait(&mut members, deadline, &mut array) {
+        Ok(()) => answer(fds, &members),
+        Err(Failed) => -1,
     }
 }
 
-fn look(fds: &[pollfd], m: &Member) -> i16 {
-    let events = fds[m.at].events;
-    if !m.inside.conn().has_news(events & OUT != 0) {
-        return 0;
+/// Fills in the carried ones' events; the others' are the kernel's. Returns how many have some.
+fn answer(fds: &mut [pollfd], members: &[Member]) -> c_int {
+    for m in members.iter().filter(|m| m.is_carried()) {
+        fds[m.socket.at].revents = reported(m.got, m.socket.events);
     }
-    reported(m.inside.conn().ready(&m.inside.fd(), None), events)
+    fds.iter().filter(|p| p.revents != 0).count() as c_int
 }
 
-/// Fills in the carried ones' events, clears the others'.
-fn report(fds: &mut [pollfd], members: &Members) -> c_int {
-    fds.iter_mut().for_each(|p| p.revents = 0);
-    let mut n = 0;
-    for m in members.engaged() {
-        let p = &mut fds[m.at];
-        p.revents = reported(m.inside.conn().ready(&m.inside.fd(), None), p.events);
-        n += c_int::from(p.revents != 0);
-    }
-    n
-}
-
-/// All descriptors, without sleeping: the carried ones by their rings and the kernel's view of them.
-fn ask_kernel_too(fds: &mut [pollfd], members: &Members) -> c_int {
-    let none = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    ask_substituted(fds, members, Some(none), std::ptr::null())
-}
-
-fn ask_kernel(fds: &mut [pollfd], left: Option<timespec>, mask: *const sigset_t) -> c_int {
-    let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let (array, n) = (fds.as_mut_ptr(), fds.len() as nfds_t);
-    // SAFETY: the program's array; a local time-out.
-    cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int
-}
-
-/// The program's array, in which the carried ones' events are put in the kernel's terms: as long as it lives, even if the
-/// thread is cancelled then.
-struct Substituted<'a> {
+/// The program's array, of which the kernel is asked.
+struct Array<'a> {
     fds: &'a mut [pollfd],
-    members: &'a Members,
-}
-
-impl<'a> Substituted<'a> {
-    fn new(fds: &'a mut [pollfd], members: &'a Members) -> Self {
-        for m in members.engaged() {
-            fds[m.at].events = kernel_events(m, m.events);
-        }
-        Self { fds, members }
-    }
-}
-
-impl Drop for Substituted<'_> {
-    fn drop(&mut self) {
-        for m in self.members.engaged() {
-            self.fds[m.at].events = m.events;
-        }
-    }
-}
-
-/// Asks the kernel, with the carried descriptors' events put in its terms and its answer put in ours.
-fn ask_substituted(
-    fds: &mut [pollfd],
-    members: &Members,
-    left: Option<timespec>,
     mask: *const sigset_t,
-) -> c_int {
-    let substituted = Substituted::new(fds, members);
-    let r = ask_kernel(substituted.fds, left, mask);
-    drop(substituted);
-    if r < 0 {
-        return r;
-    }
-    let mut n = fds.iter().filter(|p| p.revents != 0).count() as c_int;
-    for m in members.engaged() {
-        let p = &mut fds[m.at];
-        n -= c_int::from(p.revents != 0);
-        let kernel = Ready(p.revents as u16 as u32);
-        let ready = match p.revents & libc::POLLNVAL {
-            0 => reported(
-                m.inside.conn().ready(&m.inside.fd(), Some(kernel)),
-                p.events,
-            ),
-            nval => nval,
+    others: bool,
+}
+
+/// errno says why.
+struct Failed;
+
+impl Below<Place> for Array<'_> {
+    type Fault = Failed;
+
+    fn ask(&mut self, members: &mut [Member], how: Ask) -> Result<bool, Failed> {
+        let (limit_ns, mask) = match how {
+            Ask::Look => (Some(0), std::ptr::null()),
+            Ask::Sleep(limit_ns) => (limit_ns, self.mask),
         };
-        // Urgent data is the kernel's alone.
-        let ready = ready | kernel.0 as i16 & p.events & libc::POLLPRI;
-        p.revents = ready;
-        n += c_int::from(ready != 0);
+        let substituted = Substituted::new(self, members);
+        let left = limit_ns.map(time::timespec_of);
+        let mut ready = substituted.array.ask_kernel(left, mask);
+        drop(substituted);
+        if ready < 0 {
+            return Err(Failed);
+        }
+        for m in members.iter_mut().filter(|m| m.is_carried()) {
+            let revents = self.fds[m.socket.at].revents;
+            m.below = Ready(u32::from(revents as u16));
+            ready -= c_int::from(revents != 0);
+        }
+        Ok(ready > 0)
     }
-    n
+
+    fn has_others(&self) -> bool {
+        self.others
+    }
+
+    fn looks_fast(&self) -> bool {
+        true
+    }
+
+    fn now_ns(&self) -> u64 {
+        gm::os::monotonic_ns()
+    }
+
+    fn yield_now() {
+        rustix::thread::sched_yield();
+    }
+
+    fn cpus() -> u32 {
+        kernel::cpus()
+    }
 }
 
-const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
+impl Array<'_> {
+    fn ask_kernel(&mut self, left: Option<timespec>, mask: *const sigset_t) -> c_int {
+        let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let (array, n) = (self.fds.as_mut_ptr(), self.fds.len() as nfds_t);
+        // SAFETY: the program's array; a local time-out.
+        cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int
+    }
+}
 
-/// What to ask the kernel about a carried descriptor: doorbells and the peer's end; not what is known already and was
-/// not asked for, or the sleep would end at once.
-fn kernel_events(m: &Member, events: i16) -> i16 {
-    let conn = m.inside.conn();
-    let mut ask = events & libc::POLLPRI;
-    if !conn.read_is_over() {
-        ask |= libc::POLLRDHUP;
-        if events & IN != 0 || conn.readable_bytes(&m.inside.fd()) == 0 {
-            ask |= libc::POLLIN;
+/// The array, in which the carried ones' events are put in the kernel's terms: as long as it lives, even if the thread is
+/// cancelled then.
+struct Substituted<'a, 'b> {
+    array: &'a mut Array<'b>,
+    members: &'a [Member],
+}
+
+impl<'a, 'b> Substituted<'a, 'b> {
+    fn new(array: &'a mut Array<'b>, members: &'a [Member]) -> Self {
+        for m in members.iter().filter(|m| m.is_carried()) {
+            array.fds[m.socket.at].events = m.ask.0 as i16;
+        }
+        Self { array, members }
+    }
+}
+
+impl Drop for Substituted<'_, '_> {
+    fn drop(&mut self) {
+        for m in self.members.iter().filter(|m| m.is_carried()) {
+            self.array.fds[m.socket.at].events = m.socket.events;
         }
     }
-    if conn.end().tx_path() != gm::Path::Ring {
-        ask |= events & OUT;
-    }
-    ask
-}
-
-enum Slept {
-    News,
-    Over(c_int),
-}
-
-/// With unread bytes that nobody asked for, the doorbell for room, or of the end, can't be told from theirs: look this often,
-/// in ns.
-const BLIND_FOR_ROOM_NS: u64 = 1_000_000;
-const BLIND_FOR_END_NS: u64 = 20_000_000;
-
-fn sleep(
-    fds: &mut [pollfd],
-    members: &Members,
-    deadline: Deadline,
-    mask: *const sigset_t,
-) -> Slept {
-    let mut blind = None;
-    for m in members.engaged() {
-        let conn = m.inside.conn();
-        conn.arm(&m.inside.fd());
-        let events = fds[m.at].events;
-        if kernel_events(m, events) & libc::POLLIN == 0 {
-            let end = events & libc::POLLRDHUP != 0 && !conn.read_is_over();
-            let room = (events & OUT != 0).then_some(BLIND_FOR_ROOM_NS);
-            let end = end.then_some(BLIND_FOR_END_NS);
-            blind = blind.into_iter().chain(room).chain(end).min();
-        }
-    }
-    let news = members.engaged().any(|m| {
-        reported(
-            m.inside.conn().ready(&m.inside.fd(), None),
-            fds[m.at].events,
-        ) != 0
-    });
-    let result = if news {
-        Slept::News
-    } else {
-        let most = room_slice_ns(fds, members).into_iter();
-        let most = most.chain(blind).min();
-        let slice = deadline.left_ns().into_iter().chain(most).min();
-        let left = slice.map(|ns| timespec {
-            tv_sec: (ns / 1_000_000_000) as i64,
-            tv_nsec: (ns % 1_000_000_000) as i64,
-        });
-        let start = gm::clock::ticks();
-        let n = ask_substituted(fds, members, left, mask);
-        SPIN.slept(gm::clock::ticks().wrapping_sub(start));
-        for m in members.engaged() {
-            gm::End::count(&m.inside.conn().end().sleeps, 1);
-        }
-        if n != 0 || deadline.passed() {
-            Slept::Over(n)
-        } else {
-            Slept::News
-        }
-    };
-    for m in members.engaged() {
-        m.inside.conn().disarm();
-    }
-    result
-}
-
-/// The longest sleep of those who wait for room, where the peer's doorbell can't be counted on.
-fn room_slice_ns(fds: &[pollfd], members: &Members) -> Option<u64> {
-    members
-        .engaged()
-        .filter(|m| fds[m.at].events & OUT != 0)
-        .filter_map(|m| m.inside.conn().room_slice_us())
-        .min()
-        .map(|us| us * 1000)
-}
-
-/// Is this a time that the kernel takes? Others it refuses, and so must we.
-///
-/// # Safety
-/// Null or readable.
-pub unsafe fn is_time(t: *const timespec) -> bool {
-    // SAFETY: by the caller.
-    unsafe { t.as_ref() }.is_none_or(|t| t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec))
 }
 
 /// # Safety
@@ -367,7 +208,7 @@ pub unsafe extern "C-unwind" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int
     match unsafe { carried(fds, n) } {
         Some(fds) => {
             cancel::point();
-            let r = wait(fds, Deadline::after_ms(timeout), std::ptr::null());
+            let r = wait(fds, time::after_ms(timeout), std::ptr::null());
             cancel::end();
             r
         }
@@ -429,9 +270,9 @@ pub unsafe extern "C-unwind" fn ppoll(
     // SAFETY: the caller's arguments.
     unsafe {
         match carried(fds, n) {
-            Some(fds) if is_time(timeout) => {
+            Some(fds) if time::is_time(timeout) => {
                 cancel::point();
-                let r = wait(fds, Deadline::after_timespec(timeout), mask);
+                let r = wait(fds, time::after_timespec(timeout), mask);
                 cancel::end();
                 r
             }

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_uint};
 
-use crate::{adopt, epoll, file, poll, process, real, receive, select, send, setup, uring};
+use crate::{adopt, epoll, file, poll, process, real, receive, select, send, setup, time, uring};
 
 /// # Safety
 /// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
@@ -121,10 +121,10 @@ pub unsafe extern "C-unwind" fn syscall(
 unsafe fn time_left(timeout: *mut libc::timespec, wait: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: by the caller.
     unsafe {
-        let deadline = poll::Deadline::after_timespec(timeout);
-        let sound = poll::is_time(timeout);
+        let deadline = time::after_timespec(timeout);
+        let sound = time::is_time(timeout);
         let r = wait();
-        if let (true, Some(t), Some(left)) = (sound, timeout.as_mut(), deadline.left()) {
+        if let (true, Some(t), Some(left)) = (sound, timeout.as_mut(), time::left(deadline)) {
             *t = left;
         }
         r

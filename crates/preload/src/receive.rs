@@ -307,7 +307,7 @@ pub unsafe extern "C-unwind" fn recvmmsg(
     timeout: *mut timespec,
 ) -> c_int {
     // SAFETY: null or the caller's time-out.
-    let sound = !msgs.is_null() && flags >= 0 && unsafe { crate::poll::is_time(timeout) };
+    let sound = !msgs.is_null() && flags >= 0 && unsafe { crate::time::is_time(timeout) };
     if !crate::fds::is_tracked(fd) || !sound {
         // SAFETY: the caller's arguments, unchanged.
         let r = unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };

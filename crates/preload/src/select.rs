@@ -7,9 +7,9 @@ use std::ffi::c_int;
 
 use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
-use crate::poll::{self, Deadline};
 use crate::scratch::List;
-use crate::{cancel, epoll, fds, real};
+use crate::time::{self, Deadline};
+use crate::{cancel, epoll, fds, poll, real};
 
 type Sets = [*mut fd_set; 3];
 const WORD: usize = u64::BITS as usize;
@@ -64,9 +64,11 @@ fn table_size() -> Option<c_int> {
     size.trim().parse().ok()
 }
 
-/// What is asked of the descriptors in the first `n` places. `None`: no memory.
-fn list_of(n: c_int, sets: &Sets) -> Option<List<pollfd, 64>> {
-    let mut list = List::new();
+type Asked = List<pollfd, 64>;
+
+/// What is asked of the descriptors in the first `n` places. False: no memory.
+#[inline]
+fn gather(list: &mut Asked, n: c_int, sets: &Sets) -> bool {
     let n = n as usize;
     for at in 0..n.div_ceil(WORD) {
         let below = match n - at * WORD {
@@ -90,19 +92,20 @@ fn list_of(n: c_int, sets: &Sets) -> Option<List<pollfd, 64>> {
                 revents: 0,
             };
             if !list.push(entry) {
-                return None;
+                return false;
             }
         }
     }
-    Some(list)
+    true
 }
 
 fn wait(n: c_int, sets: Sets, open: c_int, deadline: Deadline, mask: *const sigset_t) -> c_int {
     let n = looked_at(n, open);
-    let Some(mut list) = list_of(n, &sets) else {
+    let mut list = Asked::new();
+    if !gather(&mut list, n, &sets) {
         crate::set_errno(libc::ENOMEM);
         return -1;
-    };
+    }
     let got = poll::wait(&mut list, deadline, mask);
     if got < 0 {
         return got;
@@ -176,16 +179,16 @@ pub unsafe extern "C-unwind" fn select(
         return unsafe { real::select(n, r, w, e, timeout) };
     };
     // SAFETY: null or the caller's time-out.
-    let deadline = unsafe { timeout.as_ref() }.map_or(Deadline::never(), |t| {
+    let deadline = unsafe { timeout.as_ref() }.map_or(Deadline::NEVER, |t| {
         let us = (t.tv_sec.max(0) as u64).saturating_mul(1_000_000);
-        Deadline::after_us(us.saturating_add(t.tv_usec.max(0) as u64))
+        time::after_us(us.saturating_add(t.tv_usec.max(0) as u64))
     });
     cancel::point();
     let got = wait(n, sets, open, deadline, std::ptr::null());
     cancel::end();
     // Linux writes back the time that is left.
     // SAFETY: null or the caller's time-out.
-    if let (Some(t), Some(left)) = (unsafe { timeout.as_mut() }, deadline.left()) {
+    if let (Some(t), Some(left)) = (unsafe { timeout.as_mut() }, time::left(deadline)) {
         t.tv_sec = left.tv_sec;
         t.tv_usec = left.tv_nsec / 1000;
     }
@@ -205,13 +208,13 @@ pub unsafe extern "C-unwind" fn pselect(
 ) -> c_int {
     let sets = [r, w, e];
     // SAFETY: the caller's time-out.
-    let open = last_tracked(n, &sets).filter(|_| unsafe { poll::is_time(timeout) });
+    let open = last_tracked(n, &sets).filter(|_| unsafe { time::is_time(timeout) });
     let Some(open) = open else {
         // SAFETY: the caller's arguments, unchanged.
         return unsafe { real::pselect(n, r, w, e, timeout, mask) };
     };
     // SAFETY: null or the caller's time-out.
-    let deadline = unsafe { Deadline::after_timespec(timeout) };
+    let deadline = unsafe { time::after_timespec(timeout) };
     cancel::point();
     let got = wait(n, sets, open, deadline, mask);
     cancel::end();

@@ -8,6 +8,7 @@
 //! * `rejoin`: an end that other processes hold as well
 //! * `recv`, `send`: bytes, waiting, and the path each direction is on (INV-2)
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
+//! * `several`: waiting for several sockets at once
 //! * `idle`: a reader that finds nothing; `bells`: doorbells on its stream
 //! * `wait`: signals while a send waits
 //! * `back`: the way back to TCP; `end`: shutdown and close
@@ -17,21 +18,26 @@
 mod back;
 mod bells;
 mod conn;
+mod deadline;
 mod end;
 mod gate;
 mod idle;
 mod kernel;
 mod lock;
+#[cfg(test)]
+mod mock;
 mod promote;
 mod ready;
 mod recv;
 mod rejoin;
 mod send;
+pub mod several;
 mod spin;
 mod wait;
 
 pub use back::Given;
 pub use conn::Conn;
+pub use deadline::Deadline;
 pub use gate::Gate;
 pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};
 pub use ready::Ready;

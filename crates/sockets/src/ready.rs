@@ -14,9 +14,13 @@ pub struct Ready(pub u32);
 impl Ready {
     pub const NONE: Ready = Ready(0);
     pub const IN: Ready = Ready(0x1);
+    /// Urgent data.
+    pub const PRI: Ready = Ready(0x2);
     pub const OUT: Ready = Ready(0x4);
     pub const ERR: Ready = Ready(0x8);
     pub const HUP: Ready = Ready(0x10);
+    /// No such socket.
+    pub const NVAL: Ready = Ready(0x20);
     pub const RDHUP: Ready = Ready(0x2000);
 
     #[inline]
@@ -29,6 +33,13 @@ impl std::ops::BitOr for Ready {
     type Output = Ready;
     fn bitor(self, other: Ready) -> Ready {
         Ready(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitAnd for Ready {
+    type Output = Ready;
+    fn bitand(self, other: Ready) -> Ready {
+        Ready(self.0 & other.0)
     }
 }
 

@@ -32,7 +32,7 @@ use crate::answer::{Code, lower, tell};
 use crate::ioctl::Buffers;
 use crate::provider::upcalls;
 use crate::slot::{Body, Inside, enter, locked};
-use crate::wait::{Deadline, Member};
+use crate::wait;
 
 use line::{Line, Way};
 use op::{DONE, Op, PENDING};
@@ -171,9 +171,9 @@ pub fn flush_to_tcp(inside: &Inside) {
 /// Until there is news on an engaged connection, or for so long that a cancellation is noticed.
 fn wait_a_while(inside: &Inside, want: Ready) {
     const SLICE_US: u64 = 20_000;
-    let mut member = [Member::new(inside.clone(), want)];
-    let deadline = Deadline::after_us(Some(SLICE_US));
-    let _ = crate::wait::wait(&mut member, deadline, &mut crate::poll::ask_base);
+    let mut member = [wait::member(inside.clone(), want)];
+    let deadline = wait::after_us(Some(SLICE_US));
+    let _ = wait::wait(&mut member, deadline, &mut crate::poll::ask_base);
 }
 
 /// # Safety

@@ -34,8 +34,8 @@ pub use self::sets::{
 };
 use self::wait::wait;
 use crate::fds::{Inside, enter};
-use crate::poll::Deadline;
 use crate::real;
+use crate::time;
 
 /// # Safety
 /// As epoll_create(2).
@@ -278,7 +278,7 @@ pub unsafe extern "C-unwind" fn epoll_wait(
     // SAFETY: the caller's array and arguments.
     unsafe {
         match room(events, max) {
-            Some(out) => wait(set, out, Deadline::after_ms(timeout), std::ptr::null()),
+            Some(out) => wait(set, out, time::after_ms(timeout), std::ptr::null()),
             None => real::epoll_wait(set, events, max, timeout),
         }
     }
@@ -297,7 +297,7 @@ pub unsafe extern "C-unwind" fn epoll_pwait(
     // SAFETY: the caller's array and arguments.
     unsafe {
         match room(events, max) {
-            Some(out) => wait(set, out, Deadline::after_ms(timeout), mask),
+            Some(out) => wait(set, out, time::after_ms(timeout), mask),
             None => real::epoll_pwait(set, events, max, timeout, mask),
         }
     }
@@ -315,11 +315,8 @@ pub unsafe extern "C-unwind" fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: the caller's array and arguments.
     unsafe {
-        match (
-            room(events, max),
-            is_set(set) && crate::poll::is_time(timeout),
-        ) {
-            (Some(out), true) => wait(set, out, Deadline::after_timespec(timeout), mask),
+        match (room(events, max), is_set(set) && time::is_time(timeout)) {
+            (Some(out), true) => wait(set, out, time::after_timespec(timeout), mask),
             _ => real::epoll_pwait2(set, events, max, timeout, mask),
         }
     }

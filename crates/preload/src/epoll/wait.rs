@@ -10,7 +10,7 @@ use sockets::{Kernel, Ready, Spun};
 use super::members::{Members, Watch, bell_tag};
 use super::sets::{Set, find};
 use crate::kernel::Fd;
-use crate::poll::Deadline;
+use crate::time::{self, Deadline};
 use crate::{cancel, kernel, real};
 
 const NOW: timespec = timespec {
@@ -40,12 +40,12 @@ fn wait_for_any(
 ) -> c_int {
     loop {
         let Some(set) = find(epfd) else {
-            let r = ask(epfd, out, deadline.left(), mask);
+            let r = ask(epfd, out, time::left(deadline), mask);
             // A set may have been made, and a member of it promoted, while we slept.
             match (r > 0).then(|| find(epfd)).flatten() {
                 Some(set) => {
                     let n = set.sort(epfd, out, 0, r as usize);
-                    if n == 0 && !deadline.passed() {
+                    if n == 0 && !time::passed(deadline) {
                         continue;
                     }
                     return n as c_int;
@@ -158,7 +158,7 @@ impl Set {
             return Some(n as c_int);
         }
         let mut found = 0;
-        if !deadline.passed() {
+        if !time::passed(deadline) {
             let mut last = gm::clock::ticks();
             let news = || {
                 let now = gm::clock::ticks();
@@ -196,12 +196,12 @@ impl Set {
         if self.any_listed() {
             return None;
         }
-        let slice = self.members().room_slice_us().map(Deadline::after_us);
+        let slice = self.members().room_slice_us().map(time::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
-        let r = ask(epfd, out, until.left(), mask);
+        let r = ask(epfd, out, time::left(until), mask);
         drop(asleep);
-        if r == 0 && slice.is_some() && !deadline.passed() {
+        if r == 0 && slice.is_some() && !time::passed(deadline) {
             self.members().heat_roomless();
             return None;
         }
@@ -221,7 +221,7 @@ impl Set {
             n += self.collect(epfd, out, n);
         }
         self.leave(epfd);
-        if n > 0 || deadline.passed() {
+        if n > 0 || time::passed(deadline) {
             Some(n as c_int)
         } else {
             None

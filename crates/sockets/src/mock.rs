@@ -1,0 +1,244 @@
+//! For tests: two ends of a carried connection in one process, over a TCP stream that is two queues, on a clock that stands
+//! still unless it is moved.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use gm::held::Place;
+use gm::{Node, Path, Port, Role};
+use ring::sync::AtomicU32;
+
+use crate::{Conn, Fault, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
+
+/// What goes from one side to the other.
+#[derive(Default)]
+struct Queue {
+    bytes: RefCell<VecDeque<u8>>,
+    sent: Cell<u64>,
+    read: Cell<u64>,
+    over: Cell<bool>,
+}
+
+/// One side's socket.
+#[derive(Clone)]
+pub(crate) struct Socket {
+    out: Rc<Queue>,
+    inn: Rc<Queue>,
+    pub(crate) now_ns: Rc<Cell<u64>>,
+    port: u16,
+    peer_port: u16,
+}
+
+impl Socket {
+    pub(crate) fn pair() -> (Self, Self) {
+        let (a, b) = (Rc::<Queue>::default(), Rc::<Queue>::default());
+        let (one, two) = (1, 2);
+        let client = Self {
+            out: a.clone(),
+            inn: b.clone(),
+            now_ns: Rc::default(),
+            port: one,
+            peer_port: two,
+        };
+        let server = Self {
+            out: b,
+            inn: a,
+            now_ns: client.now_ns.clone(),
+            port: two,
+            peer_port: one,
+        };
+        (client, server)
+    }
+
+    pub(crate) fn pass_ns(&self, ns: u64) {
+        self.now_ns.set(self.now_ns.get() + ns);
+    }
+}
+
+impl Kernel for Socket {
+    fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
+        let mut bytes = self.inn.bytes.borrow_mut();
+        let n = buf.len().min(bytes.len());
+        if n == 0 && !self.inn.over.get() {
+            return Err(Fault::WouldBlock);
+        }
+        for (to, from) in buf.iter_mut().zip(bytes.iter()) {
+            *to = *from;
+        }
+        if !peek {
+            bytes.drain(..n);
+            self.inn.read.set(self.inn.read.get() + n as u64);
+        }
+        Ok(n)
+    }
+
+    fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
+        self.out.bytes.borrow_mut().extend(buf);
+        self.out.sent.set(self.out.sent.get() + buf.len() as u64);
+        Ok(buf.len())
+    }
+
+    fn is_nonblocking(&self) -> bool {
+        true
+    }
+
+    fn sleep_readable(&self) -> Result<Peeked, Fault> {
+        Err(Fault::WouldBlock)
+    }
+
+    fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
+        self.pass_ns(timeout_us * 1000);
+        Ok(())
+    }
+
+    fn sleep_word(&self, _word: &AtomicU32, _seq: u32, timeout_us: u64) -> Result<(), Fault> {
+        self.pass_ns(timeout_us * 1000);
+        Ok(())
+    }
+
+    fn wake_word(&self, _word: &AtomicU32) {}
+
+    fn poll(&self) -> Ready {
+        let mut ready = Ready::OUT;
+        if self.inn.over.get() {
+            ready |= Ready::IN | Ready::RDHUP;
+        }
+        if self.queued() > 0 {
+            ready |= Ready::IN;
+        }
+        ready
+    }
+
+    fn take_error(&self) -> Option<Fault> {
+        None
+    }
+
+    fn queued(&self) -> usize {
+        self.inn.bytes.borrow().len()
+    }
+
+    fn positions(&self) -> Option<(u64, u64)> {
+        Some((self.out.sent.get(), self.inn.read.get()))
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        let loopback = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+        Some(Stream {
+            local: (loopback, self.port),
+            peer: (loopback, self.peer_port),
+        })
+    }
+
+    fn abort_on_close(&self) {}
+
+    fn shutdown(&self, _read: bool, write: bool) -> Result<(), Fault> {
+        self.out.over.set(self.out.over.get() || write);
+        Ok(())
+    }
+
+    fn yield_now(&self) {}
+
+    fn thread(&self) -> u32 {
+        u32::from(self.port)
+    }
+
+    fn thread_gone(&self, _thread: u32) -> bool {
+        false
+    }
+
+    fn now_us(&self) -> u64 {
+        self.now_ns.get() / 1000
+    }
+
+    fn cpus(&self) -> u32 {
+        2
+    }
+}
+
+/// One end of a carried connection.
+pub(crate) struct End {
+    pub(crate) conn: Conn,
+    pub(crate) socket: Socket,
+}
+
+impl End {
+    /// As much of it as is taken without waiting.
+    pub(crate) fn send(&self, bytes: &[u8]) -> usize {
+        let bufs = [std::io::IoSlice::new(bytes)];
+        let sent = self
+            .conn
+            .send(&self.socket, &bufs, SendOptions { dont_wait: true });
+        sent.unwrap_or(0)
+    }
+
+    pub(crate) fn recv(&self, most: usize) -> usize {
+        let mut buf = vec![0; most];
+        let mut bufs = [std::io::IoSliceMut::new(&mut buf)];
+        let options = RecvOptions {
+            dont_wait: true,
+            ..Default::default()
+        };
+        self.conn
+            .recv(&self.socket, &mut bufs, options)
+            .unwrap_or(0)
+    }
+}
+
+/// A connection, both of whose directions are in rings.
+pub(crate) struct Pair {
+    pub(crate) client: End,
+    pub(crate) server: End,
+    dir: PathBuf,
+}
+
+impl Pair {
+    pub(crate) fn carried() -> Self {
+        let name = format!("sgm-sockets-{:016x}", gm::os::random());
+        let dir = std::env::temp_dir().join(name);
+        let node = Node::open(&dir).unwrap();
+        let port: &'static Port = Box::leak(Box::new(Port::create(&dir, node.me(), 0).unwrap()));
+        let (one, two) = Socket::pair();
+        let end = |role, socket| {
+            let index = port.allocate(None, role, node.me().pid).unwrap();
+            let place = Place {
+                port: node.me(),
+                index,
+            };
+            let end = &port.ends()[index as usize];
+            end.set(gm::end::flag::LISTENED);
+            End {
+                conn: Conn::new(end, place),
+                socket,
+            }
+        };
+        let (client, server) = (end(Role::Client, one), end(Role::Server, two));
+        // Offer, claim, confirm.
+        assert!(!client.conn.step(&node, &client.socket));
+        assert!(server.conn.step(&node, &server.socket));
+        assert!(client.conn.step(&node, &client.socket));
+        server.conn.ready(&server.socket, None);
+        client.conn.ready(&client.socket, None);
+        // The switches are passed by reading.
+        assert_eq!((client.send(b"a"), server.recv(1)), (1, 1));
+        assert_eq!((server.send(b"b"), client.recv(1)), (1, 1));
+        for conn in [&client.conn, &server.conn] {
+            assert_eq!(
+                (conn.end.rx_path(), conn.end.tx_path()),
+                (Path::Ring, Path::Ring)
+            );
+        }
+        Self {
+            client,
+            server,
+            dir,
+        }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
