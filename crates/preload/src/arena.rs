@@ -86,6 +86,11 @@ impl<T: Placed + Sync + 'static> Arena<T> {
         self.make(make)
     }
 
+    /// One that was never used.
+    pub fn fresh(&self, make: impl FnOnce() -> T) -> Option<&'static T> {
+        self.make(make)
+    }
+
     #[cold]
     fn make(&self, make: impl FnOnce() -> T) -> Option<&'static T> {
         let number = self.made.load(Relaxed);

@@ -23,6 +23,7 @@ mod lock;
 mod once;
 mod poll;
 mod process;
+mod queues;
 mod quiet;
 mod raw;
 mod real;

@@ -3,12 +3,16 @@
 
 use std::ffi::{c_int, c_uint};
 
+use std::sync::atomic::Ordering::Acquire;
+
+use gm::EventQueue;
 use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
 use sockets::several::{self, Ask, Below, Socket};
 use sockets::{Conn, Ready};
 
 use crate::fds::{self, Inside, enter};
 use crate::kernel::{self, Fd};
+use crate::queues::Lent;
 use crate::scratch::List;
 use crate::time::{self, Deadline};
 use crate::{cancel, epoll, real};
@@ -30,6 +34,10 @@ impl Socket for Place {
 
     fn kernel(&self) -> Fd {
         self.inside.fd()
+    }
+
+    fn is_watched(&self) -> bool {
+        self.inside.slot.watches.load(Acquire) > 0
     }
 }
 
@@ -94,7 +102,12 @@ fn wait_for_any(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -
         return -1;
     };
     let others = carried < fds.len();
-    let mut array = Array { fds, mask, others };
+    let mut array = Array {
+        fds,
+        mask,
+        others,
+        bell: None,
+    };
     if carried == 0 {
         // Staying inside the plain ones keeps them plain while we sleep.
         return array.ask_kernel(time::left(deadline), mask);
@@ -118,6 +131,13 @@ struct Array<'a> {
     fds: &'a mut [pollfd],
     mask: *const sigset_t,
     others: bool,
+    bell: Option<Bell>,
+}
+
+/// The bell of a sleep, and the array that the kernel is asked of then, with one entry more.
+struct Bell {
+    lent: Lent,
+    entries: List<pollfd, 9>,
 }
 
 /// errno says why.
@@ -133,7 +153,10 @@ impl Below<Place> for Array<'_> {
         };
         let substituted = Substituted::new(self, members);
         let left = limit_ns.map(time::timespec_of);
-        let mut ready = substituted.array.ask_kernel(left, mask);
+        let mut ready = match how {
+            Ask::Sleep(_) => substituted.array.sleep(left, mask),
+            Ask::Look => substituted.array.ask_kernel(left, mask),
+        };
         drop(substituted);
         if ready < 0 {
             return Err(Failed);
@@ -144,6 +167,31 @@ impl Below<Place> for Array<'_> {
             ready -= c_int::from(revents != 0);
         }
         Ok(ready > 0)
+    }
+
+    fn queue(&mut self) -> Option<&'static EventQueue> {
+        if self.fds.len() > FEW && self.fds.len() >= most_descriptors() {
+            // The kernel would refuse one entry more.
+            return None;
+        }
+        let lent = Lent::new()?;
+        let queue = lent.queue()?;
+        let bell = pollfd {
+            fd: queue.bell().descriptor(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut entries = List::new();
+        let mut all = self.fds.iter().copied().chain([bell]);
+        if !all.all(|entry| entries.push(entry)) {
+            return None;
+        }
+        self.bell = Some(Bell { lent, entries });
+        Some(queue)
+    }
+
+    fn leave_queue(&mut self) {
+        self.bell = None;
     }
 
     fn has_others(&self) -> bool {
@@ -173,6 +221,31 @@ impl Array<'_> {
         let (array, n) = (self.fds.as_mut_ptr(), self.fds.len() as nfds_t);
         // SAFETY: the program's array; a local time-out.
         cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int
+    }
+
+    /// As `ask_kernel`; the bell, if there is one, ends it as well.
+    fn sleep(&mut self, left: Option<timespec>, mask: *const sigset_t) -> c_int {
+        let Some(Bell { lent, entries }) = &mut self.bell else {
+            return self.ask_kernel(left, mask);
+        };
+        let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        for (entry, p) in entries.iter_mut().zip(self.fds.iter()) {
+            *entry = *p;
+        }
+        let (array, n) = (entries.as_mut_ptr(), entries.len() as nfds_t);
+        // SAFETY: an array of ours; a local time-out.
+        let r = cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int;
+        if r < 0 {
+            return r;
+        }
+        for (entry, p) in entries.iter().zip(self.fds.iter_mut()) {
+            p.revents = entry.revents;
+        }
+        let rung = entries.last().is_some_and(|bell| bell.revents != 0);
+        if let (true, Some(queue)) = (rung, lent.queue()) {
+            queue.bell().hush();
+        }
+        r - c_int::from(rung)
     }
 }
 

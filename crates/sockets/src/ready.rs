@@ -231,10 +231,11 @@ impl Conn {
     /// As [`Conn::arm`] for a member of an epoll set, which the kernel wakes by edges: look at it again after this.
     /// Needs no disarming.
     pub fn arm_edge(&self, k: &impl Kernel) {
-        self.arm_edge_beside(k, 0);
+        self.arm_instead(k, 0);
     }
 
-    fn arm_edge_beside(&self, k: &impl Kernel, queue: u64) {
+    /// As [`Conn::arm_edge`], for a waiter that has the event queue `queue`.
+    pub fn arm_instead(&self, k: &impl Kernel, queue: u64) {
         /// Bells may lie on the stream for a while, they cost a call to take. But what is not read is acknowledged late
         /// (40 ms), and TCP sends only 10 segments ahead of that: the next bell would wait.
         const BELLS_LEFT: usize = 4;
@@ -250,15 +251,21 @@ impl Conn {
     }
 
     /// As [`Conn::arm_edge`] for a member of a waiter with an event queue: it is listed there, as `entry`, until
-    /// [`Conn::look_yourself`]. `alone`: no other waiter of this process waits for this end. With another one, or another
-    /// process that holds the socket, it rings for itself.
-    pub fn listen(&self, k: &impl Kernel, queue: u64, entry: u32, alone: impl Fn() -> bool) {
+    /// [`Conn::look_yourself`]. `alone`: no other waiter of this process waits for this end. False: with another one, or another
+    /// process that holds the socket, it is not listed, and must be armed (as [`Conn::arm_instead`] does).
+    pub fn listen(
+        &self,
+        k: &impl Kernel,
+        queue: u64,
+        entry: u32,
+        alone: impl Fn() -> bool,
+    ) -> bool {
         let Some(segment) = self.segment() else {
-            return;
+            return true;
         };
         let alone = || alone() && self.end.refs.load(Relaxed) == 1;
         if !alone() {
-            return self.arm_edge_beside(k, queue);
+            return false;
         }
         let rx = segment.rx();
         if rx.bells_untaken() > 0 {
@@ -266,9 +273,12 @@ impl Conn {
         }
         self.ask_for_room(segment);
         let listens = rx.listen(queue, entry, self.end.tcp_rx.load(Relaxed));
-        if !listens || !alone() {
-            self.arm_edge_beside(k, queue);
+        if listens && !alone() {
+            // The other one may have armed it just before.
+            self.arm_instead(k, queue);
+            return false;
         }
+        listens
     }
 
     /// The waiter looks at this end by itself from now on.

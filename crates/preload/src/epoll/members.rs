@@ -294,7 +294,10 @@ impl Members {
             (Some(queue), Ok(entry @ 0..gm::events::Words::ENTRIES)) => {
                 let slot = w.slot;
                 let alone = || slot.watches.load(Acquire) == 1;
-                w.conn().listen(&Fd::of(w.fd), queue, entry, alone);
+                let (conn, fd) = (w.conn(), Fd::of(w.fd));
+                if !conn.listen(&fd, queue, entry, alone) {
+                    conn.arm_instead(&fd, queue);
+                }
             }
             _ => w.conn().arm_edge(&Fd::of(w.fd)),
         }

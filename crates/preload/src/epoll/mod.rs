@@ -27,7 +27,6 @@ use libc::{epoll_event, sigset_t, timespec};
 
 use self::members::{Members, Seen, Watch, register};
 use self::sets::{Set, find_or_make};
-pub use self::queue::at_exit;
 pub use self::sets::{
     after_fork, alias_set, be_watched, before_fork, close_set, close_sets, forget_free, in_child,
     is_busy, is_set, on_close, on_engaged, on_substituted,

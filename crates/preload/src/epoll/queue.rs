@@ -8,51 +8,16 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
-use gm::{EventQueue, Note};
+use gm::EventQueue;
 
 use super::members::{Members, bell_tag};
-use crate::arena::{Arena, Place, Placed};
-use crate::process::confine;
+use crate::queues::{self, Kept};
 use crate::{ctx, real};
 
 /// A set that has slept so often has a queue from then on: to make one costs as much as some ten sleeps.
 const SLEEPS: u32 = 4;
 /// In `SetQueue::sleeps`: no queue any more.
 const NEVER: u32 = u32::MAX;
-
-/// A queue of this process, used again by other sets.
-#[derive(Default)]
-struct Kept {
-    place: Place,
-    queue: Note<EventQueue>,
-    /// Whose it is: not a forked child's.
-    pid: AtomicU32,
-}
-
-impl Placed for Kept {
-    fn place(&self) -> &Place {
-        &self.place
-    }
-}
-
-static KEPT: Arena<Kept> = Arena::new();
-
-fn my_pid() -> u32 {
-    ctx::opened().map_or(0, |ctx| ctx.node.me().pid)
-}
-
-fn make() -> Option<&'static Kept> {
-    let ctx = ctx::opened().filter(|_| !confine::is_confined())?;
-    let me = ctx.node.me();
-    let kept = KEPT.take(Kept::default)?;
-    if kept.queue.get().is_none() {
-        let _quiet = crate::quiet::begin();
-        let queue = EventQueue::create(ctx.node.dir(), me).ok()?;
-        kept.pid.store(me.pid, Relaxed);
-        kept.queue.set(queue).ok()?;
-    }
-    Some(kept)
-}
 
 /// What a set has of it.
 #[derive(Default)]
@@ -68,7 +33,7 @@ impl SetQueue {
     pub fn get(&self) -> Option<&'static EventQueue> {
         // SAFETY: never freed.
         let kept = unsafe { self.kept.load(Acquire).as_ref() };
-        kept?.queue.get()
+        kept?.queue()
     }
 
     /// A thread is about to sleep on the set, which gets a queue if that is worth it. Caller holds the members.
@@ -87,8 +52,8 @@ impl SetQueue {
             return;
         }
         let saved = crate::errno();
-        let kept = make();
-        let queue = kept.and_then(|kept| kept.queue.get());
+        let kept = queues::take();
+        let queue = kept.and_then(Kept::queue);
         match (kept, queue.filter(|q| register(epfd, q, libc::EPOLL_CTL_ADD))) {
             (Some(kept), Some(queue)) => {
                 members.queue = Some(queue.id());
@@ -97,7 +62,7 @@ impl SetQueue {
             }
             (kept, _) => {
                 self.sleeps.store(NEVER, Relaxed);
-                kept.into_iter().for_each(|kept| KEPT.give(kept));
+                kept.into_iter().for_each(queues::give);
             }
         }
         crate::set_errno(saved);
@@ -123,10 +88,8 @@ impl SetQueue {
         self.inherited.store(0, Relaxed);
         self.sleeps.store(0, Relaxed);
         // SAFETY: never freed.
-        if let Some(kept) = unsafe { kept.as_ref() }
-            && kept.pid.load(Relaxed) == my_pid()
-        {
-            KEPT.give(kept);
+        if let Some(kept) = unsafe { kept.as_ref() } {
+            queues::give(kept);
         }
     }
 
@@ -169,25 +132,4 @@ fn register(epfd: i32, queue: &EventQueue, op: i32) -> bool {
     };
     // SAFETY: a local event.
     unsafe { real::epoll_ctl(epfd, op, queue.bell().descriptor(), &mut e) == 0 }
-}
-
-/// In a forked child, which has none.
-pub fn in_child() {
-    KEPT.in_child();
-    for kept in KEPT.all() {
-        if let Some(queue) = kept.queue.get() {
-            queue.bell().close();
-        }
-    }
-}
-
-/// The process ends: its queues' names go.
-pub fn at_exit() {
-    let Some(ctx) = ctx::opened() else { return };
-    let me = ctx.node.me().pid;
-    for kept in KEPT.all().filter(|k| k.pid.load(Relaxed) == me) {
-        if let Some(queue) = kept.queue.get() {
-            EventQueue::remove(ctx.node.dir(), queue.id());
-        }
-    }
 }

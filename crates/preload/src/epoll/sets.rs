@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 use sockets::Spin;
 
 use super::members::{Members, Seen, Watch, register, unregister};
-use super::queue::{self, SetQueue};
+use super::queue::SetQueue;
 use crate::arena::{Arena, Place, Placed};
 use crate::fds::{self, Inside, Slot};
 use crate::lock::{Guard, Lock};
 use crate::process::vfork;
+use crate::queues;
 
 /// Sets on descriptors beyond this are not followed (their members stay plain).
 const SETS_MAX: usize = 1 << 16;
@@ -444,7 +445,7 @@ pub fn in_child() {
             set.queue.in_child(&mut set.lock.lock());
         }
     }
-    queue::in_child();
+    queues::in_child();
 }
 
 /// In the child of a process with threads.

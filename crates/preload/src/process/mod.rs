@@ -14,7 +14,7 @@ use gm::Reason;
 pub use self::target::{FileId, names_library};
 
 use crate::thread::{self, words};
-use crate::{ctx, epoll, fds, quiet, real, uring};
+use crate::{ctx, epoll, fds, queues, quiet, real, uring};
 
 /// As the library is loaded: later it may be a signal handler that makes the first socket.
 pub fn at_start() {
@@ -71,7 +71,7 @@ fn leave() {
     let _whole = quiet::uncancelled();
     ctx::end();
     fds::at_exit();
-    epoll::at_exit();
+    queues::at_exit();
     for port in ctx::ports() {
         port.leave(me);
         if port.is_left() && port.header().run.load(Relaxed) == 0 {

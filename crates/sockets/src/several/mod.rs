@@ -8,7 +8,7 @@
 //! 2. What a ring has ends the wait at once, but the others are asked as well then: a call reports all that is ready.
 //! 3. Where a doorbell can't be counted on the sleep is cut into slices ([`Conn::room_slice_us`], and here).
 
-use gm::{End, Path};
+use gm::{End, EventQueue, Path};
 
 use crate::{Conn, Deadline, Kernel, Ready, Spin, Spun};
 
@@ -30,6 +30,10 @@ pub trait Socket {
     /// `None`: it is none that could be carried.
     fn conn(&self) -> Option<&Conn>;
     fn kernel(&self) -> Self::Kernel<'_>;
+    /// Does an epoll set of this process wait for this socket? Asked where there are event queues ([`Below::queue`]).
+    fn is_watched(&self) -> bool {
+        false
+    }
 }
 
 /// One socket of a call.
@@ -43,6 +47,8 @@ pub struct Member<S> {
     pub ask: Ready,
     pub below: Ready,
     carried: bool,
+    /// It is listed in the call's event queue.
+    listed: bool,
 }
 
 impl<S: Socket> Member<S> {
@@ -55,6 +61,7 @@ impl<S: Socket> Member<S> {
             ask: want,
             below: Ready::NONE,
             carried,
+            listed: false,
         }
     }
 
@@ -110,6 +117,27 @@ impl<S: Socket> Member<S> {
         self.ask = ask;
     }
 
+    /// Before a sleep: whoever has news for it lists it in the call's event queue, or rings.
+    fn arm(&mut self, queue: Option<&EventQueue>, entry: usize) {
+        let Some(conn) = self.carried() else { return };
+        let k = self.socket.kernel();
+        let alone = || !self.socket.is_watched();
+        let entry = u32::try_from(entry).unwrap_or(u32::MAX);
+        let listed = queue.is_some_and(|q| conn.listen(&k, q.id(), entry, alone));
+        if !listed {
+            conn.arm(&k);
+        }
+        self.listed = listed;
+    }
+
+    fn disarm(&mut self, queue: Option<&EventQueue>) {
+        let Some(conn) = self.carried() else { return };
+        match queue {
+            Some(queue) if self.listed => conn.leave_queue(queue.id()),
+            _ => conn.disarm(),
+        }
+    }
+
     /// From what was answered below to what there is.
     fn conclude(&mut self, below: &impl Below<S>) {
         self.got = match self.carried() {
@@ -127,7 +155,7 @@ impl<S: Socket> Member<S> {
         let wants_out = self.want.intersects(Ready::OUT);
         let room = wants_out.then(|| conn.room_slice_us()).flatten();
         let mut slice = room.map(|us| us * 1000);
-        if !self.ask.intersects(Ready::IN) {
+        if !self.ask.intersects(Ready::IN) && !self.listed {
             let end = self.want.intersects(Ready::RDHUP) && !conn.read_is_over();
             let room = wants_out.then_some(BLIND_FOR_ROOM_NS).into_iter();
             let blind = room.chain(end.then_some(BLIND_FOR_END_NS));
@@ -153,6 +181,14 @@ pub trait Below<S: Socket> {
     /// Asks for `ask` of every member, and for sockets that are no members at all; fills in `below` (it is NONE before). True:
     /// one of those has something.
     fn ask(&mut self, members: &mut [Member<S>], how: Ask) -> Result<bool, Self::Fault>;
+
+    /// An event queue for a sleep of this call: it ends when the bell of that rings as well. `None`: there are doorbells alone.
+    fn queue(&mut self) -> Option<&'static EventQueue> {
+        None
+    }
+
+    /// That sleep is over.
+    fn leave_queue(&mut self) {}
 
     /// Are there sockets that are not carried, members or not?
     fn has_others(&self) -> bool;
@@ -272,11 +308,13 @@ fn sleep<S: Socket, B: Below<S>>(
     deadline: Deadline,
     below: &mut B,
 ) -> Result<bool, B::Fault> {
-    for m in members.iter_mut() {
-        if let Some(conn) = m.carried() {
-            conn.arm(&m.socket.kernel());
-        }
+    let queue = below.queue();
+    for (entry, m) in members.iter_mut().enumerate() {
+        m.arm(queue, entry);
         m.prepare();
+    }
+    if let Some(queue) = queue {
+        queue.words().fall_asleep();
     }
     let over = if look(members) {
         Ok(false)
@@ -292,8 +330,10 @@ fn sleep<S: Socket, B: Below<S>>(
         }
         ready.map(|ready| ready || deadline.passed(|| below.now_ns()))
     };
-    for conn in members.iter().filter_map(Member::carried) {
-        conn.disarm();
+    members.iter_mut().for_each(|m| m.disarm(queue));
+    if let Some(queue) = queue {
+        queue.words().wake_up(queue.words().sleep());
+        below.leave_queue();
     }
     over
 }
