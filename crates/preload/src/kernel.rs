@@ -5,13 +5,15 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicI32, AtomicU32};
 
+use gm::EventQueue;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
 use crate::process::confine;
-use crate::{cancel, ctx, real, signals};
+use crate::queues::Lent;
+use crate::{cancel, ctx, fds, real, signals};
 
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
 /// socket open for the calls that are still at work on it (1 + the number).
@@ -249,6 +251,63 @@ impl Kernel for Fd {
         }) {
             Ok(0) => Ok(Peeked::EndOfFile),
             Ok(n) => Ok(Peeked::Bytes(n as usize)),
+            Err(f) => Err(f),
+        }
+    }
+
+    fn with_queue<R>(&self, sleep: impl FnOnce(&EventQueue) -> Option<R>) -> Option<R> {
+        // The kernel's own recv knows which handler ran.
+        if !signals::are_alike() {
+            return None;
+        }
+        sleep(Lent::new()?.queue()?)
+    }
+
+    fn is_watched(&self) -> bool {
+        fds::is_watched(self.0)
+    }
+
+    fn sleep_rung(&self, queue: &EventQueue, timeout_us: u64) -> Result<Option<Peeked>, Fault> {
+        let limit = libc::timespec {
+            tv_sec: (timeout_us / 1_000_000) as _,
+            tv_nsec: (timeout_us % 1_000_000 * 1000) as _,
+        };
+        let limit = match timeout_us {
+            0 => std::ptr::null(),
+            _ => &raw const limit,
+        };
+        let entry = |fd, events| libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+        let socket = entry(self.0, libc::POLLIN | libc::POLLRDHUP);
+        let mut entries = [socket, entry(queue.bell().descriptor(), libc::POLLIN)];
+        let n = entries.len() as libc::nfds_t;
+        let array = entries.as_mut_ptr();
+        // SAFETY: local entries and time-out, no mask.
+        match sleep(|| unsafe { real::ppoll(array, n, limit, std::ptr::null()) } as isize) {
+            Ok(0) => return Err(Fault::WouldBlock),
+            Ok(_) => {}
+            // With a time-out the kernel lets no handler's wish count.
+            Err(Fault::Interrupted)
+                if timeout_us == 0 && !cancel::is_on() && !signals::ended_sleep() =>
+            {
+                return Ok(None);
+            }
+            Err(f) => return Err(f),
+        }
+        if entries[1].revents != 0 {
+            queue.bell().hush();
+        }
+        if entries[0].revents == 0 {
+            return Ok(None);
+        }
+        match self.recv(&mut [0], true) {
+            Ok(0) => Ok(Some(Peeked::EndOfFile)),
+            Ok(n) => Ok(Some(Peeked::Bytes(n))),
+            // Another thread took it.
+            Err(Fault::WouldBlock) => Ok(None),
             Err(f) => Err(f),
         }
     }

@@ -1,11 +1,14 @@
 //! Signals while a send waits (see `sockets::wait`): which have handlers, and which of those end a blocked call.
 
+use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
+use libc::size_t;
+
 use crate::real;
 
-/// Handlers do not change often: what was seen holds for so long, in µs.
+/// Handlers do not change often, and we see most of their changes: what was seen holds for so long, in µs.
 const HOLDS_US: u64 = 10_000;
 
 /// Signals with a handler, one bit each.
@@ -20,8 +23,9 @@ fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
+static SEEN_AT: AtomicU64 = AtomicU64::new(0);
+
 fn look() -> Handlers {
-    static SEEN_AT: AtomicU64 = AtomicU64::new(0);
     static ALL: AtomicU64 = AtomicU64::new(0);
     static ENDING: AtomicU64 = AtomicU64::new(0);
     let now = gm::os::monotonic_ns() / 1000;
@@ -37,7 +41,8 @@ fn look() -> Handlers {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: asks only; the C library refuses the numbers that it keeps for itself.
         let (r, action) = unsafe {
-            let r = libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+            let at = action.as_mut_ptr().cast();
+            let r = real::sigaction(signal, std::ptr::null(), at);
             (r, action.assume_init())
         };
         if r == 0 && ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction) {
@@ -75,6 +80,18 @@ pub fn end_call(held: Option<u64>, moved: bool) -> bool {
     set_mask(mask);
     hold_back(handlers.all);
     came & if moved { handlers.all } else { handlers.ending } != 0
+}
+
+/// Do all handlers do the same to a call that sleeps (end it, or let it go on)?
+pub fn are_alike() -> bool {
+    let handlers = look();
+    handlers.ending == 0 || handlers.ending == handlers.all
+}
+
+/// A handler has just run in a sleep. Does it end the call? Handlers are looked at anew, for they may be new.
+pub fn ended_sleep() -> bool {
+    SEEN_AT.store(0, Relaxed);
+    look().ending != 0
 }
 
 /// A signal to the process that this thread holds back goes to another thread, if there is one.
@@ -119,4 +136,27 @@ fn pending() -> u64 {
         real::syscall(libc::SYS_rt_sigpending, at, size_of::<u64>(), 0, 0, 0, 0)
     };
     set
+}
+
+macro_rules! changes {
+    ($($name:ident($($arg:ident: $t:ty),*) -> $r:ty;)*) => {$(
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name($($arg: $t),*) -> $r {
+            // SAFETY: the caller's arguments, unchanged.
+            let r = unsafe { real::$name($($arg),*) };
+            SEEN_AT.store(0, Relaxed);
+            r
+        }
+    )*};
+}
+changes! {
+    sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int;
+    signal(signal: c_int, handler: size_t) -> size_t;
+    sigset(signal: c_int, handler: size_t) -> size_t;
+    sysv_signal(signal: c_int, handler: size_t) -> size_t;
+    __sysv_signal(signal: c_int, handler: size_t) -> size_t;
+    bsd_signal(signal: c_int, handler: size_t) -> size_t;
+    siginterrupt(signal: c_int, ends: c_int) -> c_int;
 }

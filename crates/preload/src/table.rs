@@ -67,6 +67,13 @@ macro_rules! for_each_hook {
             vfork() -> c_int, process, "the child shares our memory: there every descriptor goes straight to the kernel, until it execs (x86-64; elsewhere it is fork)";
             _exit(status: c_int) -> !, process, "gives this process's sockets back";
             _Exit(status: c_int) -> !, process, "as _exit";
+            sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, process, "what a handler does to a call that sleeps is looked at anew";
+            signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
+            sigset(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
+            sysv_signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
+            __sysv_signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
+            bsd_signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
+            siginterrupt(signal: c_int, ends: c_int) -> c_int, process, "as sigaction";
             prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, process, "before a seccomp filter is installed, everything goes back to TCP, for good";
             execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "a program that will load the front joins the connections that stay open; for another they go back to TCP";
             execv(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";

@@ -1,10 +1,10 @@
 //! A reader that finds nothing: polling, arming, sleeping (INV-5).
 
 use gm::end::flag;
-use gm::{End, Path};
-use ring::Corrupt;
+use gm::{End, EventQueue, Path};
 use ring::layout;
 use ring::sync::Ordering::Relaxed;
+use ring::{Corrupt, Rx};
 
 use crate::{Conn, Fault, Kernel, Peeked, Spun};
 
@@ -15,6 +15,14 @@ const IDLE_WAKES_MOST: u32 = 1_000;
 const MOVING_SLICE_US: u64 = 1_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
+
+/// How a sleep ended.
+enum Slept {
+    /// There is something to look at.
+    Rung,
+    /// The stream has something, or the call is over.
+    Stream(Result<Peeked, Fault>),
+}
 
 impl Conn {
     /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again; true: it slept.
@@ -67,14 +75,14 @@ impl Conn {
 
     fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {
         let rx = self.rings()?.rx();
-        if !self.prepare_sleep(k)? {
-            return Ok(());
-        }
-        End::count(&self.end.sleeps, 1);
         let start = gm::clock::ticks();
-        let woken = k.sleep_readable();
-        rx.disarm();
-        self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
+        let slept = match k.with_queue(|queue| self.sleep_listed(k, rx, queue)) {
+            Some(slept) => slept?,
+            None => self.sleep_armed(k, rx)?,
+        };
+        let Slept::Stream(woken) = slept else {
+            return Ok(());
+        };
         match woken {
             Ok(Peeked::EndOfFile) if self.end.rx_path() == Path::Ring => {
                 self.stream_ended();
@@ -96,6 +104,53 @@ impl Conn {
             }
             Err(f) => Err(f),
         }
+    }
+
+    /// Until the writer lists this end in `queue` and rings, or there is something on the stream. `None`: it can't be listed.
+    fn sleep_listed(
+        &self,
+        k: &impl Kernel,
+        rx: Rx<'_>,
+        queue: &EventQueue,
+    ) -> Option<Result<Slept, Fault>> {
+        if self.end.rx_path() != Path::Ring || !self.listen(k, queue.id(), 0, || !k.is_watched()) {
+            return None;
+        }
+        queue.words().fall_asleep();
+        let slept = self.is_quiet(rx).map(|quiet| match quiet {
+            true => self.count_sleep(|| {
+                let limit = self.end.receive_timeout_us.load(Relaxed);
+                match k.sleep_rung(queue, limit) {
+                    Ok(None) => Slept::Rung,
+                    Ok(Some(peeked)) => Slept::Stream(Ok(peeked)),
+                    Err(f) => Slept::Stream(Err(f)),
+                }
+            }),
+            false => Slept::Rung,
+        });
+        self.leave_queue(queue.id());
+        queue.words().wake_up(queue.words().sleep());
+        Some(slept)
+    }
+
+    /// Until there is something on the stream: a doorbell, say.
+    fn sleep_armed(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Slept, Fault> {
+        self.take_bells(k)?;
+        rx.arm(self.end.tcp_rx.load(Relaxed));
+        let slept = self.is_quiet(rx).map(|quiet| match quiet {
+            true => self.count_sleep(|| Slept::Stream(k.sleep_readable())),
+            false => Slept::Rung,
+        });
+        rx.disarm();
+        slept
+    }
+
+    fn count_sleep(&self, sleep: impl FnOnce() -> Slept) -> Slept {
+        End::count(&self.end.sleeps, 1);
+        let start = gm::clock::ticks();
+        let slept = sleep();
+        self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
+        slept
     }
 
     /// Woken at once again and again, with nothing to show for it: somebody keeps the stream readable and the shared
@@ -134,11 +189,8 @@ impl Conn {
         self.end.tx_path() == Path::Ring && self.segment().is_some_and(asked)
     }
 
-    /// Takes the bells off, arms, and looks a last time. False: there is something to look at. True: armed.
-    fn prepare_sleep(&self, k: &impl Kernel) -> Result<bool, Fault> {
-        let rx = self.rings()?.rx();
-        self.take_bells(k)?;
-        rx.arm(self.end.tcp_rx.load(Relaxed));
+    /// After arming, a last look. False: there is something to look at.
+    fn is_quiet(&self, rx: Rx<'_>) -> Result<bool, Fault> {
         let passed = self.passed();
         let quiet = match self.end.rx_path() {
             Path::Ring => {
@@ -155,10 +207,6 @@ impl Conn {
             }
         };
         // Who asks looks for sleepers then.
-        let quiet = quiet && !self.is_asked_for_tcp();
-        if !quiet {
-            rx.disarm();
-        }
-        Ok(quiet)
+        Ok(quiet && !self.is_asked_for_tcp())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
+use gm::EventQueue;
 use ring::sync::AtomicU32;
 
 /// Why a call ended without bytes. The fronts map it to errno and WSA codes.
@@ -82,6 +83,20 @@ pub trait Kernel {
     /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:
     /// SO_RCVTIMEO, signals (with the kernel's own restart rule).
     fn sleep_readable(&self) -> Result<Peeked, Fault>;
+    /// Calls `sleep` with an event queue that is the caller's alone meanwhile; see [`Kernel::sleep_rung`]. `None`: there is none
+    /// for this socket now, or `sleep` gave none.
+    fn with_queue<R>(&self, _sleep: impl FnOnce(&EventQueue) -> Option<R>) -> Option<R> {
+        None
+    }
+    /// Does an epoll set of this process wait for this socket?
+    fn is_watched(&self) -> bool {
+        false
+    }
+    /// As [`Kernel::sleep_readable`], at most for `timeout_us` (`WouldBlock`; 0: no limit), or until the bell of `queue` rings:
+    /// `None`, as for a handler that does not end the call.
+    fn sleep_rung(&self, _queue: &EventQueue, _timeout_us: u64) -> Result<Option<Peeked>, Fault> {
+        Ok(None)
+    }
     /// Sleeps until the kernel's stream takes bytes again, or `timeout_us` is over (`WouldBlock`; 0: no limit).
     /// `Interrupted`: a signal handler ran.
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault>;

@@ -317,8 +317,9 @@ impl Conn {
         };
         match segment.header().decision() {
             Ok(Decision::Confirmed) => {
-                let _tx = lock(&end.tx_lock, k);
-                if end.state() == State::Claimed {
+                let tx = lock(&end.tx_lock, k);
+                // A handler that interrupted a send does not know how much of that is counted.
+                if end.state() == State::Claimed && !tx.is_nested() {
                     if segment.tx().switches() == 0 {
                         // Else its holder died just here.
                         segment.tx().switch_up(end.tcp_tx.load(Relaxed));
@@ -329,10 +330,12 @@ impl Conn {
                 }
             }
             Ok(Decision::Withdrawn) => {
-                let _tx = lock(&end.tx_lock, k);
-                let _rx = lock(&end.rx_lock, k);
-                end.keep_tcp(Reason::Withdrawn);
-                end.set_state(State::Plain);
+                let tx = lock(&end.tx_lock, k);
+                let rx = lock(&end.rx_lock, k);
+                if !tx.is_nested() && !rx.is_nested() {
+                    end.keep_tcp(Reason::Withdrawn);
+                    end.set_state(State::Plain);
+                }
             }
             _ => {}
         }

@@ -270,6 +270,13 @@ pub fn is_of(fd: c_int, slot: &'static Slot) -> bool {
     cell(fd).is_some_and(|c| std::ptr::eq(c.load(Acquire), slot))
 }
 
+/// Does an epoll set wait for the socket behind `fd`?
+pub fn is_watched(fd: c_int) -> bool {
+    // SAFETY: slots are never freed.
+    let slot = cell(fd).and_then(|c| unsafe { c.load(Acquire).as_ref() });
+    slot.is_none_or(|slot| slot.watches.load(Acquire) > 0)
+}
+
 /// Goes inside the socket behind `fd`. `None`: not ours.
 #[inline]
 pub fn enter(fd: c_int) -> Option<Inside> {
