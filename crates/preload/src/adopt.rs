@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::net::{AddressFamily, ipproto, sockopt};
 
-use crate::{cancel, ctx, fds, real, signals};
+use crate::{cancel, ctx, fds, real};
 
 /// How a descriptor came.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,6 @@ pub enum Came {
 extern "C" fn at_start() {
     let saved = crate::errno();
     real::find_all();
-    signals::at_start();
     cancel::at_start();
     crate::process::at_start();
     ctx::begin();

@@ -30,21 +30,6 @@ const LARGEST: usize = UNIT << (CLASSES - 1);
 /// Units of a chunk.
 const UNITS: u32 = (CHUNK / UNIT) as u32;
 
-/// glibc's word that says whether the process has one thread; null: it has none (before 2.32).
-static SINGLE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-
-pub fn at_start() {
-    // SAFETY: a NUL-terminated name.
-    let word = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-    SINGLE.store(word.cast(), Relaxed);
-}
-
-/// May other threads run now?
-pub fn has_threads() -> bool {
-    // SAFETY: null or a byte of the C library's, which stays loaded.
-    unsafe { SINGLE.load(Relaxed).as_ref() }.is_none_or(|single| *single == 0)
-}
-
 /// In the child of a process with threads: its memory is not of one moment, so the lists may name blocks that are in use. They are
 /// left as they are, for good.
 pub fn in_child() {

@@ -2,11 +2,11 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use libc::size_t;
 
-use crate::real;
+use crate::{real, thread};
 
 /// Handlers do not change often, and we see most of their changes: what was seen holds for so long, in µs.
 const HOLDS_US: u64 = 10_000;
@@ -96,17 +96,7 @@ pub fn ended_sleep() -> bool {
 
 /// A signal to the process that this thread holds back goes to another thread, if there is one.
 fn single_threaded() -> bool {
-    // SAFETY: null, or a char of the C library's that lives as long as the process.
-    unsafe { SINGLE.load(Relaxed).as_ref() }.is_some_and(|word| *word != 0)
-}
-
-/// The C library's own word for that.
-static SINGLE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-
-pub fn at_start() {
-    // SAFETY: a name; null if this C library has no such word (glibc before 2.32).
-    let word = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-    SINGLE.store(word.cast(), Relaxed);
+    !thread::has_others()
 }
 
 /// Blocks these signals as well; gives the mask as it was.

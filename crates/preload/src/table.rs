@@ -64,6 +64,7 @@ macro_rules! for_each_hook {
             epoll_pwait2(set: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int, wait, "as epoll_wait";
             // Processes
             fork() -> c_int, process, "the child holds the same connections; the state is shared";
+            clone(start: *mut c_void, stack: *mut c_void, flags: c_int, arg: *mut c_void, parent: size_t, tls: size_t, child: size_t) -> c_int, process, "a thread that is made so is one";
             vfork() -> c_int, process, "the child shares our memory: there every descriptor goes straight to the kernel, until it execs (x86-64; elsewhere it is fork)";
             _exit(status: c_int) -> !, process, "gives this process's sockets back";
             _Exit(status: c_int) -> !, process, "as _exit";

@@ -2,8 +2,63 @@
 //! thread's first look at a library's variables.
 
 use std::cell::{Cell, UnsafeCell};
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicPtr};
+
+use libc::size_t;
 
 use crate::cancel::Buffer;
+use crate::real;
+
+/// glibc's word that says whether the process has one thread; at first one of ours, which says no, and so for good with an
+/// older one (before 2.32).
+static SINGLE: AtomicPtr<u8> = AtomicPtr::new((&raw const UNKNOWN).cast_mut());
+static UNKNOWN: u8 = 0;
+/// A thread was made past the C library.
+static FOREIGN: AtomicBool = AtomicBool::new(false);
+
+pub fn at_start() {
+    // SAFETY: a NUL-terminated name.
+    let word = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+    if !word.is_null() {
+        SINGLE.store(word.cast(), Relaxed);
+    }
+}
+
+/// May other threads run now?
+#[inline]
+pub fn has_others() -> bool {
+    // SAFETY: a byte of ours, or of the C library's, which stays loaded. It changes only as a thread is made, and by that
+    // thread which makes it.
+    let single = unsafe { SINGLE.load(Relaxed).read_volatile() };
+    single == 0 || FOREIGN.load(Relaxed)
+}
+
+/// clone is about to be called with these flags: what shares this memory is a thread for us, whatever it is for others.
+pub fn on_clone(flags: u64) {
+    let shares = flags & libc::CLONE_VM as u64 != 0 && flags & libc::CLONE_VFORK as u64 == 0;
+    if shares {
+        FOREIGN.store(true, Relaxed);
+    }
+}
+
+/// # Safety
+/// As clone(2). Arguments that are not there are whatever registers and stack hold, and are passed on as they are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn clone(
+    start: *mut c_void,
+    stack: *mut c_void,
+    flags: c_int,
+    arg: *mut c_void,
+    parent: size_t,
+    tls: size_t,
+    child: size_t,
+) -> c_int {
+    on_clone(flags as u32 as u64);
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::clone(start, stack, flags, arg, parent, tls, child) }
+}
 
 pub struct Words {
     /// The kernel's number of the thread; 0: not asked yet.

@@ -23,6 +23,7 @@ pub struct Tx<'a> {
 }
 
 /// A read or write of more than so much of a ring is done in parts: a quarter, and not less than a page.
+#[inline]
 pub fn part_bytes(ring_bytes: u64) -> usize {
     (ring_bytes as usize / 4).max(4096)
 }
@@ -209,11 +210,13 @@ impl Tx<'_> {
     }
 
     /// Are unread bytes being moved to the stream, or were they?
+    #[inline]
     pub fn is_moved(&self) -> bool {
         self.direction.reader.head.load(Relaxed) & layout::MOVED != 0
     }
 
     /// What the reading end has taken.
+    #[inline]
     pub fn peer_head(&self) -> u64 {
         self.direction.reader.head.load(Acquire) & !layout::MOVED
     }
@@ -268,6 +271,7 @@ impl Rx<'_> {
     }
 
     /// Does the writing end move what is unread to the stream?
+    #[inline]
     pub fn is_moved(&self) -> bool {
         self.direction.reader.head.load(Relaxed) & layout::MOVED != 0
     }
@@ -448,6 +452,7 @@ impl Rx<'_> {
 
     /// Does the writer send into the ring now? What it ends there it ends in the ring, so an end of the stream is its death
     /// or its close.
+    #[inline]
     pub fn writer_is_on_ring(&self) -> bool {
         !self
             .direction

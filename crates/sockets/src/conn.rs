@@ -127,12 +127,14 @@ impl Conn {
         back && end.resend.load(Relaxed) == 0
     }
 
+    #[inline]
     pub(crate) fn segment(&self) -> Option<&Segment> {
         self.segment.get()
     }
 
     /// The segment of an engaged connection. A process that inherited an engaged end has inherited its mapping, so
     /// without one the shared state is nonsense.
+    #[inline]
     pub(crate) fn rings(&self) -> Result<&Segment, crate::Fault> {
         self.segment.get().ok_or(crate::Fault::Reset)
     }

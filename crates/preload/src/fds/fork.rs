@@ -66,7 +66,7 @@ impl Drop for Change {
 /// Before fork: the child will hold every socket as well.
 pub fn before_fork() {
     words().forks.set(true);
-    if crate::heap::has_threads() {
+    if crate::thread::has_others() {
         TORN.store(true, Relaxed);
     }
     FORKS.fetch_add(1, SeqCst);

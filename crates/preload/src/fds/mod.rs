@@ -22,7 +22,7 @@ use crate::arena::{Arena, Place as Shelf, Placed};
 use crate::ctx::{self, Ctx};
 use crate::kernel::Fd;
 use crate::process::vfork;
-use crate::quiet;
+use crate::{quiet, thread};
 
 use self::fork::Change;
 pub use self::fork::{
@@ -252,14 +252,25 @@ impl Drop for Inside {
     }
 }
 
+#[inline]
+fn go_inside(slot: &Slot) {
+    match thread::has_others() {
+        true => slot.gate.enter(rustix::thread::sched_yield),
+        false => slot.gate.enter_single(rustix::thread::sched_yield),
+    }
+}
+
 /// As by a call that is inside and stays there, until [`let_go`].
 pub fn keep(slot: &'static Slot) {
-    slot.gate.enter(rustix::thread::sched_yield);
+    go_inside(slot);
 }
 
 #[inline]
 pub fn let_go(slot: &'static Slot) {
-    let empty = slot.gate.leave();
+    let empty = match thread::has_others() {
+        true => slot.gate.leave(),
+        false => slot.gate.leave_single(),
+    };
     if empty && slot.dead.load(Acquire) != 0 {
         slot.clean();
     }
@@ -288,7 +299,7 @@ pub fn enter(fd: c_int) -> Option<Inside> {
         }
         // SAFETY: slots are never freed.
         let slot: &'static Slot = unsafe { &*p };
-        slot.gate.enter(rustix::thread::sched_yield);
+        go_inside(slot);
         let inside = Inside { slot, number: fd };
         if cell.load(Acquire) == p && slot.dead.load(Acquire) == 0 {
             return Some(inside);
@@ -413,7 +424,7 @@ pub fn of_cookie(cookie: u64, fd: c_int) -> Option<Inside> {
     let known = |cell: &AtomicPtr<Slot>| {
         // SAFETY: slots are never freed.
         let slot: &'static Slot = unsafe { cell.load(Acquire).as_ref() }?;
-        slot.gate.enter(rustix::thread::sched_yield);
+        go_inside(slot);
         let inside = Inside { slot, number: fd };
         let live = slot.dead.load(Acquire) == 0;
         (live && inside.conn().end().cookie.load(Relaxed) == cookie).then_some(inside)

@@ -18,7 +18,7 @@ use crate::{ctx, epoll, fds, queues, quiet, real, uring};
 
 /// As the library is loaded: later it may be a signal handler that makes the first socket.
 pub fn at_start() {
-    crate::heap::at_start();
+    thread::at_start();
     // Fork handlers cover fork, daemon and forkpty, which call no interposable fork.
     // SAFETY: three handlers that stay loaded as long as the library.
     unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
