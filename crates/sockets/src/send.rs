@@ -186,7 +186,8 @@ impl Conn {
             }
         }
         // A peer that died leaves the ring writable; the kernel's socket knows better.
-        let unchecked = self.unchecked_sends.fetch_add(1, Relaxed);
+        let unchecked = self.unchecked_sends.load(Relaxed);
+        self.unchecked_sends.store(unchecked + 1, Relaxed);
         if unchecked >= CHECK_PEER_EVERY {
             self.unchecked_sends.store(0, Relaxed);
             // After a bell that was answered, it lives.
