@@ -99,7 +99,11 @@ fn compile(program: &str, build: Build) -> PathBuf {
                 .map(|name| sources.join(name)),
         );
     // These take common.c in, to give themselves a main of their own.
-    if !["kill", "perish", "luck", "hostile", "peer", "fuzz", "hooks"].contains(&program) {
+    if ![
+        "kill", "perish", "luck", "hostile", "peer", "fuzz", "hooks", "soak",
+    ]
+    .contains(&program)
+    {
         gcc.arg(sources.join("common.c"));
     }
     let output = gcc.output().unwrap();

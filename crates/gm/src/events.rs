@@ -81,8 +81,7 @@ impl EventQueue {
         let bell = Bell::open(&bell_file(dir, id)).map_err(|e| Error::os("open", &path, e))?;
         let queue = Self { map, bell, id };
         let h = queue.header();
-        let sound =
-            h.magic.load(Acquire) == MAGIC && h.version.load(Relaxed) == ring::VERSION;
+        let sound = h.magic.load(Acquire) == MAGIC && h.version.load(Relaxed) == ring::VERSION;
         match sound {
             true => Ok(queue),
             false => Err(Error::unsound(&path, "not an event queue of this version")),

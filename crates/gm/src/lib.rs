@@ -26,8 +26,8 @@ pub mod segment;
 pub mod sweep;
 pub mod trust;
 
-pub use events::EventQueue;
 pub use end::{End, Path, Role, State};
+pub use events::EventQueue;
 pub use node::Node;
 pub use note::Note;
 pub use port::Port;

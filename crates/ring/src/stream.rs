@@ -509,5 +509,4 @@ impl Rx<'_> {
     pub fn asked(&self) -> u32 {
         self.direction.wait.asks.load(Relaxed)
     }
-
 }

@@ -48,12 +48,7 @@ impl Bell {
         let byte = [ring::layout::BELL];
         let write = || {
             // SAFETY: a byte of ours.
-            unsafe {
-                raw::call(
-                    raw::nr::WRITE,
-                    [self.0, byte.as_ptr() as usize, 1, 0, 0, 0],
-                )
-            }
+            unsafe { raw::call(raw::nr::WRITE, [self.0, byte.as_ptr() as usize, 1, 0, 0, 0]) }
         };
         if !self.is_sound() {
             return false;

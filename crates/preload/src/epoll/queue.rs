@@ -54,7 +54,10 @@ impl SetQueue {
         let saved = crate::errno();
         let kept = queues::take();
         let queue = kept.and_then(Kept::queue);
-        match (kept, queue.filter(|q| register(epfd, q, libc::EPOLL_CTL_ADD))) {
+        match (
+            kept,
+            queue.filter(|q| register(epfd, q, libc::EPOLL_CTL_ADD)),
+        ) {
             (Some(kept), Some(queue)) => {
                 members.queue = Some(queue.id());
                 self.kept

@@ -3,8 +3,8 @@
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use libc::{epoll_event, sigset_t, timespec};
 use gm::EventQueue;
+use libc::{epoll_event, sigset_t, timespec};
 use sockets::{Kernel, Ready, Spun};
 
 use super::members::{Members, Watch, bell_tag};
