@@ -324,6 +324,72 @@ static void refused_then_killed_client(int fd)
     CHECK(hear() == 4);
 }
 
+/* A peer that slept for what we sent, sends more than a ring holds, reads the rest of ours, and is killed: all of its bytes come,
+ * and a clean end. */
+static void killed_awoken_server(int fd)
+{
+    char byte;
+    struct stream in = {108, 0};
+    await_asleep(hear());
+    stream_send(&(struct stream){109, 0}, fd, BIT, BIT);
+    CHECK(hear() == 2);
+    stream_receive(&in, fd, MUCH, 64 * KIB);
+    CALL("end", read(fd, &byte, 1));
+    tell(3);
+}
+static void killed_awoken_client(int fd)
+{
+    int done[2];
+    char byte;
+    MUST(pipe(done));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        struct stream in = {109, 0};
+        tell(thread_id());
+        stream_receive(&in, fd, BIT / 2, BIT / 2);
+        stream_send(&(struct stream){108, 0}, fd, MUCH, MUCH);
+        stream_receive(&in, fd, BIT / 2, BIT / 2);
+        MUST(close(done[1]));
+        for (;;)
+            pause();
+    }
+    MUST(close(fd));
+    MUST(close(done[1]));
+    CHECK(read(done[0], &byte, 1) == 0);
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    tell(2);
+    CHECK(hear() == 3);
+}
+
+/* Reading is shut with more on its way than the buffers hold: an end is told whenever nothing has arrived, and the rest comes
+ * all the same, as the sender's kernel probes. */
+enum { ON_ITS_WAY = 300 * 1000, LONG_MS = 10000 };
+static void read_on_after_shut_server(int fd)
+{
+    static char buffer[64 * KIB];
+    struct stream in = {110, 0};
+    CHECK(hear() == 1);
+    CALL("shut", shutdown(fd, SHUT_RD));
+    for (uint64_t start = now_ms(); in.offset < ON_ITS_WAY && now_ms() - start < LONG_MS;) {
+        ssize_t n = MUST(read(fd, buffer, sizeof buffer));
+        stream_check(&in, buffer, n);
+        if (n == 0)
+            poll(NULL, 0, 5);
+    }
+    say("%llu bytes", (unsigned long long)in.offset);
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    CHECK(hear() == 2);
+}
+static void read_on_after_shut_client(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){110, 0}, fd, ON_ITS_WAY, ON_ITS_WAY);
+    tell(1);
+    CALL("read", read(fd, &byte, 1));
+    tell(2);
+}
+
 /* Threads that write small messages on one connection without a lock of their own, against a full ring. */
 enum { WRITERS = 8, MESSAGES = 3000, BYTES = 100 };
 static int torn_fd;
@@ -459,6 +525,6 @@ const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
-    CASE(refused_then_killed), RAW_CASE(unread_behind_switches),
+    CASE(refused_then_killed), CASE(killed_awoken), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),
     END_OF_CASES,
 };

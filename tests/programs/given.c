@@ -241,6 +241,29 @@ static void given_by_both_client(int port)
     CALL("end", read(0, &byte, 1));
 }
 
+/* Reading is shut with bytes of before the switch still on their way: what ends then is no fault, and this side goes on sending. */
+static void shut_before_the_switch_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int fd = busy_acceptor(listener, &out, &in);
+    stream_send(&out, fd, FEW, FEW);
+    tell(5);
+    stream_receive(&in, fd, FEW, FEW);
+    tell(6);
+}
+static void shut_before_the_switch_client(int port)
+{
+    static char buffer[64 * KIB];
+    struct stream out = {2, 0}, in = {1, 0};
+    int fd = busy_connector(port, &out, &in);
+    CHECK(hear() == 5);
+    CALL("shut", shutdown(fd, SHUT_RD));
+    for (ssize_t n; (n = MUST(read(fd, buffer, sizeof buffer))) > 0;)
+        stream_check(&in, buffer, n);
+    stream_send(&out, fd, FEW, FEW);
+    CHECK(hear() == 6);
+}
+
 /* It goes into a message and is closed here with bytes unread: who got it reads them, and the peer sees a clean end. */
 static void pass_fd(int through, int fd)
 {
@@ -296,5 +319,6 @@ static void passed_and_closed_client(int port)
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
+    RAW_CASE(shut_before_the_switch),
     END_OF_CASES,
 };

@@ -303,6 +303,8 @@ twins! {
         pair little_then_nothing: PROMOTED;
         pair room_in_set: PROMOTED;
         pair refused_then_killed: PROMOTED;
+        pair killed_awoken: PROMOTED;
+        pair read_on_after_shut: PROMOTED;
         raw unread_behind_switches: Carried(400 * KIB);
     }
     given {
@@ -315,6 +317,7 @@ twins! {
         pair polled_and_given: PROMOTED;
         raw given_by_both: Any;
         raw passed_and_closed: Any;
+        raw shut_before_the_switch: Any;
     }
     leave {
         raw passed: Any;

@@ -488,7 +488,9 @@ impl Conn {
         };
         let (end, rx) = (self.end, segment.rx());
         let _rx = lock(&end.rx_lock, k);
-        if !rx.is_moved() || end.has(flag::TAKEN_BACK) {
+        // Once our reading is shut, the kernel's end says nothing of the writer: it may be moving bytes as we look.
+        let may_live = end.has(flag::READ_SHUT) && !end.has(flag::KERNEL_DEAD);
+        if !rx.is_moved() || end.has(flag::TAKEN_BACK) || may_live {
             return false;
         }
         let passed = self.passed();

@@ -54,8 +54,7 @@ impl Conn {
                 Ok(Look::Bytes(n)) => {
                     done += n;
                     if done == want || !o.wait_all || o.peek {
-                        if slept {
-                            // The bell that woke us: left there, it would make this process's death a reset.
+                        if slept || self.has_bells_and_debts() {
                             let _ = self.take_bells(k);
                         }
                         return Ok(done);
@@ -67,6 +66,10 @@ impl Conn {
                         done += self.peek_behind(bufs, done)?;
                     }
                     if done == want || o.peek {
+                        if !o.peek && (slept || self.has_bells_and_debts()) {
+                            self.advance(k);
+                            let _ = self.take_bells(k);
+                        }
                         return Ok(done);
                     }
                 }
@@ -80,6 +83,20 @@ impl Conn {
                 Err(f) => return self.so_far(done, f),
             }
         }
+    }
+
+    /// A doorbell left unread makes this process's death a reset, and the kernel drops then what it has not delivered. Is
+    /// there one, and something of ours that the peer has not read from the stream?
+    #[inline]
+    fn has_bells_and_debts(&self) -> bool {
+        self.rings()
+            .is_ok_and(|s| s.rx().bells_untaken() != 0 && self.may_owe_stream(s))
+    }
+
+    /// May the kernel hold bytes of ours that the peer has not read? Those before the last switch to the ring count as well.
+    #[cold]
+    fn may_owe_stream(&self, segment: &gm::Segment) -> bool {
+        self.end.tx_path() == Path::Tcp || !segment.tx().all_passed()
     }
 
     /// A fault after so many bytes: those are told first, and a reset then, as it is not found a second time.
@@ -372,20 +389,20 @@ impl Conn {
             }
             let n = scratch.len().min(left as usize);
             match k.recv(&mut scratch[..n], false) {
-                Ok(0) => {
+                Ok(0) if !end.has(flag::READ_SHUT) || waits == BELLS_PATIENCE => {
                     self.stream_ended();
                     drop(guard);
                     return self.without_last_bells(k);
+                }
+                // The bells were sent before the switch was published; they are on their way.
+                Ok(0) | Err(Fault::WouldBlock) => {
+                    waits += 1;
+                    k.yield_now();
                 }
                 Ok(n) => {
                     self.count_tcp(0, n as u64);
                     rx.count_taken(n as u32);
                     self.only_bells(&scratch[..n])?;
-                }
-                // The bells were sent before the switch was published; they are on their way.
-                Err(Fault::WouldBlock) => {
-                    waits += 1;
-                    k.yield_now();
                 }
                 Err(f) => {
                     self.kernel_fault(f);
@@ -495,7 +512,9 @@ impl Conn {
             return Ok(None);
         }
         let told = self.end.has(flag::RESET_TOLD);
-        if said.is_ok() && !told && rx.up_at(self.passed()).is_some() {
+        // A kernel whose reading is shut says so of a stream that goes on as well, whenever nothing has arrived.
+        let ended = said.is_ok() && !self.end.has(flag::READ_SHUT);
+        if ended && !told && rx.up_at(self.passed()).is_some() {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }
