@@ -402,7 +402,8 @@ static bool cannot_wait(const struct step *step, int side)
         return true;
     if (step->op == WAIT_RECV)
         return is_luck(step->conn, side);
-    return c->dir[side].unsure || board->script.small_buffer;
+    /* A kernel whose reading is shut tells of no room: how much it lets through is luck. */
+    return c->dir[side].unsure || c->shut_rd[!side] || board->script.small_buffer;
 }
 
 static bool play_step(int number)

@@ -241,6 +241,23 @@ static void given_by_both_client(int port)
     CALL("end", read(0, &byte, 1));
 }
 
+/* The peer has sent more than a ring holds and shut both ways: a byte for it would reset the connection. */
+static void shut_by_peer_and_given_server(int fd)
+{
+    CHECK(hear() == 1);
+    read_by_stdio(fd, &(struct stream){7, 0}, MANY);
+    tell(2);
+}
+static void shut_by_peer_and_given_client(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){7, 0}, fd, MANY, MANY);
+    CALL("shut", shutdown(fd, SHUT_RDWR));
+    tell(1);
+    CHECK(hear() == 2);
+    CALL("end", read(fd, &byte, 1));
+}
+
 /* Reading is shut with bytes of before the switch still on their way: what ends then is no fault, and this side goes on sending. */
 static void shut_before_the_switch_server(int listener)
 {
@@ -319,6 +336,6 @@ static void passed_and_closed_client(int port)
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
-    RAW_CASE(shut_before_the_switch),
+    CASE(shut_by_peer_and_given), RAW_CASE(shut_before_the_switch),
     END_OF_CASES,
 };

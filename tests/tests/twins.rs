@@ -158,6 +158,7 @@ twins! {
         pair enter_while_waiting: PROMOTED;
         pair close_while_waiting: PROMOTED;
         pair inherited: PROMOTED;
+        raw over_the_switch: PROMOTED;
     }
     ends {
         pair half_close: Carried(8 * MIB);
@@ -317,6 +318,7 @@ twins! {
         pair polled_and_given: PROMOTED;
         raw given_by_both: Any;
         raw passed_and_closed: Any;
+        pair shut_by_peer_and_given: Any;
         raw shut_before_the_switch: Any;
     }
     leave {

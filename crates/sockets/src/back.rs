@@ -319,7 +319,8 @@ impl Conn {
         // A byte for a socket that is closed makes its kernel drop what it has not sent yet. So would one that a peer which
         // has nothing to do for us leaves unread to its end.
         let gone = self.peer_has_closed(segment) || self.peer_is_gone(k) || self.peer_is_over(node);
-        let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || rx.flags() != 0;
+        let end_in_ring = rx.flags() != 0 && rx.writer_is_on_ring();
+        let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || end_in_ring;
         let wanted = rx.release_writer();
         if !gone {
             self.wake_writer(k, wanted);

@@ -271,9 +271,11 @@ impl Conn {
     }
 
     /// The peer's writer waits for room, and a bell is what tells it; before the switch it knows that none can come
-    /// ([`Conn::room_slice_us`]). Caller holds the sending lock.
+    /// ([`Conn::room_slice_us`]). One that has ended its sending needs none, and a byte for a socket that is shut both ways
+    /// resets it. Caller holds the sending lock.
     pub(crate) fn ring_for_room(&self, k: &impl Kernel, segment: &gm::Segment) {
-        if self.end.tx_path() == Path::Ring && !segment.tx().reader_is_before_switch() {
+        let hears = !segment.tx().reader_is_before_switch() && segment.rx().flags() == 0;
+        if self.end.tx_path() == Path::Ring && hears {
             self.ring_bell(k);
         }
     }
