@@ -258,6 +258,54 @@ static void shut_by_peer_and_given_client(int fd)
     CALL("end", read(fd, &byte, 1));
 }
 
+/* A reader that sleeps while the direction comes back to the ring, is woken by the payload before that, and reads a part of it: the
+ * doorbell lies behind the rest. Then the peer has gone back to TCP, and has closed. */
+enum { MESSAGES = 16 };
+static void left_behind_bell(int fd, bool to_several)
+{
+    struct stream in = {8, 0};
+    int held[2];
+    char byte;
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, MANY, MANY);
+    tell(thread_id());
+    stream_receive(&in, fd, FEW / 10, FEW / 10);
+    CHECK(hear() == 2);
+    MUST(pipe(held));
+    pid_t child = to_several ? MUST(fork()) : 0;
+    if (to_several && child == 0) {
+        MUST(close(held[1]));
+        _exit(read(held[0], &byte, 1) != 0);
+    }
+    read_by_stdio(fd, &in, (MESSAGES + 1) * FEW - FEW / 10);
+    MUST(close(held[1]));
+    if (to_several)
+        wait_child(child);
+    tell(3);
+}
+static void leave_behind_bell(int fd)
+{
+    struct stream out = {8, 0};
+    stream_send(&out, fd, MANY, MANY);
+    tell(1);
+    pid_t reader = hear();
+    await_asleep(reader);
+    MUST(kill(reader, SIGSTOP));
+    for (int i = 0; i < MESSAGES; i++)
+        stream_send(&out, fd, FEW, FEW);
+    FILE *file = fdopen(fd, "w");
+    CHECK(file);
+    stream_send(&out, fd, FEW, FEW);
+    MUST(fclose(file));
+    MUST(kill(reader, SIGCONT));
+    tell(2);
+    CHECK(hear() == 3);
+}
+static void left_to_one_server(int fd) { left_behind_bell(fd, false); }
+static void left_to_one_client(int fd) { leave_behind_bell(fd); }
+static void left_to_several_server(int fd) { left_behind_bell(fd, true); }
+static void left_to_several_client(int fd) { leave_behind_bell(fd); }
+
 /* Reading is shut with bytes of before the switch still on their way: what ends then is no fault, and this side goes on sending. */
 static void shut_before_the_switch_server(int listener)
 {
@@ -336,6 +384,6 @@ static void passed_and_closed_client(int port)
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
-    CASE(shut_by_peer_and_given), RAW_CASE(shut_before_the_switch),
+    CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several), RAW_CASE(shut_before_the_switch),
     END_OF_CASES,
 };

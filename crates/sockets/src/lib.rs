@@ -17,6 +17,7 @@
 mod back;
 mod bells;
 mod conn;
+mod copy;
 mod end;
 mod gate;
 mod idle;
@@ -32,6 +33,7 @@ mod wait;
 
 pub use back::Given;
 pub use conn::Conn;
+pub use copy::Copied;
 pub use gate::Gate;
 pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};
 pub use ready::Ready;
