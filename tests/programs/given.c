@@ -306,6 +306,31 @@ static void left_to_one_client(int fd) { leave_behind_bell(fd); }
 static void left_to_several_server(int fd) { left_behind_bell(fd, true); }
 static void left_to_several_client(int fd) { leave_behind_bell(fd); }
 
+/* The peer has sent more than a ring holds and shut its reading as well, in two calls or in one, with bytes of ours unread: giving the
+ * connection away moves those, and neither direction loses any. */
+static void moved_to_shut_server(int fd)
+{
+    stream_send(&(struct stream){9, 0}, fd, MANY / 30, MANY);
+    tell(1);
+    CHECK(hear() == 2);
+    read_by_stdio(fd, &(struct stream){10, 0}, MANY);
+    tell(3);
+}
+static void send_and_shut(int fd, bool at_once)
+{
+    CHECK(hear() == 1);
+    stream_send(&(struct stream){10, 0}, fd, MANY, MANY);
+    if (!at_once)
+        CALL("shut", shutdown(fd, SHUT_RD));
+    CALL("shut", shutdown(fd, at_once ? SHUT_RDWR : SHUT_WR));
+    tell(2);
+    CHECK(hear() == 3);
+    say("%zu bytes to the end", stream_receive_to_end(&(struct stream){9, 0}, fd));
+}
+static void moved_to_shut_client(int fd) { send_and_shut(fd, true); }
+static void moved_to_shut_twice_server(int fd) { moved_to_shut_server(fd); }
+static void moved_to_shut_twice_client(int fd) { send_and_shut(fd, false); }
+
 /* Reading is shut with bytes of before the switch still on their way: what ends then is no fault, and this side goes on sending. */
 static void shut_before_the_switch_server(int listener)
 {
@@ -384,6 +409,7 @@ static void passed_and_closed_client(int port)
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
-    CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several), RAW_CASE(shut_before_the_switch),
+    CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several),
+    CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch),
     END_OF_CASES,
 };

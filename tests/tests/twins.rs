@@ -319,6 +319,8 @@ twins! {
         raw given_by_both: Any;
         raw passed_and_closed: Any;
         pair shut_by_peer_and_given: Any;
+        pair moved_to_shut: Any;
+        pair moved_to_shut_twice: Any;
         pair left_to_one: Any;
         pair left_to_several: Any;
         raw shut_before_the_switch: Any;

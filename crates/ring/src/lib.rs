@@ -25,6 +25,7 @@
 pub mod bytes;
 pub mod handover;
 pub mod layout;
+pub mod shut;
 pub mod stream;
 pub mod sync;
 

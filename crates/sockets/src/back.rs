@@ -65,7 +65,11 @@ impl Conn {
                 false => drop(self.take_bells(k)),
             }
         }
-        let Ok((from, to)) = tx.switch_down(end.tcp_tx.load(Relaxed)) else {
+        let tcp = end.tcp_tx.load(Relaxed);
+        let Ok((from, to)) = (match self.peer_is_deaf() {
+            true => Ok(tx.switch_down_behind(tcp)),
+            false => tx.switch_down(tcp),
+        }) else {
             self.corrupt();
             return;
         };
@@ -76,6 +80,13 @@ impl Conn {
             end.keep_tcp(why);
         }
         self.send_rest(k, tx);
+    }
+
+    /// Has the peer shut both ways, and said so on the stream? Whatever is sent there, its kernel answers with a reset.
+    pub(crate) fn peer_is_deaf(&self) -> bool {
+        self.segment().is_some_and(|s| {
+            s.tx().reading_is_shut() && s.rx().finished() && !s.rx().writer_is_on_ring()
+        })
     }
 
     /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.

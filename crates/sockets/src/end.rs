@@ -27,6 +27,7 @@ impl Conn {
         }
         if read {
             end.set(flag::READ_SHUT);
+            self.rings()?.rx().shut_reading();
         }
         let mut write_kernel = false;
         if write {

@@ -325,7 +325,7 @@ impl Conn {
                 // Behind the last bells there is payload on the stream.
                 Some((_, tcp)) => {
                     let bells = tcp.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
-                    k.queued().saturating_sub(bells)
+                    in_ring + k.queued().saturating_sub(bells)
                 }
             },
             Path::Tcp => {

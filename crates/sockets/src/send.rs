@@ -258,8 +258,8 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
-        if self.end.has(flag::CLOSED_BOTH) {
-            // The kernel's half is shut: that the attempt fails would say nothing of the peer.
+        if self.end.has(flag::CLOSED_BOTH) || self.peer_is_deaf() {
+            // The kernel's half is shut: that the attempt fails would say nothing of the peer. Or the peer waits for nothing.
             return;
         }
         segment.tx().count_bell();
