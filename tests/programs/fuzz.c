@@ -400,8 +400,8 @@ static bool cannot_wait(const struct step *step, int side)
         return !step->n && is_luck(step->conn, side);
     if (board->holds[step->slot][step->conn].nonblocking)
         return true;
-    if (step->op == WAIT_RECV)
-        return is_luck(step->conn, side);
+    if (step->op == WAIT_RECV) /* with small buffers, whether a send fits depends on how soon this one has read */
+        return is_luck(step->conn, side) || board->script.small_buffer;
     /* A kernel whose reading is shut tells of no room: how much it lets through is luck. */
     return c->dir[side].unsure || c->shut_rd[!side] || board->script.small_buffer;
 }
