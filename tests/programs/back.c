@@ -337,18 +337,15 @@ static void killed_awoken_server(int fd)
     CALL("end", read(fd, &byte, 1));
     tell(3);
 }
-static void killed_awoken_client(int fd)
+/* A child that is the only one on the connection does `body`, and is killed. */
+static void killed_after(int fd, void (*body)(int))
 {
     int done[2];
     char byte;
     MUST(pipe(done));
     pid_t child = MUST(fork());
     if (child == 0) {
-        struct stream in = {109, 0};
-        tell(thread_id());
-        stream_receive(&in, fd, BIT / 2, BIT / 2);
-        stream_send(&(struct stream){108, 0}, fd, MUCH, MUCH);
-        stream_receive(&in, fd, BIT / 2, BIT / 2);
+        body(fd);
         MUST(close(done[1]));
         for (;;)
             pause();
@@ -358,8 +355,65 @@ static void killed_awoken_client(int fd)
     CHECK(read(done[0], &byte, 1) == 0);
     MUST(kill(child, SIGKILL));
     MUST(waitpid(child, NULL, 0));
+}
+static void reads_and_sends_much(int fd)
+{
+    struct stream in = {109, 0};
+    tell(thread_id());
+    stream_receive(&in, fd, BIT / 2, BIT / 2);
+    stream_send(&(struct stream){108, 0}, fd, MUCH, MUCH);
+    stream_receive(&in, fd, BIT / 2, BIT / 2);
+}
+static void killed_awoken_client(int fd)
+{
+    killed_after(fd, reads_and_sends_much);
     tell(2);
     CHECK(hear() == 3);
+}
+
+/* A peer that has sent more than a ring holds, and is killed as it waits for our end, before or after it saw that. */
+static void sends_much_and_reads(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){108, 0}, fd, MUCH, MUCH);
+    tell(thread_id());
+    if (read(fd, &byte, 1) != 0)
+        die("no end");
+}
+static void read_to_the_end(int fd)
+{
+    char byte;
+    stream_receive(&(struct stream){108, 0}, fd, MUCH, 64 * KIB);
+    CALL("end", read(fd, &byte, 1));
+    tell(2);
+}
+static void killed_at_the_end_server(int fd)
+{
+    await_asleep(hear());
+    CALL("shut", shutdown(fd, SHUT_WR));
+    CHECK(hear() == 1);
+    read_to_the_end(fd);
+}
+static void killed_at_the_end_client(int fd)
+{
+    killed_after(fd, sends_much_and_reads);
+    tell(1);
+    CHECK(hear() == 2);
+}
+static void killed_before_the_end_server(int fd)
+{
+    pid_t peer = hear();
+    await_asleep(peer);
+    MUST(kill(peer, SIGKILL));
+    CHECK(hear() == 1);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    read_to_the_end(fd);
+}
+static void killed_before_the_end_client(int fd)
+{
+    killed_after(fd, sends_much_and_reads);
+    tell(1);
+    CHECK(hear() == 2);
 }
 
 /* Reading is shut with more on its way than the buffers hold: an end is told whenever nothing has arrived, and the rest comes
@@ -525,6 +579,7 @@ const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
-    CASE(refused_then_killed), CASE(killed_awoken), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),
+    CASE(refused_then_killed), CASE(killed_awoken), CASE(killed_at_the_end),
+    CASE(killed_before_the_end), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),
     END_OF_CASES,
 };

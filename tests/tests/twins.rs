@@ -305,6 +305,8 @@ twins! {
         pair room_in_set: PROMOTED;
         pair refused_then_killed: PROMOTED;
         pair killed_awoken: PROMOTED;
+        pair killed_at_the_end: PROMOTED;
+        pair killed_before_the_end: PROMOTED;
         pair read_on_after_shut: PROMOTED;
         raw unread_behind_switches: Carried(400 * KIB);
     }

@@ -23,6 +23,11 @@ impl Tx<'_> {
 }
 
 impl Rx<'_> {
+    /// Does somebody of this end wait in the kernel for bytes?
+    pub fn has_sleepers(&self) -> bool {
+        self.direction.wait.sleepers.load(Relaxed) != 0
+    }
+
     /// The program has shut its reading. To be said before the kernel is told.
     pub fn shut_reading(&self) {
         self.ask(layout::READ_SHUT);

@@ -58,13 +58,7 @@ impl Conn {
         // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
         // would be dropped.
         self.advance(k);
-        if let Ok(segment) = self.rings() {
-            let rx = segment.rx();
-            match rx.finished() && rx.readable() == Ok(0) {
-                true => self.take_last_bells(k, rx),
-                false => drop(self.take_bells(k)),
-            }
-        }
+        self.leave_no_bell(k);
         let tcp = end.tcp_tx.load(Relaxed);
         let Ok((from, to)) = (match self.peer_is_deaf() {
             true => Ok(tx.switch_down_behind(tcp)),

@@ -73,7 +73,12 @@ impl Conn {
                         return Ok(done);
                     }
                 }
-                Ok(Look::EndOfFile) => return Ok(done),
+                Ok(Look::EndOfFile) => {
+                    if self.has_bells_and_debts() {
+                        self.leave_no_bell(k);
+                    }
+                    return Ok(done);
+                }
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait) {

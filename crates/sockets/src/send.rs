@@ -248,7 +248,7 @@ impl Conn {
     fn take_late_bells(&self, k: &impl Kernel) {
         let bells = |s: &Segment| s.rx().bells_untaken() != 0;
         if self.end.rx_path() == Path::Ring && self.segment().is_some_and(bells) {
-            let _ = self.take_bells(k);
+            self.leave_no_bell(k);
             self.advance(k);
         }
     }
