@@ -350,6 +350,9 @@ static bool together(int number, const struct step *step)
     int writer = step->op == WARM ? partner(step, 0) : step->slot;
     int side = board->holds[writer < 0 ? 0 : writer][step->conn].side;
     int reader = side < 0 ? -1 : partner(step, !side);
+    for (int slot = 0; slot < SLOTS; slot++) /* who waits for bytes in the background would take some of these */
+        if (actors[slot].pending && board->script.steps[actors[slot].step].conn == step->conn)
+            reader = -1;
     for (int i = 0; i < 2; i++)
         if (c->dir[i].sent != c->dir[i].received || c->dir[i].unsure || c->dir[i].fin || c->dir[i].promised || c->closed[i] || c->shut_rd[i])
             reader = -1;
