@@ -416,6 +416,32 @@ static void killed_before_the_end_client(int fd)
     CHECK(hear() == 2);
 }
 
+/* Both have shut their sending, one over TCP and one in the ring: a poll says that it is all over, whatever is unread. */
+static void shut_on_both_paths_server(int fd)
+{
+    stream_send(&(struct stream){111, 0}, fd, MUCH, MUCH);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    tell(1);
+    CHECK(hear() == 2);
+    say("%zu bytes to the end", stream_receive_to_end(&(struct stream){112, 0}, fd));
+}
+static void shut_on_both_paths_client(int fd)
+{
+    struct stream in = {111, 0};
+    struct pollfd entry = {fd, POLLIN | POLLRDHUP, 0};
+    CHECK(hear() == 1);
+    stream_send(&(struct stream){112, 0}, fd, BIT, BIT);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    stream_receive(&in, fd, MUCH - 1, MUCH);
+    while (poll(&entry, 1, 1000) == 1 && !(entry.revents & POLLRDHUP))
+        sched_yield();
+    say("before the last byte: %s", events_name(entry.revents));
+    stream_receive(&in, fd, 1, 1);
+    CALL("poll", poll(&entry, 1, 1000));
+    say("behind it: %s", events_name(entry.revents));
+    tell(2);
+}
+
 /* Reading is shut with more on its way than the buffers hold: an end is told whenever nothing has arrived, and the rest comes
  * all the same, as the sender's kernel probes. */
 enum { ON_ITS_WAY = 300 * 1000, LONG_MS = 10000 };
@@ -580,6 +606,6 @@ const struct test_case cases[] = {
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
     CASE(refused_then_killed), CASE(killed_awoken), CASE(killed_at_the_end),
-    CASE(killed_before_the_end), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),
+    CASE(killed_before_the_end), CASE(shut_on_both_paths), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),
     END_OF_CASES,
 };

@@ -307,6 +307,7 @@ twins! {
         pair killed_awoken: PROMOTED;
         pair killed_at_the_end: PROMOTED;
         pair killed_before_the_end: PROMOTED;
+        pair shut_on_both_paths: PROMOTED;
         pair read_on_after_shut: PROMOTED;
         raw unread_behind_switches: Carried(400 * KIB);
     }
