@@ -275,7 +275,13 @@ impl Conn {
         // Before the look where the stream goes on: what a peer that is gone said is all there then.
         let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         if let Some((down, _)) = rx.down_at(passed) {
-            if rx.position() != down && self.passed() == passed {
+            let position = rx.position();
+            if position != down && self.passed() == passed {
+                let more = rx.readable().map_err(|Corrupt| self.corrupt())? > 0;
+                if more || rx.position() != position {
+                    // It is left to us, and was published since we looked; another reader may be at it as well.
+                    return Ok(None);
+                }
                 // The writer says where it stopped us, and it was not here.
                 return Err(self.corrupt());
             }
