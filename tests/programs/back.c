@@ -324,6 +324,152 @@ static void refused_then_killed_client(int fd)
     CHECK(hear() == 4);
 }
 
+/* A peer that slept for what we sent, sends more than a ring holds, reads the rest of ours, and is killed: all of its bytes come,
+ * and a clean end. */
+static void killed_awoken_server(int fd)
+{
+    char byte;
+    struct stream in = {108, 0};
+    await_asleep(hear());
+    stream_send(&(struct stream){109, 0}, fd, BIT, BIT);
+    CHECK(hear() == 2);
+    stream_receive(&in, fd, MUCH, 64 * KIB);
+    CALL("end", read(fd, &byte, 1));
+    tell(3);
+}
+/* A child that is the only one on the connection does `body`, and is killed. */
+static void killed_after(int fd, void (*body)(int))
+{
+    int done[2];
+    char byte;
+    MUST(pipe(done));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        body(fd);
+        MUST(close(done[1]));
+        for (;;)
+            pause();
+    }
+    MUST(close(fd));
+    MUST(close(done[1]));
+    CHECK(read(done[0], &byte, 1) == 0);
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+}
+static void reads_and_sends_much(int fd)
+{
+    struct stream in = {109, 0};
+    tell(thread_id());
+    stream_receive(&in, fd, BIT / 2, BIT / 2);
+    stream_send(&(struct stream){108, 0}, fd, MUCH, MUCH);
+    stream_receive(&in, fd, BIT / 2, BIT / 2);
+}
+static void killed_awoken_client(int fd)
+{
+    killed_after(fd, reads_and_sends_much);
+    tell(2);
+    CHECK(hear() == 3);
+}
+
+/* A peer that has sent more than a ring holds, and is killed as it waits for our end, before or after it saw that. */
+static void sends_much_and_reads(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){108, 0}, fd, MUCH, MUCH);
+    tell(thread_id());
+    if (read(fd, &byte, 1) != 0)
+        die("no end");
+}
+static void read_to_the_end(int fd)
+{
+    char byte;
+    stream_receive(&(struct stream){108, 0}, fd, MUCH, 64 * KIB);
+    CALL("end", read(fd, &byte, 1));
+    tell(2);
+}
+static void killed_at_the_end_server(int fd)
+{
+    await_asleep(hear());
+    CALL("shut", shutdown(fd, SHUT_WR));
+    CHECK(hear() == 1);
+    read_to_the_end(fd);
+}
+static void killed_at_the_end_client(int fd)
+{
+    killed_after(fd, sends_much_and_reads);
+    tell(1);
+    CHECK(hear() == 2);
+}
+static void killed_before_the_end_server(int fd)
+{
+    pid_t peer = hear();
+    await_asleep(peer);
+    MUST(kill(peer, SIGKILL));
+    CHECK(hear() == 1);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    read_to_the_end(fd);
+}
+static void killed_before_the_end_client(int fd)
+{
+    killed_after(fd, sends_much_and_reads);
+    tell(1);
+    CHECK(hear() == 2);
+}
+
+/* Both have shut their sending, one over TCP and one in the ring: a poll says that it is all over, whatever is unread. */
+static void shut_on_both_paths_server(int fd)
+{
+    stream_send(&(struct stream){111, 0}, fd, MUCH, MUCH);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    tell(1);
+    CHECK(hear() == 2);
+    say("%zu bytes to the end", stream_receive_to_end(&(struct stream){112, 0}, fd));
+}
+static void shut_on_both_paths_client(int fd)
+{
+    struct stream in = {111, 0};
+    struct pollfd entry = {fd, POLLIN | POLLRDHUP, 0};
+    CHECK(hear() == 1);
+    stream_send(&(struct stream){112, 0}, fd, BIT, BIT);
+    CALL("shut", shutdown(fd, SHUT_WR));
+    stream_receive(&in, fd, MUCH - 1, MUCH);
+    while (poll(&entry, 1, 1000) == 1 && !(entry.revents & POLLRDHUP))
+        sched_yield();
+    say("before the last byte: %s", events_name(entry.revents));
+    stream_receive(&in, fd, 1, 1);
+    CALL("poll", poll(&entry, 1, 1000));
+    say("behind it: %s", events_name(entry.revents));
+    tell(2);
+}
+
+/* Reading is shut with more on its way than the buffers hold: an end is told whenever nothing has arrived, and the rest comes
+ * all the same, as the sender's kernel probes. */
+enum { ON_ITS_WAY = 300 * 1000, LONG_MS = 10000 };
+static void read_on_after_shut_server(int fd)
+{
+    static char buffer[64 * KIB];
+    struct stream in = {110, 0};
+    CHECK(hear() == 1);
+    CALL("shut", shutdown(fd, SHUT_RD));
+    for (uint64_t start = now_ms(); in.offset < ON_ITS_WAY && now_ms() - start < LONG_MS;) {
+        ssize_t n = MUST(read(fd, buffer, sizeof buffer));
+        stream_check(&in, buffer, n);
+        if (n == 0)
+            poll(NULL, 0, 5);
+    }
+    say("%llu bytes", (unsigned long long)in.offset);
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    CHECK(hear() == 2);
+}
+static void read_on_after_shut_client(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){110, 0}, fd, ON_ITS_WAY, ON_ITS_WAY);
+    tell(1);
+    CALL("read", read(fd, &byte, 1));
+    tell(2);
+}
+
 /* Threads that write small messages on one connection without a lock of their own, against a full ring. */
 enum { WRITERS = 8, MESSAGES = 3000, BYTES = 100 };
 static int torn_fd;
@@ -459,6 +605,7 @@ const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
     CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
-    CASE(refused_then_killed), RAW_CASE(unread_behind_switches),
+    CASE(refused_then_killed), CASE(killed_awoken), CASE(killed_at_the_end),
+    CASE(killed_before_the_end), CASE(shut_on_both_paths), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),
     END_OF_CASES,
 };

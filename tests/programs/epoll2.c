@@ -377,7 +377,52 @@ static void inherited_client(int fd)
     send_text(fd, "parent");
 }
 
+/* Members that came into edge-triggered sets at any moment of the promotion, in sets that are waited on when all is over: what was
+ * ready on the stream then, and is ready in the ring now, is told. */
+enum { ROUNDS = 12, BEFORE = 100 * 1000, BEHIND = 700 };
+static void show_sets(const char *what, const int *sets)
+{
+    for (int i = 0; i < ROUNDS; i++)
+        wait_show(what, sets[i], 0);
+}
+static void over_the_switch_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int sets[ROUNDS], fd = accept_from(listener);
+    stream_send(&out, fd, BEFORE, BEFORE);
+    for (int i = 0; i < ROUNDS; i++) {
+        stream_receive(&in, fd, 1, 1);
+        sets[i] = new_set();
+        add(sets[i], fd, EPOLLOUT | EPOLLET, i);
+        meet();
+    }
+    stream_send(&out, fd, BEHIND, BEHIND);
+    MUST(shutdown(fd, SHUT_WR));
+    meet();
+    show_sets("room", sets);
+    meet();
+}
+static void over_the_switch_client(int port)
+{
+    struct stream out = {2, 0}, in = {1, 0};
+    int sets[ROUNDS], fd = connect_to(AF_INET, port);
+    stream_receive(&in, fd, 1, 1);
+    for (int i = 0; i < ROUNDS; i++) {
+        stream_send(&out, fd, 1, 1);
+        sets[i] = new_set();
+        add(sets[i], fd, EPOLLIN | EPOLLRDHUP | EPOLLET, i);
+        meet();
+    }
+    meet();
+    int late = new_set();
+    add(late, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, ROUNDS);
+    stream_receive(&in, fd, BEFORE + BEHIND - 1, BEFORE);
+    show_sets("the end", sets);
+    wait_show("the end", late, 0);
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(announced), CASE(paced), CASE(one_at_a_time), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
-    CASE(close_while_waiting), CASE(inherited), END_OF_CASES,
+    CASE(close_while_waiting), CASE(inherited), RAW_CASE(over_the_switch), END_OF_CASES,
 };

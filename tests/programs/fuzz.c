@@ -350,6 +350,9 @@ static bool together(int number, const struct step *step)
     int writer = step->op == WARM ? partner(step, 0) : step->slot;
     int side = board->holds[writer < 0 ? 0 : writer][step->conn].side;
     int reader = side < 0 ? -1 : partner(step, !side);
+    for (int slot = 0; slot < SLOTS; slot++) /* who waits for bytes in the background would take some of these */
+        if (actors[slot].pending && board->script.steps[actors[slot].step].conn == step->conn)
+            reader = -1;
     for (int i = 0; i < 2; i++)
         if (c->dir[i].sent != c->dir[i].received || c->dir[i].unsure || c->dir[i].fin || c->dir[i].promised || c->closed[i] || c->shut_rd[i])
             reader = -1;
@@ -400,9 +403,10 @@ static bool cannot_wait(const struct step *step, int side)
         return !step->n && is_luck(step->conn, side);
     if (board->holds[step->slot][step->conn].nonblocking)
         return true;
-    if (step->op == WAIT_RECV)
-        return is_luck(step->conn, side);
-    return c->dir[side].unsure || board->script.small_buffer;
+    if (step->op == WAIT_RECV) /* with small buffers, whether a send fits depends on how soon this one has read */
+        return is_luck(step->conn, side) || board->script.small_buffer;
+    /* A kernel whose reading is shut tells of no room: how much it lets through is luck. */
+    return c->dir[side].unsure || c->shut_rd[!side] || board->script.small_buffer;
 }
 
 static bool play_step(int number)

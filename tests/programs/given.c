@@ -241,6 +241,119 @@ static void given_by_both_client(int port)
     CALL("end", read(0, &byte, 1));
 }
 
+/* The peer has sent more than a ring holds and shut both ways: a byte for it would reset the connection. */
+static void shut_by_peer_and_given_server(int fd)
+{
+    CHECK(hear() == 1);
+    read_by_stdio(fd, &(struct stream){7, 0}, MANY);
+    tell(2);
+}
+static void shut_by_peer_and_given_client(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){7, 0}, fd, MANY, MANY);
+    CALL("shut", shutdown(fd, SHUT_RDWR));
+    tell(1);
+    CHECK(hear() == 2);
+    CALL("end", read(fd, &byte, 1));
+}
+
+/* A reader that sleeps while the direction comes back to the ring, is woken by the payload before that, and reads a part of it: the
+ * doorbell lies behind the rest. Then the peer has gone back to TCP, and has closed. */
+enum { MESSAGES = 16 };
+static void left_behind_bell(int fd, bool to_several)
+{
+    struct stream in = {8, 0};
+    int held[2];
+    char byte;
+    CHECK(hear() == 1);
+    stream_receive(&in, fd, MANY, MANY);
+    tell(thread_id());
+    stream_receive(&in, fd, FEW / 10, FEW / 10);
+    CHECK(hear() == 2);
+    MUST(pipe(held));
+    pid_t child = to_several ? MUST(fork()) : 0;
+    if (to_several && child == 0) {
+        MUST(close(held[1]));
+        _exit(read(held[0], &byte, 1) != 0);
+    }
+    read_by_stdio(fd, &in, (MESSAGES + 1) * FEW - FEW / 10);
+    MUST(close(held[1]));
+    if (to_several)
+        wait_child(child);
+    tell(3);
+}
+static void leave_behind_bell(int fd)
+{
+    struct stream out = {8, 0};
+    stream_send(&out, fd, MANY, MANY);
+    tell(1);
+    pid_t reader = hear();
+    await_asleep(reader);
+    MUST(kill(reader, SIGSTOP));
+    for (int i = 0; i < MESSAGES; i++)
+        stream_send(&out, fd, FEW, FEW);
+    FILE *file = fdopen(fd, "w");
+    CHECK(file);
+    stream_send(&out, fd, FEW, FEW);
+    MUST(fclose(file));
+    MUST(kill(reader, SIGCONT));
+    tell(2);
+    CHECK(hear() == 3);
+}
+static void left_to_one_server(int fd) { left_behind_bell(fd, false); }
+static void left_to_one_client(int fd) { leave_behind_bell(fd); }
+static void left_to_several_server(int fd) { left_behind_bell(fd, true); }
+static void left_to_several_client(int fd) { leave_behind_bell(fd); }
+
+/* The peer has sent more than a ring holds and shut its reading as well, in two calls or in one, with bytes of ours unread: giving the
+ * connection away moves those, and neither direction loses any. */
+static void moved_to_shut_server(int fd)
+{
+    stream_send(&(struct stream){9, 0}, fd, MANY / 30, MANY);
+    tell(1);
+    CHECK(hear() == 2);
+    read_by_stdio(fd, &(struct stream){10, 0}, MANY);
+    tell(3);
+}
+static void send_and_shut(int fd, bool at_once)
+{
+    CHECK(hear() == 1);
+    stream_send(&(struct stream){10, 0}, fd, MANY, MANY);
+    if (!at_once)
+        CALL("shut", shutdown(fd, SHUT_RD));
+    CALL("shut", shutdown(fd, at_once ? SHUT_RDWR : SHUT_WR));
+    tell(2);
+    CHECK(hear() == 3);
+    say("%zu bytes to the end", stream_receive_to_end(&(struct stream){9, 0}, fd));
+}
+static void moved_to_shut_client(int fd) { send_and_shut(fd, true); }
+static void moved_to_shut_twice_server(int fd) { moved_to_shut_server(fd); }
+static void moved_to_shut_twice_client(int fd) { send_and_shut(fd, false); }
+
+/* Reading is shut with bytes of before the switch still on their way: what ends then is no fault, and this side goes on sending. */
+static void shut_before_the_switch_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int fd = busy_acceptor(listener, &out, &in);
+    stream_send(&out, fd, FEW, FEW);
+    tell(5);
+    stream_receive(&in, fd, FEW, FEW);
+    tell(6);
+}
+static void shut_before_the_switch_client(int port)
+{
+    static char buffer[64 * KIB];
+    struct stream out = {2, 0}, in = {1, 0};
+    int fd = busy_connector(port, &out, &in);
+    CHECK(hear() == 5);
+    CALL("shut", shutdown(fd, SHUT_RD));
+    for (ssize_t n; (n = MUST(read(fd, buffer, sizeof buffer))) > 0;)
+        stream_check(&in, buffer, n);
+    stream_send(&out, fd, FEW, FEW);
+    CHECK(hear() == 6);
+}
+
 /* It goes into a message and is closed here with bytes unread: who got it reads them, and the peer sees a clean end. */
 static void pass_fd(int through, int fd)
 {
@@ -296,5 +409,7 @@ static void passed_and_closed_client(int port)
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
+    CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several),
+    CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch),
     END_OF_CASES,
 };

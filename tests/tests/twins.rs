@@ -158,6 +158,7 @@ twins! {
         pair enter_while_waiting: PROMOTED;
         pair close_while_waiting: PROMOTED;
         pair inherited: PROMOTED;
+        raw over_the_switch: PROMOTED;
     }
     ends {
         pair half_close: Carried(8 * MIB);
@@ -314,6 +315,11 @@ twins! {
         pair little_then_nothing: PROMOTED;
         pair room_in_set: PROMOTED;
         pair refused_then_killed: PROMOTED;
+        pair killed_awoken: PROMOTED;
+        pair killed_at_the_end: PROMOTED;
+        pair killed_before_the_end: PROMOTED;
+        pair shut_on_both_paths: PROMOTED;
+        pair read_on_after_shut: PROMOTED;
         raw unread_behind_switches: Carried(400 * KIB);
     }
     given {
@@ -326,6 +332,12 @@ twins! {
         pair polled_and_given: PROMOTED;
         raw given_by_both: Any;
         raw passed_and_closed: Any;
+        pair shut_by_peer_and_given: Any;
+        pair moved_to_shut: Any;
+        pair moved_to_shut_twice: Any;
+        pair left_to_one: Any;
+        pair left_to_several: Any;
+        raw shut_before_the_switch: Any;
     }
     leave {
         raw passed: Any;

@@ -319,13 +319,13 @@ pub unsafe extern "system" fn join_leaf(
 
 /// shutdown on a carried connection.
 pub fn shut(inside: &Inside, how: i32) -> Result<(), Code> {
-    let Some(conn) = inside.conn() else {
+    let (Some(conn), Some(ctx)) = (inside.conn(), ctx::get()) else {
         return Ok(());
     };
     let read = how == ws::SD_RECEIVE || how == ws::SD_BOTH;
     let write = how == ws::SD_SEND || how == ws::SD_BOTH;
     // A peer that is gone is no news to shutdown: Winsock answers that all is well.
-    match conn.shutdown(&inside.socket(), read, write) {
+    match conn.shutdown(&ctx.node, &inside.socket(), read, write) {
         Err(Fault::NotConnected) => {
             // Both have shut already; what comes after says that this was done all the same.
             let read = if read { flag::READ_SHUT } else { 0 };

@@ -12,7 +12,7 @@ use rustix::io::FdFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use sockets::{Conn, Fault, Given, Kernel, RecvOptions};
+use sockets::{Conn, Copied, Fault, Given, Kernel, RecvOptions};
 
 use crate::fds::{self, Inside};
 use crate::kernel::Fd;
@@ -137,7 +137,10 @@ fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
     let seen = inside.conn().peek_all(&inside.fd(), room);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let whole = match seen {
-        Ok(n) => net::send(to, &room[..n], flags) == Ok(n),
+        Ok(Copied { bytes: n, whole }) => {
+            let taken = net::send(to, &room[..n], flags) == Ok(n);
+            taken && whole && !inside.conn().ends_by_reset()
+        }
         Err(_) => false,
     };
     // SAFETY: the mapping made above.

@@ -304,7 +304,8 @@ pub unsafe extern "C-unwind" fn shutdown(fd: c_int, how: c_int) -> c_int {
     let read = how == libc::SHUT_RD || how == libc::SHUT_RDWR;
     let write = how == libc::SHUT_WR || how == libc::SHUT_RDWR;
     let _whole = quiet::uncancelled();
-    match inside.conn().shutdown(&inside.fd(), read, write) {
+    let node = &inside.ctx().node;
+    match inside.conn().shutdown(node, &inside.fd(), read, write) {
         Ok(()) => 0,
         Err(f) => {
             crate::set_errno(crate::kernel::errno_of(f));

@@ -130,7 +130,7 @@ pub struct WaitLine {
     pub sleepers: AtomicU32,
     /// Doorbell bytes the reading end has taken off the TCP stream. Stored to by the reading end.
     pub bells_taken: AtomicU32,
-    /// [`READ_CLOSED`], [`PLEASE_DOWN`]. Stored to by the reading end.
+    /// [`READ_CLOSED`], [`PLEASE_DOWN`], [`READ_SHUT`]. Stored to by the reading end.
     pub asks: AtomicU32,
     /// Who waits for room: [`WANT_FUTEX`], [`WANT_BELL`]. Set by the writing end, taken by the reading end.
     pub space_wanted: AtomicU32,
@@ -195,6 +195,8 @@ pub const RESET: u32 = 2;
 pub const READ_CLOSED: u32 = 1;
 /// `WaitLine::asks`: the reading end asks to be served over TCP again.
 pub const PLEASE_DOWN: u32 = 2;
+/// `WaitLine::asks`: the reading program has shut its reading, and reads what is there already. Asks for nothing.
+pub const READ_SHUT: u32 = 4;
 /// `WaitLine::edge`: ring at the next publication.
 pub const EDGE_ARMED: u32 = 1;
 /// `WaitLine::edge`: that was done.

@@ -26,6 +26,7 @@ pub mod bytes;
 pub mod events;
 pub mod handover;
 pub mod layout;
+pub mod shut;
 pub mod stream;
 pub mod sync;
 mod wake;

@@ -171,7 +171,7 @@ impl Tx<'_> {
         self.count_switch();
     }
 
-    fn count_switch(&self) {
+    pub(crate) fn count_switch(&self) {
         let switches = &self.direction.writer.switches;
         switches.swap(switches.load(Relaxed).wrapping_add(1), AcqRel);
         barrier_after_rmw();
@@ -240,7 +240,7 @@ impl Tx<'_> {
     /// What the reading end asks for ([`layout::READ_CLOSED`], [`layout::PLEASE_DOWN`]).
     #[inline]
     pub fn asks(&self) -> u32 {
-        self.direction.wait.asks.load(Acquire)
+        self.direction.wait.asks.load(Acquire) & !layout::READ_SHUT
     }
 
     /// Published bytes that the peer has not taken. What moved to the stream is the kernel's to count.
@@ -507,6 +507,6 @@ impl Rx<'_> {
 
     /// What we asked for.
     pub fn asked(&self) -> u32 {
-        self.direction.wait.asks.load(Relaxed)
+        self.direction.wait.asks.load(Relaxed) & !layout::READ_SHUT
     }
 }

@@ -58,14 +58,12 @@ impl Conn {
         // With a doorbell unread, the death of this process would be a reset for its kernel, and what that has not sent yet
         // would be dropped.
         self.advance(k);
-        if let Ok(segment) = self.rings() {
-            let rx = segment.rx();
-            match rx.finished() && rx.readable() == Ok(0) {
-                true => self.take_last_bells(k, rx),
-                false => drop(self.take_bells(k)),
-            }
-        }
-        let Ok((from, to)) = tx.switch_down(end.tcp_tx.load(Relaxed)) else {
+        self.leave_no_bell(k);
+        let tcp = end.tcp_tx.load(Relaxed);
+        let Ok((from, to)) = (match self.peer_is_deaf() {
+            true => Ok(tx.switch_down_behind(tcp)),
+            false => tx.switch_down(tcp),
+        }) else {
             self.corrupt();
             return;
         };
@@ -76,6 +74,13 @@ impl Conn {
             end.keep_tcp(why);
         }
         self.send_rest(k, tx);
+    }
+
+    /// Has the peer shut both ways, and said so on the stream? Whatever is sent there, its kernel answers with a reset.
+    pub(crate) fn peer_is_deaf(&self) -> bool {
+        self.segment().is_some_and(|s| {
+            s.tx().reading_is_shut() && s.rx().finished() && !s.rx().writer_is_on_ring()
+        })
     }
 
     /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.
@@ -320,7 +325,8 @@ impl Conn {
         // A byte for a socket that is closed makes its kernel drop what it has not sent yet. So would one that a peer which
         // has nothing to do for us leaves unread to its end.
         let gone = self.peer_has_closed(segment) || self.peer_is_gone(k) || self.peer_is_over(node);
-        let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || rx.flags() != 0;
+        let end_in_ring = rx.flags() != 0 && rx.writer_is_on_ring();
+        let owes = rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved() || end_in_ring;
         let wanted = rx.release_writer();
         if !gone {
             self.wake_writer(k, wanted);
@@ -489,7 +495,9 @@ impl Conn {
         };
         let (end, rx) = (self.end, segment.rx());
         let _rx = lock(&end.rx_lock, k);
-        if !rx.is_moved() || end.has(flag::TAKEN_BACK) {
+        // Once our reading is shut, the kernel's end says nothing of the writer: it may be moving bytes as we look.
+        let may_live = end.has(flag::READ_SHUT) && !end.has(flag::KERNEL_DEAD);
+        if !rx.is_moved() || end.has(flag::TAKEN_BACK) || may_live {
             return false;
         }
         let passed = self.passed();

@@ -57,6 +57,16 @@ impl Conn {
         Ok(())
     }
 
+    /// Takes them off though the end is told, unless somebody sleeps who must find the stream readable.
+    pub(crate) fn leave_no_bell(&self, k: &impl Kernel) {
+        let Ok(segment) = self.rings() else { return };
+        let rx = segment.rx();
+        match rx.finished() && rx.readable() == Ok(0) && !rx.has_sleepers() {
+            true => self.take_last_bells(k, rx),
+            false => drop(self.take_bells(k)),
+        }
+    }
+
     /// Payload among the doorbells came by a call that nobody saw (stdio on the descriptor, a static helper): its place
     /// in the stream is lost, so the connection is reset rather than the byte.
     pub(crate) fn only_bells(&self, taken: &[u8]) -> Result<(), Fault> {

@@ -17,7 +17,13 @@ const BELL_PATIENCE_US: u64 = 5_000;
 impl Conn {
     /// shutdown(2). The sending half is shut in the ring only: the kernel's half stays open for doorbells that tell
     /// the peer of room, and for a way back of what is unread; it ends with close.
-    pub fn shutdown(&self, k: &impl Kernel, read: bool, write: bool) -> Result<(), Fault> {
+    pub fn shutdown(
+        &self,
+        node: &Node,
+        k: &impl Kernel,
+        read: bool,
+        write: bool,
+    ) -> Result<(), Fault> {
         let end = self.end;
         self.see_confirmation(k);
         // Who asked for TCP hears of the end there.
@@ -27,6 +33,7 @@ impl Conn {
         }
         if read {
             end.set(flag::READ_SHUT);
+            self.rings()?.rx().shut_reading();
         }
         let mut write_kernel = false;
         if write {
@@ -40,7 +47,10 @@ impl Conn {
                 self.switch_down(k, tx, None);
             } else if end.tx_path() == Path::Ring {
                 if tx.is_awaited() {
-                    self.tell(k, tx);
+                    self.list(k, tx);
+                    if tx.bell_due() && !self.is_bereaved(node, segment) {
+                        self.ring_bell(k);
+                    }
                 }
                 write_kernel = self.shuts_kernel_half(segment.rx());
             } else {
@@ -54,6 +64,13 @@ impl Conn {
             Err(_) if write && end.tx_path() == Path::Ring && !end.has(flag::RESET_TOLD) => Ok(()),
             other => other,
         }
+    }
+
+    /// Did the peer die with bytes that its kernel may not have delivered? It would drop them for a byte, as it does not for the
+    /// end of a stream. It can't be asked while our buffer is full.
+    fn is_bereaved(&self, node: &Node, segment: &gm::Segment) -> bool {
+        let on_stream = self.end.rx_path() == Path::Tcp || !segment.rx().writer_is_on_ring();
+        on_stream && self.peer_is_over(node)
     }
 
     /// Has either end said that it sends no more? TCP's connection is closed then, whatever is unread.

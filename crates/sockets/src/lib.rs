@@ -18,6 +18,7 @@
 mod back;
 mod bells;
 mod conn;
+mod copy;
 mod deadline;
 mod end;
 mod gate;
@@ -37,6 +38,7 @@ mod wait;
 
 pub use back::Given;
 pub use conn::Conn;
+pub use copy::Copied;
 pub use deadline::Deadline;
 pub use gate::Gate;
 pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};

@@ -89,7 +89,8 @@ impl Conn {
             }
             Path::Tcp => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
-                // Told in the ring while payload before the switch is unread: the kernel does not know of it.
+                // Told by the kernel, or in the ring while payload before the switch is unread: the kernel does not know of that.
+                read_over |= kernel.intersects(Ready::RDHUP);
                 read_over |= rx.finished() && rx.writer_is_on_ring();
             }
         }
@@ -387,7 +388,7 @@ impl Conn {
                 // Behind the last bells there is payload on the stream.
                 Some((_, tcp)) => {
                     let bells = tcp.saturating_sub(self.end.tcp_rx.load(Relaxed)) as usize;
-                    k.queued().saturating_sub(bells)
+                    in_ring + k.queued().saturating_sub(bells)
                 }
             },
             Path::Tcp => {

@@ -54,8 +54,7 @@ impl Conn {
                 Ok(Look::Bytes(n)) => {
                     done += n;
                     if done == want || !o.wait_all || o.peek {
-                        if slept {
-                            // The bell that woke us: left there, it would make this process's death a reset.
+                        if slept || self.has_bells_and_debts() {
                             let _ = self.take_bells(k);
                         }
                         return Ok(done);
@@ -67,10 +66,19 @@ impl Conn {
                         done += self.peek_behind(bufs, done)?;
                     }
                     if done == want || o.peek {
+                        if !o.peek && (slept || self.has_bells_and_debts()) {
+                            self.advance(k);
+                            let _ = self.take_bells(k);
+                        }
                         return Ok(done);
                     }
                 }
-                Ok(Look::EndOfFile) => return Ok(done),
+                Ok(Look::EndOfFile) => {
+                    if self.has_bells_and_debts() {
+                        self.leave_no_bell(k);
+                    }
+                    return Ok(done);
+                }
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait) {
@@ -80,6 +88,20 @@ impl Conn {
                 Err(f) => return self.so_far(done, f),
             }
         }
+    }
+
+    /// A doorbell left unread makes this process's death a reset, and the kernel drops then what it has not delivered. Is
+    /// there one, and something of ours that the peer has not read from the stream?
+    #[inline]
+    fn has_bells_and_debts(&self) -> bool {
+        self.rings()
+            .is_ok_and(|s| s.rx().bells_untaken() != 0 && self.may_owe_stream(s))
+    }
+
+    /// May the kernel hold bytes of ours that the peer has not read? Those before the last switch to the ring count as well.
+    #[cold]
+    fn may_owe_stream(&self, segment: &gm::Segment) -> bool {
+        self.end.tx_path() == Path::Tcp || !segment.tx().all_passed()
     }
 
     /// A fault after so many bytes: those are told first, and a reset then, as it is not found a second time.
@@ -130,23 +152,6 @@ impl Conn {
             }
         }
         Ok(done)
-    }
-
-    /// What is unread, on the stream before a switch and behind that in the ring, for who copies it and leaves it there.
-    pub fn peek_all(&self, k: &impl Kernel, buf: &mut [u8]) -> Result<usize, Fault> {
-        let peek = RecvOptions {
-            dont_wait: true,
-            peek: true,
-            wait_all: false,
-        };
-        let n = self.recv(k, &mut [IoSliceMut::new(buf)], peek)?;
-        let up = self.rings()?.rx().up_at(self.passed());
-        let seen = self.end.tcp_rx.load(Relaxed).wrapping_add(n as u64);
-        match (self.end.rx_path(), up) {
-            // The kernel has not let all of it through yet.
-            (Path::Tcp, Some(up)) if up > seen => Err(Fault::WouldBlock),
-            _ => Ok(n),
-        }
     }
 
     /// A peek that has `done` bytes of the stream: if these are all before the switch, the ring's follow.
@@ -254,11 +259,13 @@ impl Conn {
     }
 
     /// The peer's writer waits for room, and a bell is what tells it; before the switch it knows that none can come
-    /// ([`Conn::room_slice_us`]). Caller holds the sending lock.
+    /// ([`Conn::room_slice_us`]). One that has ended its sending needs none, and a byte for a socket that is shut both ways
+    /// resets it. Caller holds the sending lock.
     pub(crate) fn ring_for_room(&self, k: &impl Kernel, segment: &gm::Segment) {
         let tx = segment.tx();
         let listed = self.list(k, tx) && !tx.has_sleepers();
-        if !listed && self.end.tx_path() == Path::Ring && !tx.reader_is_before_switch() {
+        let hears = !tx.reader_is_before_switch() && segment.rx().flags() == 0;
+        if !listed && self.end.tx_path() == Path::Ring && hears {
             self.ring_bell(k);
         }
     }
@@ -270,7 +277,13 @@ impl Conn {
         // Before the look where the stream goes on: what a peer that is gone said is all there then.
         let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         if let Some((down, _)) = rx.down_at(passed) {
-            if rx.position() != down && self.passed() == passed {
+            let position = rx.position();
+            if position != down && self.passed() == passed {
+                let more = rx.readable().map_err(|Corrupt| self.corrupt())? > 0;
+                if more || rx.position() != position {
+                    // It is left to us, and was published since we looked; another reader may be at it as well.
+                    return Ok(None);
+                }
                 // The writer says where it stopped us, and it was not here.
                 return Err(self.corrupt());
             }
@@ -374,20 +387,20 @@ impl Conn {
             }
             let n = scratch.len().min(left as usize);
             match k.recv(&mut scratch[..n], false) {
-                Ok(0) => {
+                Ok(0) if !end.has(flag::READ_SHUT) || waits == BELLS_PATIENCE => {
                     self.stream_ended();
                     drop(guard);
                     return self.without_last_bells(k);
+                }
+                // The bells were sent before the switch was published; they are on their way.
+                Ok(0) | Err(Fault::WouldBlock) => {
+                    waits += 1;
+                    k.yield_now();
                 }
                 Ok(n) => {
                     self.count_tcp(0, n as u64);
                     rx.count_taken(n as u32);
                     self.only_bells(&scratch[..n])?;
-                }
-                // The bells were sent before the switch was published; they are on their way.
-                Err(Fault::WouldBlock) => {
-                    waits += 1;
-                    k.yield_now();
                 }
                 Err(f) => {
                     self.kernel_fault(f);
@@ -497,7 +510,9 @@ impl Conn {
             return Ok(None);
         }
         let told = self.end.has(flag::RESET_TOLD);
-        if said.is_ok() && !told && rx.up_at(self.passed()).is_some() {
+        // A kernel whose reading is shut says so of a stream that goes on as well, whenever nothing has arrived.
+        let ended = said.is_ok() && !self.end.has(flag::READ_SHUT);
+        if ended && !told && rx.up_at(self.passed()).is_some() {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }

@@ -248,7 +248,7 @@ impl Conn {
     fn take_late_bells(&self, k: &impl Kernel) {
         let bells = |s: &Segment| s.rx().bells_untaken() != 0;
         if self.end.rx_path() == Path::Ring && self.segment().is_some_and(bells) {
-            let _ = self.take_bells(k);
+            self.leave_no_bell(k);
             self.advance(k);
         }
     }
@@ -286,8 +286,8 @@ impl Conn {
     #[cold]
     pub(crate) fn ring_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };
-        if self.end.has(flag::CLOSED_BOTH) {
-            // The kernel's half is shut: that the attempt fails would say nothing of the peer.
+        if self.end.has(flag::CLOSED_BOTH) || self.peer_is_deaf() {
+            // The kernel's half is shut: that the attempt fails would say nothing of the peer. Or the peer waits for nothing.
             return;
         }
         segment.tx().count_bell();

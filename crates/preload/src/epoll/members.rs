@@ -68,6 +68,9 @@ pub struct Watch {
 pub struct Seen {
     pub arrivals: Option<u64>,
     pub fulls: Option<u32>,
+    /// Left to the kernel, which has not told of it yet. If the direction comes to the ring first, the ring tells it.
+    pub kernel_in: bool,
+    pub kernel_out: bool,
 }
 
 impl Seen {
@@ -77,15 +80,19 @@ impl Seen {
         conn.pass_switch(fd);
         let (arrivals, fulls) = conn.edges();
         let end = conn.end();
+        let kernel_in = end.rx_path() != gm::Path::Ring;
+        let kernel_out = end.tx_path() != gm::Path::Ring;
         Seen {
-            arrivals: (end.rx_path() != gm::Path::Ring).then_some(arrivals),
-            fulls: (end.tx_path() != gm::Path::Ring).then_some(fulls),
+            arrivals: kernel_in.then_some(arrivals),
+            fulls: kernel_out.then_some(fulls),
+            kernel_in,
+            kernel_out,
         }
     }
 
     /// Is something left that the kernel reports?
     pub fn leaves_to_kernel(&self) -> bool {
-        self.arrivals.is_some() || self.fulls.is_some()
+        self.kernel_in || self.kernel_out
     }
 }
 
@@ -123,8 +130,11 @@ impl Watch {
         }
         if due != 0 && self.events & libc::EPOLLET as u32 != 0 && !self.kernel_edge {
             let (arrivals, fulls) = conn.edges();
-            let arrived = self.seen.arrivals != Some(arrivals) && due & !OUT != 0;
-            let room = self.seen.fulls != Some(fulls) && due & OUT != 0;
+            let (seen, end) = (&self.seen, conn.end());
+            let kernel_in = seen.kernel_in && end.rx_path() == gm::Path::Ring;
+            let kernel_out = seen.kernel_out && end.tx_path() == gm::Path::Ring;
+            let arrived = (kernel_in || seen.arrivals != Some(arrivals)) && due & !OUT != 0;
+            let room = (kernel_out || seen.fulls != Some(fulls)) && due & OUT != 0;
             if !arrived && !room {
                 return 0;
             }
@@ -145,9 +155,11 @@ impl Watch {
             // What was not reported keeps its edge.
             if due & !OUT != 0 {
                 self.seen.arrivals = Some(arrivals);
+                self.seen.kernel_in = false;
             }
             if due & OUT != 0 {
                 self.seen.fulls = Some(fulls);
+                self.seen.kernel_out = false;
             }
             self.kernel_edge = false;
             self.quiet = 0;

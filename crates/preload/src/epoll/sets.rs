@@ -330,6 +330,7 @@ pub fn on_engaged(inside: &Inside) {
             w.seen = Seen::at_first(conn, &inside.fd());
             if conn.end().tcp_tx.load(Relaxed) < NEVER_FULL {
                 w.seen.fulls = Some(conn.edges().1);
+                w.seen.kernel_out = false;
             }
             w.conn = conn;
             w.kernel_out = conn.end().tx_path() != gm::Path::Ring;

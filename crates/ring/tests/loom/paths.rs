@@ -82,6 +82,12 @@ fn down_in_large_reads() {
     explore(3, || down(RIGHT, 8, Sender::switch_down));
 }
 
+#[test]
+fn down_behind_what_is_unread() {
+    explore(3, || down(RIGHT, 1, Sender::switch_down_behind));
+    explore(3, || down(RIGHT, 8, Sender::switch_down_behind));
+}
+
 /// Switched down right after another bell went out, for nothing.
 #[test]
 fn down_behind_a_bell() {
