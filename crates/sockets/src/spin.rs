@@ -1,11 +1,13 @@
-//! How long to poll before sleeping: only as long as polling lately paid.
+//! How long to poll before sleeping: only as long as polling lately paid, and not where it takes the CPU from others.
 //!
 //! A success sets the budget to a multiple of the wait it took, a failure halves it, and a sleep that turns out short
 //! brings it back. The first part of a wait only watches the word; then every look gives the CPU away, so that a peer
 //! on the same CPU gets to run. Where yielding is what brought the news, the next wait yields from the start.
 //!
-//! On a busy CPU a yield hands a whole time slice, milliseconds, to whoever else wants it, where a sleeper would be woken
-//! at once. Such a yield bars further ones for a time in proportion to what it cost: waits then go to sleep early.
+//! On a busy machine polling takes the CPU from somebody, very likely the peer: a yield hands a whole time slice, milliseconds,
+//! to whoever else wants the CPU, and who only watches is interrupted for as long (its clock jumps by far more than a look
+//! takes). A sleeper would be woken at once. So what took long bars all polling of the process for a time in proportion: a wait
+//! looks once and sleeps.
 
 use gm::clock::{TICKS_PER_US, ticks};
 use ring::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -17,10 +19,14 @@ const WATCH_US: u64 = 8;
 const SHORTEST_US: u64 = 1;
 /// A yield that takes longer gave a time slice away (those are 3 ms and more); shorter ones are the machine's own noise.
 const DEAR_YIELD_US: u64 = 1_000;
-/// Longer ones count as this long.
-const DEAREST_YIELD_US: u64 = 20_000;
-/// No yield for so many times as long as a dear one took: they cost 3 % of the time.
-const DEAR_YIELD_BARS: u64 = 32;
+/// A look that seems to take longer was interrupted.
+const DEAR_LOOK_US: u64 = 500;
+/// What is longer than this, in µs, counts as this long.
+const DEAREST_US: u64 = 20_000;
+/// No polling for so many times as long as that took: it costs 3 % of the time.
+const BARS: u64 = 32;
+/// Looks between two readings of the clock, where they are quick.
+const LOOKS: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spun {
@@ -28,12 +34,55 @@ pub enum Spun {
     Nothing,
 }
 
+/// Until which tick polling is barred; 0: it is not.
+struct Busy(AtomicU64);
+
+/// The whole process's: where one of its waits was kept from the CPU, the next one would be.
+static BUSY: Busy = Busy::not();
+
+impl Busy {
+    const fn not() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    #[inline]
+    fn is(&self, now: u64) -> bool {
+        let until = self.0.load(Relaxed);
+        until != 0 && self.is_until(until, now)
+    }
+
+    #[cold]
+    fn is_until(&self, until: u64, now: u64) -> bool {
+        // A clock that jumped back must not bar for ever.
+        let left = until.wrapping_sub(now);
+        let over = left == 0 || left > BARS * DEAREST_US * TICKS_PER_US;
+        if over {
+            self.0.store(0, Relaxed);
+        }
+        !over
+    }
+
+    /// Something took so long, which takes `dear_us` only when others had the CPU. True: they had.
+    #[inline]
+    fn learn(&self, took: u64, dear_us: u64, now: u64) -> bool {
+        let dear = took > dear_us * TICKS_PER_US;
+        if dear {
+            self.bar(took, now);
+        }
+        dear
+    }
+
+    #[cold]
+    fn bar(&self, took: u64, now: u64) {
+        let took = took.min(DEAREST_US * TICKS_PER_US);
+        self.0.store(now.wrapping_add(took * BARS), Relaxed);
+    }
+}
+
 /// Adaptive state of one place that waits.
 pub struct Spin {
     budget: AtomicU64,
     yields_first: AtomicU32,
-    /// No yield before this tick; 0: none is barred.
-    barred_until: AtomicU64,
 }
 
 impl Default for Spin {
@@ -47,35 +96,47 @@ impl Spin {
         Self {
             budget: AtomicU64::new(20 * TICKS_PER_US),
             yields_first: AtomicU32::new(0),
-            barred_until: AtomicU64::new(0),
         }
     }
 
     /// Polls `found` within the budget.
     #[inline]
-    pub fn wait(&self, cpus: u32, give_way: impl Fn(), mut found: impl FnMut() -> bool) -> Spun {
+    pub fn wait(&self, cpus: u32, give_way: impl Fn(), found: impl FnMut() -> bool) -> Spun {
+        self.wait_unless(&BUSY, cpus, give_way, found)
+    }
+
+    #[inline]
+    fn wait_unless(
+        &self,
+        busy: &Busy,
+        cpus: u32,
+        give_way: impl Fn(),
+        mut found: impl FnMut() -> bool,
+    ) -> Spun {
         let start = ticks();
+        if busy.is(start) {
+            return if found() { Spun::Found } else { Spun::Nothing };
+        }
         let one_cpu = cpus <= 1;
-        let may_yield = self.may_yield(start);
-        let most = match (may_yield, one_cpu) {
-            (true, _) => u64::MAX,
-            (false, false) => WATCH_US * TICKS_PER_US,
-            // Nobody else runs while we watch.
-            (false, true) => 0,
-        };
-        let budget = self.budget.load(Relaxed).min(most);
+        let budget = self.budget.load(Relaxed);
         let yields_first = one_cpu || self.yields_first.load(Relaxed) != 0;
         let watch = if yields_first {
             0
         } else {
             WATCH_US * TICKS_PER_US
         };
+        let mut last = start;
+        // One at first, which tells how long one takes: of many sockets, long.
+        let mut looks = 1;
         loop {
-            for _ in 0..16 {
+            for _ in 0..looks {
                 if found() {
-                    self.paid(ticks().wrapping_sub(start));
-                    if !one_cpu && yields_first && self.yields_first.load(Relaxed) > 1 {
-                        self.yields_first.store(0, Relaxed);
+                    let now = ticks();
+                    if !busy.learn(now.wrapping_sub(last), DEAR_LOOK_US, now) {
+                        self.paid(now.wrapping_sub(start));
+                        if !one_cpu && yields_first && self.yields_first.load(Relaxed) > 1 {
+                            self.yields_first.store(0, Relaxed);
+                        }
                     }
                     return Spun::Found;
                 }
@@ -84,18 +145,23 @@ impl Spin {
                 }
                 core::hint::spin_loop();
             }
-            let spent = ticks().wrapping_sub(start);
+            let now = ticks();
+            let took = now.wrapping_sub(last);
+            if busy.learn(took, DEAR_LOOK_US, now) {
+                return Spun::Nothing;
+            }
+            looks = if took < TICKS_PER_US { LOOKS } else { 1 };
+            last = now;
+            let spent = now.wrapping_sub(start);
             if spent > budget {
                 self.failed();
                 return Spun::Nothing;
             }
-            if spent >= watch && may_yield {
-                let before = ticks();
+            if spent >= watch {
                 give_way();
-                let away = ticks().wrapping_sub(before);
-                if away > DEAR_YIELD_US * TICKS_PER_US {
-                    self.bar_yields(away);
-                }
+                last = ticks();
+                let away = last.wrapping_sub(now);
+                let dear = busy.learn(away, DEAR_YIELD_US, last);
                 if found() {
                     // Somebody else ran meanwhile, and it was the one we wait for.
                     let handed = away > 2 * TICKS_PER_US;
@@ -103,29 +169,11 @@ impl Spin {
                     self.paid(ticks().wrapping_sub(start));
                     return Spun::Found;
                 }
+                if dear {
+                    return Spun::Nothing;
+                }
             }
         }
-    }
-
-    fn may_yield(&self, now: u64) -> bool {
-        let until = self.barred_until.load(Relaxed);
-        if until == 0 {
-            return true;
-        }
-        // A clock that jumped back must not bar them for ever.
-        let left = until.wrapping_sub(now);
-        let over = left == 0 || left > DEAR_YIELD_BARS * DEAREST_YIELD_US * TICKS_PER_US;
-        if over {
-            self.barred_until.store(0, Relaxed);
-        }
-        over
-    }
-
-    #[cold]
-    fn bar_yields(&self, away: u64) {
-        let away = away.min(DEAREST_YIELD_US * TICKS_PER_US);
-        let until = ticks().wrapping_add(away * DEAR_YIELD_BARS);
-        self.barred_until.store(until, Relaxed);
     }
 
     fn paid(&self, took: u64) {
@@ -142,7 +190,11 @@ impl Spin {
 
     /// A sleep ended with news after `slept` ticks: had it been worth polling?
     pub fn slept(&self, slept: u64) {
-        if slept < LONGEST_US * TICKS_PER_US {
+        self.slept_unless(&BUSY, slept);
+    }
+
+    fn slept_unless(&self, busy: &Busy, slept: u64) {
+        if slept < LONGEST_US * TICKS_PER_US && !busy.is(ticks()) {
             self.budget.store(
                 (slept * 2).clamp(10 * TICKS_PER_US, LONGEST_US * TICKS_PER_US),
                 Relaxed,
@@ -162,49 +214,123 @@ mod tests {
 
     use super::*;
 
+    const YIELD_US: u64 = 2 * DEAR_YIELD_US;
+    const LOOK_US: u64 = 2 * DEAR_LOOK_US;
+
     fn pass(us: u64) {
         let start = ticks();
         while ticks().wrapping_sub(start) < us * TICKS_PER_US {}
     }
 
-    /// Waits in vain with yields that take `us`; how many were made.
-    fn yields(spin: &Spin, cpus: u32, us: u64) -> u32 {
-        let made = Cell::new(0);
-        let give_way = || {
-            made.set(made.get() + 1);
-            pass(us);
-        };
-        assert_eq!(spin.wait(cpus, give_way, || false), Spun::Nothing);
-        made.get()
+    /// Until what was learned holds no more, with a budget to use then.
+    fn wait_out(spin: &Spin, busy: &Busy) {
+        while busy.is(ticks()) {
+            std::thread::yield_now();
+        }
+        spin.budget.store(LONGEST_US * TICKS_PER_US, Relaxed);
     }
 
-    /// As [`yields`], until one is made: the budget may pass while others have the CPU.
-    fn yields_at_last(spin: &Spin, cpus: u32, us: u64) -> bool {
-        (0..1000).any(|_| {
-            spin.slept(LONGEST_US * TICKS_PER_US / 2);
-            yields(spin, cpus, us) > 0
-        })
+    /// A wait in vain, with looks and yields that take so long; how many of each were made.
+    fn in_vain(spin: &Spin, busy: &Busy, cpus: u32, look_us: u64, yield_us: u64) -> (u32, u32) {
+        let (looks, yields) = (Cell::new(0), Cell::new(0));
+        let look = || {
+            looks.set(looks.get() + 1);
+            pass(look_us);
+            false
+        };
+        let give_way = || {
+            yields.set(yields.get() + 1);
+            pass(yield_us);
+        };
+        let spun = spin.wait_unless(busy, cpus, give_way, look);
+        assert_eq!(spun, Spun::Nothing);
+        (looks.get(), yields.get())
+    }
+
+    /// As [`in_vain`], once more if the machine that the test runs on was busy itself.
+    fn until(busy: &Busy, spin: &Spin, mut made: impl FnMut() -> bool) {
+        const TRIES: u32 = 1000;
+        assert!((0..TRIES).any(|_| {
+            wait_out(spin, busy);
+            made()
+        }));
     }
 
     #[test]
-    fn a_dear_yield_is_not_made_again_soon() {
+    fn what_is_not_dear_bars_nothing() {
         for cpus in [1, 2] {
-            let spin = Spin::default();
-            let dear = 2 * DEAR_YIELD_US;
-            assert!(yields_at_last(&spin, cpus, dear));
-            let until = spin.barred_until.load(Relaxed);
-            while ticks() < until {
-                let made = yields(&spin, cpus, 0);
-                assert!(made == 0 || ticks() >= until);
-            }
-            assert!(yields_at_last(&spin, cpus, 0));
+            let (spin, busy) = (Spin::new(), Busy::not());
+            until(&busy, &spin, || {
+                let (looks, yields) = in_vain(&spin, &busy, cpus, 0, 0);
+                looks > 1 && yields > 0 && !busy.is(ticks())
+            });
         }
     }
 
     #[test]
+    fn after_a_dear_yield_a_wait_looks_once_for_a_while() {
+        for cpus in [1, 2] {
+            let (spin, busy) = (Spin::new(), Busy::not());
+            let start = ticks();
+            until(&busy, &spin, || {
+                in_vain(&spin, &busy, cpus, 0, YIELD_US).1 > 0
+            });
+            let until = busy.0.load(Relaxed);
+            assert!(until - start > BARS * DEAR_LOOK_US * TICKS_PER_US);
+            while ticks() < until {
+                let made = in_vain(&spin, &busy, cpus, 0, 0);
+                assert!(made == (1, 0) || ticks() >= until);
+            }
+        }
+    }
+
+    #[test]
+    fn after_an_interrupted_look_a_wait_looks_once_for_a_while() {
+        let (spin, busy) = (Spin::new(), Busy::not());
+        spin.budget.store(LONGEST_US * TICKS_PER_US, Relaxed);
+        let start = ticks();
+        assert_eq!(in_vain(&spin, &busy, 2, LOOK_US, 0), (1, 0));
+        let until = busy.0.load(Relaxed);
+        assert!(until - start > BARS * LOOK_US * TICKS_PER_US);
+        let other = Spin::new();
+        while ticks() < until {
+            let made = in_vain(&other, &busy, 2, 0, 0);
+            assert!(made == (1, 0) || ticks() >= until);
+        }
+    }
+
+    #[test]
+    fn what_came_while_others_had_the_cpu_did_not_pay() {
+        let (spin, busy) = (Spin::new(), Busy::not());
+        let budget = 15 * TICKS_PER_US;
+        spin.budget.store(budget, Relaxed);
+        let look = || {
+            pass(LOOK_US);
+            true
+        };
+        assert_eq!(spin.wait_unless(&busy, 2, || (), look), Spun::Found);
+        assert_ne!(busy.0.load(Relaxed), 0);
+        // Nor does a short sleep say that polling would pay.
+        spin.slept_unless(&busy, LONGEST_US * TICKS_PER_US / 2);
+        assert!(spin.budget() == budget || !busy.is(ticks()));
+        let spun = spin.wait_unless(&busy, 2, || (), || true);
+        assert_eq!(spun, Spun::Found);
+    }
+
+    #[test]
+    fn what_is_learned_lasts_as_long_as_the_longest_slice_allows() {
+        let busy = Busy::not();
+        let most = BARS * DEAREST_US * TICKS_PER_US;
+        assert!(busy.learn(most, DEAR_LOOK_US, 1));
+        assert!(busy.is(most));
+        assert!(!busy.is(most + 1));
+        assert!(!busy.is(1), "it is over");
+    }
+
+    #[test]
     fn a_clock_that_jumped_back_bars_nothing() {
-        let spin = Spin::default();
-        spin.barred_until.store(u64::MAX / 2, Relaxed);
-        assert!(yields_at_last(&spin, 2, 0));
+        let busy = Busy::not();
+        busy.bar(YIELD_US * TICKS_PER_US, u64::MAX / 2);
+        assert!(!busy.is(ticks()));
     }
 }
