@@ -310,6 +310,7 @@ twins! {
         raw ring_behind_full_buffer: Any;
         pair killed_after_moving: Any;
         pair killed_after_giving: Any;
+        pair killed_in_moving: PROMOTED;
         pair only_the_end: PROMOTED;
         pair shut_and_given: Any;
         pair polled_and_given: PROMOTED;

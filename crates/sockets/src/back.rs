@@ -15,13 +15,15 @@
 //! Whoever asked sees either that the ring is empty, or bytes that he waits for: the sender publishes first and looks at
 //! what is asked then, as for doorbells (INV-5).
 
+use std::io::IoSliceMut;
+
 use gm::end::flag;
 use gm::{Node, Path, Reason, Segment, State};
 use ring::sync::Ordering::{AcqRel, Relaxed};
 use ring::{Rx, Tx, layout};
 
 use crate::lock::{Guard, lock};
-use crate::{Conn, Fault, Kernel};
+use crate::{Conn, Fault, Kernel, RecvOptions};
 
 /// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
 const ANSWER_SLICE_US: u64 = 500;
@@ -479,6 +481,61 @@ impl Conn {
         true
     }
 
+    /// What is unread, on the stream and in the ring, wherever a switch lies, for who copies it and leaves it there. The peer is
+    /// gone. An error: it can't be had whole.
+    pub fn peek_all(&self, k: &impl Kernel, buf: &mut [u8]) -> Result<usize, Fault> {
+        let peek = RecvOptions {
+            dont_wait: true,
+            peek: true,
+            wait_all: false,
+        };
+        let rx = self.rings()?.rx();
+        let n = match self.recv(k, &mut [IoSliceMut::new(buf)], peek) {
+            Err(Fault::WouldBlock) if rx.is_moved() => 0,
+            other => other?,
+        };
+        let seen = self.end.tcp_rx.load(Relaxed).wrapping_add(n as u64);
+        let (path, up) = (self.end.rx_path(), rx.up_at(self.passed()));
+        if path == Path::Tcp && up.is_some_and(|up| up > seen) {
+            // The kernel has not let all of it through yet.
+            return Err(Fault::WouldBlock);
+        }
+        if !rx.is_moved() {
+            return Ok(n);
+        }
+        // Nothing of what was moved is seen where the switch up, or bells, are before it.
+        let before = path == Path::Ring || up.is_some();
+        if rx.all_moved() {
+            return if before {
+                Err(Fault::WouldBlock)
+            } else {
+                Ok(n)
+            };
+        }
+        let from = match before {
+            true => rx.position(),
+            false => self.not_moved(rx, seen).unwrap_or(rx.published()),
+        };
+        let rest = rx.published().wrapping_sub(from);
+        if rest > rx.bytes.capacity() {
+            return Err(self.corrupt());
+        }
+        let room = buf.get_mut(n..n + rest as usize);
+        rx.bytes.get(from, room.ok_or(Fault::WouldBlock)?);
+        Ok(n + rest as usize)
+    }
+
+    /// The peer died in the middle of moving its unread bytes to TCP: where in the ring those are that follow position `at` of
+    /// the stream. `None`: that was all.
+    fn not_moved(&self, rx: Rx<'_>, at: u64) -> Option<u64> {
+        let (ring, tcp) = rx.direction.last_down();
+        let came = at.wrapping_sub(tcp);
+        match rx.published().wrapping_sub(ring).checked_sub(came) {
+            Some(1..) => Some(ring.wrapping_add(came)),
+            _ => None,
+        }
+    }
+
     /// The peer died in the middle of moving its unread bytes to TCP, and the stream is at its end: the rest is read from
     /// the ring. True: the path has changed.
     #[cold]
@@ -495,14 +552,10 @@ impl Conn {
         let from = match (end.rx_path(), rx.down_at(passed)) {
             // It had not said yet where the stream goes on, or its last bells never came.
             (Path::Ring, _) => rx.position(),
-            (Path::Tcp, None) if passed > 0 => {
-                let (ring, tcp) = rx.direction.last_down();
-                let came = end.tcp_rx.load(Relaxed).wrapping_sub(tcp);
-                match rx.published().wrapping_sub(ring).checked_sub(came) {
-                    Some(1..) => ring.wrapping_add(came),
-                    _ => return false,
-                }
-            }
+            (Path::Tcp, None) if passed > 0 => match self.not_moved(rx, end.tcp_rx.load(Relaxed)) {
+                Some(from) => from,
+                None => return false,
+            },
             _ => return false,
         };
         if rx.published().wrapping_sub(from) > rx.bytes.capacity() {

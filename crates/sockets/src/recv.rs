@@ -132,23 +132,6 @@ impl Conn {
         Ok(done)
     }
 
-    /// What is unread, on the stream before a switch and behind that in the ring, for who copies it and leaves it there.
-    pub fn peek_all(&self, k: &impl Kernel, buf: &mut [u8]) -> Result<usize, Fault> {
-        let peek = RecvOptions {
-            dont_wait: true,
-            peek: true,
-            wait_all: false,
-        };
-        let n = self.recv(k, &mut [IoSliceMut::new(buf)], peek)?;
-        let up = self.rings()?.rx().up_at(self.passed());
-        let seen = self.end.tcp_rx.load(Relaxed).wrapping_add(n as u64);
-        match (self.end.rx_path(), up) {
-            // The kernel has not let all of it through yet.
-            (Path::Tcp, Some(up)) if up > seen => Err(Fault::WouldBlock),
-            _ => Ok(n),
-        }
-    }
-
     /// A peek that has `done` bytes of the stream: if these are all before the switch, the ring's follow.
     #[cold]
     fn peek_behind(&self, bufs: &mut [IoSliceMut<'_>], done: usize) -> Result<usize, Fault> {
