@@ -46,7 +46,7 @@ fn index(side: Side) -> usize {
 pub(crate) fn is_gone(port: Option<&Port>, at: Place, id: u64) -> bool {
     let end = port.and_then(|p| p.ends().get(at.index as usize));
     end.is_none_or(|e| e.segment.load(Relaxed) != id || e.is_deserted())
-        || port.is_none_or(|p| !p.alive())
+        || port.is_none_or(Port::is_dead)
 }
 
 /// A mapped segment, checked.
