@@ -161,6 +161,14 @@ impl End {
         !matches!(self.state(), State::Free | State::Taken)
     }
 
+    /// Has it a segment?
+    pub fn is_promoted(&self) -> bool {
+        matches!(
+            self.state(),
+            State::Offered | State::Claimed | State::Carried
+        )
+    }
+
     /// From `state`, as it was read, to [`State::Taken`]. False: somebody else was quicker.
     pub(crate) fn take_from(&self, state: u32) -> bool {
         use ring::sync::Ordering::AcqRel;

@@ -101,7 +101,8 @@ pub fn meet(fd: c_int, came: Came) {
     if crate::process::confine::is_confined() {
         return;
     }
-    if !is_tcp(fd) {
+    // What else has this protocol number has no cookie that was posted.
+    if sockopt::socket_protocol(borrowed(fd)) != Ok(Some(ipproto::TCP)) {
         return;
     }
     let Some(ctx) = ctx::get() else { return };

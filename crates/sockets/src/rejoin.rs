@@ -42,15 +42,11 @@ impl Conn {
     /// engaged, and can't be used.
     pub fn rejoin(&self, node: &Node, k: &impl Kernel) -> bool {
         let end = self.end;
-        if !matches!(
-            end.state(),
-            State::Offered | State::Claimed | State::Carried
-        ) {
+        if !end.is_promoted() {
             return true;
         }
         let id = end.segment.load(Relaxed);
-        // A stream that was reset has no peer's address any more.
-        let key = self.key(node, k).unwrap_or_else(|| self.noted_key());
+        let key = self.noted_key();
         let Ok(segment) = Segment::open(node.dir(), id, &key, self.side()) else {
             if end.state() == State::Claimed {
                 // It has no name any more: the client took its offer back, and nothing was ever in the ring.

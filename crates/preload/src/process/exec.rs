@@ -213,6 +213,7 @@ fn leave_closing() {
     fds::each_slot_once(|inside| {
         let closes = inside.slot.stays.swap(0, Relaxed) == 0;
         if closes {
+            inside.wake();
             inside.conn().before_closing_exec(&inside.fd());
             inside.leave_end();
         }
