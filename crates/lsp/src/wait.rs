@@ -247,15 +247,21 @@ fn sleep(
                 && conn.readable_bytes(&k) > 0;
         }
     }
+    // Before the look: room that comes after this is seen by that one, or within a slice. Its bell may be taken off by another
+    // thread.
+    let room = members.iter().filter(|m| m.want.intersects(Ready::OUT));
+    let room = room
+        .filter_map(Member::carried)
+        .filter_map(Conn::room_slice_us);
+    let room = room.min();
     look(members);
     let result = if members.iter().any(Member::is_ready) {
         Ok(())
     } else {
-        let room = members.iter().filter(|m| m.want.intersects(Ready::OUT));
-        let room = room
-            .filter_map(Member::carried)
-            .filter_map(Conn::room_slice_us);
-        let most = room.chain(blind.then_some(BLIND_SLICE_US)).min();
+        let most = room
+            .into_iter()
+            .chain(blind.then_some(BLIND_SLICE_US))
+            .min();
         let limit = deadline.left_us().into_iter().chain(most).min();
         let start = gm::clock::ticks();
         for conn in members.iter().filter_map(Member::carried) {

@@ -189,7 +189,7 @@ const PLACE: usize = !(CHUNK - 1);
 
 /// Room for a chunk.
 fn chunk_room() -> Option<*mut u8> {
-    let one_less = |next: usize| (next % CHUNK != 0).then(|| next + CHUNK - 1);
+    let one_less = |next: usize| (!next.is_multiple_of(CHUNK)).then(|| next + CHUNK - 1);
     if let Ok(next) = NEXT.fetch_update(AcqRel, Acquire, one_less) {
         return Some(std::ptr::with_exposed_provenance_mut(next & PLACE));
     }

@@ -306,6 +306,9 @@ fn sleep(
             blind = blind.into_iter().chain(room).chain(end).min();
         }
     }
+    // Before the look: room that comes after this is seen by that one, or within a slice. Its bell may be taken off by another
+    // holder of the connection.
+    let most = room_slice_ns(fds, members).into_iter();
     let news = members.engaged().any(|m| {
         reported(
             m.inside.conn().ready(&m.inside.fd(), None),
@@ -315,7 +318,6 @@ fn sleep(
     let result = if news {
         Slept::News
     } else {
-        let most = room_slice_ns(fds, members).into_iter();
         let most = most.chain(blind).min();
         let slice = deadline.left_ns().into_iter().chain(most).min();
         let left = slice.map(|ns| timespec {

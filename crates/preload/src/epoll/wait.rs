@@ -167,7 +167,11 @@ impl Set {
         if !self.cool_all(epfd) {
             return None;
         }
-        let slice = self.members().room_slice_us().map(Deadline::after_us);
+        let slice = self.members().room_slice_us();
+        if slice == Some(0) {
+            return None;
+        }
+        let slice = slice.map(Deadline::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
         let r = ask(epfd, out, until.left(), mask);
