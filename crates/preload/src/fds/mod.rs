@@ -150,15 +150,15 @@ impl Inside {
 
     /// This process holds the socket no more. True: nobody does.
     pub fn leave_end(&self) -> bool {
+        self.leave_end_to(gm::os::process_exists)
+    }
+
+    fn leave_end_to(&self, exists: impl FnOnce(u32) -> bool) -> bool {
         let end = self.conn().end();
         let me = self.ctx().node.me().pid;
         // The end is somebody else's now: of the one from whom it came, if that one lives.
         let before = self.slot.pid_before.load(Relaxed);
-        let before = if gm::os::process_exists(before) {
-            before
-        } else {
-            0
-        };
+        let before = if exists(before) { before } else { 0 };
         let alone = end.refs.load(Acquire) == 1;
         if !alone && end.role() != Role::Listener {
             let _ = end.pid.compare_exchange(me, before, AcqRel, Relaxed);
@@ -655,9 +655,16 @@ pub fn forget_range(first: usize, last: usize) {
 /// This process is about to end: its sockets have one holder less, and those of the last holder end as by close. The
 /// ends are not given back, for other threads may still be at work.
 pub fn at_exit() {
+    let mut asked = (0, false);
+    let mut exists = |pid| {
+        if asked.0 != pid {
+            asked = (pid, gm::os::process_exists(pid));
+        }
+        asked.1
+    };
     each_slot_once(|inside| {
         let conn = inside.conn();
-        let last = inside.leave_end();
+        let last = inside.leave_end_to(&mut exists);
         if last {
             inside.wake();
         } else if inside.is_asleep() {
