@@ -346,6 +346,7 @@ twins! {
         raw spawn_fails: Carried(4 * PART - 16 * KIB);
         raw unread: Carried(3 * PART / 4 - 16 * KIB);
         raw holders: Carried(6 * PART - 16 * KIB);
+        raw untouched: Carried(PART / 4);
         raw vfork: Carried(8 * PART - 16 * KIB);
         pair vfork_memory: PROMOTED;
         raw churn: Carried(350_000);
