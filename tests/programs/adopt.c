@@ -3,6 +3,7 @@
 #include "common.h"
 
 #include <spawn.h>
+#include <sys/resource.h>
 
 extern char **environ;
 
@@ -37,11 +38,23 @@ static __attribute__((constructor)) void after_exec(void)
     char *what = getenv("SGM_TEST_SERVE");
     int fd, part;
     char byte;
+    struct rlimit most;
     if (!what)
         return;
     if (sscanf(what, "%d %d", &fd, &part) == 2)
         serve(fd, part);
-    else if (sscanf(what, "until %d", &fd) == 1)
+    else if (sscanf(what, "crowded %d %d", &fd, &part) == 2) {
+        /* With no descriptor to spare from the first call on. */
+        MUST(getrlimit(RLIMIT_NOFILE, &most));
+        most.rlim_cur = 32;
+        MUST(setrlimit(RLIMIT_NOFILE, &most));
+        while (dup(2) >= 0)
+            ;
+        CHECK(errno == EMFILE);
+        serve(fd, part);
+        MUST(getrlimit(RLIMIT_NOFILE, &most));
+        CHECK(most.rlim_cur == 32 && dup(2) < 0);
+    } else if (sscanf(what, "until %d", &fd) == 1)
         CHECK(read(fd, &byte, 1) == 0);
     else if (!strcmp(what, "wait"))
         pause();
@@ -208,6 +221,19 @@ static void spawn_last_server(int listener)
     wait_child(child);
 }
 static void spawn_last_client(int port) { client_of(port, 2); }
+
+/* The child has used up its descriptors when it serves. */
+static void spawn_crowded_server(int listener)
+{
+    int fd = accept_warm(listener);
+    char text[32];
+    snprintf(text, sizeof text, "crowded %d 0", fd);
+    setenv("SGM_TEST_SERVE", text, 1);
+    wait_child(spawned("/proc/self/exe", NULL));
+    serve(fd, 1);
+    MUST(close(fd));
+}
+static void spawn_crowded_client(int port) { client_of(port, 2); }
 
 /* Nothing comes of it, and nothing changes. */
 static void spawn_fails_server(int listener)
@@ -501,5 +527,5 @@ const struct test_case cases[] = {
     RAW_CASE(exec),        RAW_CASE(exec_self),   RAW_CASE(exec_copies), RAW_CASE(exec_cleared), RAW_CASE(exec_refused),
     RAW_CASE(exec_script), RAW_CASE(spawn),       RAW_CASE(spawn_last),  RAW_CASE(spawn_fails),  RAW_CASE(unread),
     RAW_CASE(holders),     RAW_CASE(vfork),       CASE(vfork_memory),    RAW_CASE(passed),       CASE(passed_to_self),
-    RAW_CASE(churn),       RAW_CASE(untouched),   END_OF_CASES,
+    RAW_CASE(churn),       RAW_CASE(untouched),   RAW_CASE(spawn_crowded), END_OF_CASES,
 };

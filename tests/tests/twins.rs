@@ -343,6 +343,7 @@ twins! {
         raw exec_script: Carried(4 * PART - 16 * KIB);
         raw spawn: Carried(8 * PART - 16 * KIB);
         raw spawn_last: Carried(4 * PART - 16 * KIB);
+        raw spawn_crowded: Carried(4 * PART - 16 * KIB);
         raw spawn_fails: Carried(4 * PART - 16 * KIB);
         raw unread: Carried(3 * PART / 4 - 16 * KIB);
         raw holders: Carried(6 * PART - 16 * KIB);

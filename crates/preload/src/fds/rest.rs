@@ -9,6 +9,8 @@
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::fork::Change;
 use super::{Inside, cell};
 use crate::quiet;
@@ -41,6 +43,24 @@ pub fn enter_at_rest(fd: c_int) -> Option<Inside> {
     }
 }
 
+/// The program may have used up its descriptors, or its address space, since it began. Up to the hard limits there is room for
+/// what the connection needs; a descriptor for the moment alone.
+fn beyond_soft_limits(f: impl FnOnce() -> bool) {
+    let were = [Resource::Nofile, Resource::As].map(|limited| {
+        let was = getrlimit(limited);
+        let most = Rlimit {
+            current: was.maximum,
+            maximum: was.maximum,
+        };
+        let _ = setrlimit(limited, most);
+        (limited, was)
+    });
+    f();
+    for (limited, was) in were {
+        let _ = setrlimit(limited, was);
+    }
+}
+
 impl Inside {
     /// Has it not been used here yet?
     pub(super) fn is_asleep(&self) -> bool {
@@ -62,8 +82,11 @@ impl Inside {
                     let _change = Change::begin();
                     let to = |from, to| state.compare_exchange(from, to, AcqRel, Relaxed).is_ok();
                     if to(ASLEEP, WAKING) {
-                        // If it can't be had, calls say that the connection is reset.
-                        self.conn().rejoin(&self.ctx().node, &self.fd());
+                        let open = || self.conn().rejoin(&self.ctx().node, &self.fd());
+                        if !open() {
+                            // If it can't be had, calls say that the connection is reset.
+                            beyond_soft_limits(open);
+                        }
                         to(WAKING, LIVE);
                     }
                 }
