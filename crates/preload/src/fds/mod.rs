@@ -384,7 +384,10 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     if came == Came::Copied || !end.take_due() {
         end.refs.fetch_add(1, AcqRel);
     }
-    slot.begin(port, Conn::new(end, place));
+    let conn = Conn::new(end, place);
+    // If its segment can't be had, calls say that the connection is reset.
+    conn.find_again(&ctx.node, &Fd::of(fd));
+    slot.begin(port, conn);
     if end.is_promoted() {
         slot.dead.store(ASLEEP, Release);
     }

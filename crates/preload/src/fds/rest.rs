@@ -1,5 +1,6 @@
 //! Sockets that came with the program, or in a message, and have not been used yet. What they need besides their end, their
-//! segment, is opened by the first call on them: most programs that are started use none of the sockets they inherit.
+//! segment, is mapped as they come (later the program may have no descriptor to spare, another root or another user), and
+//! not looked at before the first call on them: most programs that are started use none of the sockets they inherit.
 //!
 //! Rules:
 //! 1. Who goes inside by [`enter`](super::enter) finds the slot awake. By [`enter_at_rest`] it may be asleep: then its end alone
@@ -8,8 +9,6 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::fork::Change;
 use super::{Inside, cell};
@@ -43,31 +42,13 @@ pub fn enter_at_rest(fd: c_int) -> Option<Inside> {
     }
 }
 
-/// The program may have used up its descriptors, or its address space, since it began. Up to the hard limits there is room for
-/// what the connection needs; a descriptor for the moment alone.
-fn beyond_soft_limits(f: impl FnOnce() -> bool) {
-    let were = [Resource::Nofile, Resource::As].map(|limited| {
-        let was = getrlimit(limited);
-        let most = Rlimit {
-            current: was.maximum,
-            maximum: was.maximum,
-        };
-        let _ = setrlimit(limited, most);
-        (limited, was)
-    });
-    f();
-    for (limited, was) in were {
-        let _ = setrlimit(limited, was);
-    }
-}
-
 impl Inside {
     /// Has it not been used here yet?
     pub(super) fn is_asleep(&self) -> bool {
         matches!(self.slot.dead.load(Acquire), ASLEEP | WAKING)
     }
 
-    /// Opens what the connection needs, if that is not done yet. False: the socket is closed.
+    /// Looks at what the connection needs, if that is not done yet. False: the socket is closed.
     #[cold]
     pub fn wake(&self) -> bool {
         let state = &self.slot.dead;
@@ -82,11 +63,7 @@ impl Inside {
                     let _change = Change::begin();
                     let to = |from, to| state.compare_exchange(from, to, AcqRel, Relaxed).is_ok();
                     if to(ASLEEP, WAKING) {
-                        let open = || self.conn().rejoin(&self.ctx().node, &self.fd());
-                        if !open() {
-                            // If it can't be had, calls say that the connection is reset.
-                            beyond_soft_limits(open);
-                        }
+                        self.conn().is_sound();
                         to(WAKING, LIVE);
                     }
                 }
