@@ -3,6 +3,7 @@
 #include "common.h"
 
 #include <spawn.h>
+#include <sys/resource.h>
 
 extern char **environ;
 
@@ -30,15 +31,31 @@ static void client_of(int port, int parts)
     CALL("read", read(fd, text, 8));
 }
 
-/* What this program does under another name: serves a part on a descriptor, or holds it and waits. */
+/* What this program does under another name: serves a part on a descriptor, or holds it and waits, for ever or for the end of a
+ * pipe. */
 static __attribute__((constructor)) void after_exec(void)
 {
     char *what = getenv("SGM_TEST_SERVE");
     int fd, part;
+    char byte;
+    struct rlimit most;
     if (!what)
         return;
     if (sscanf(what, "%d %d", &fd, &part) == 2)
         serve(fd, part);
+    else if (sscanf(what, "crowded %d %d", &fd, &part) == 2) {
+        /* With no descriptor to spare from the first call on. */
+        MUST(getrlimit(RLIMIT_NOFILE, &most));
+        most.rlim_cur = 32;
+        MUST(setrlimit(RLIMIT_NOFILE, &most));
+        while (dup(2) >= 0)
+            ;
+        CHECK(errno == EMFILE);
+        serve(fd, part);
+        MUST(getrlimit(RLIMIT_NOFILE, &most));
+        CHECK(most.rlim_cur == 32 && dup(2) < 0);
+    } else if (sscanf(what, "until %d", &fd) == 1)
+        CHECK(read(fd, &byte, 1) == 0);
     else if (!strcmp(what, "wait"))
         pause();
     _exit(0);
@@ -205,6 +222,19 @@ static void spawn_last_server(int listener)
 }
 static void spawn_last_client(int port) { client_of(port, 2); }
 
+/* The child has used up its descriptors when it serves. */
+static void spawn_crowded_server(int listener)
+{
+    int fd = accept_warm(listener);
+    char text[32];
+    snprintf(text, sizeof text, "crowded %d 0", fd);
+    setenv("SGM_TEST_SERVE", text, 1);
+    wait_child(spawned("/proc/self/exe", NULL));
+    serve(fd, 1);
+    MUST(close(fd));
+}
+static void spawn_crowded_client(int port) { client_of(port, 2); }
+
 /* Nothing comes of it, and nothing changes. */
 static void spawn_fails_server(int listener)
 {
@@ -283,6 +313,50 @@ static void holders_server(int listener)
     MUST(close(fd));
 }
 static void holders_client(int port) { client_of(port, 3); }
+
+/* The last holder never touches it. Its end is a clean one, or a reset if bytes are unread. */
+static void untouched(int fd)
+{
+    int until[2];
+    char text[24];
+    MUST(pipe2(until, O_CLOEXEC));
+    int end = MUST(dup(until[0]));
+    snprintf(text, sizeof text, "until %d", end);
+    setenv("SGM_TEST_SERVE", text, 1);
+    pid_t child = spawned("/proc/self/exe", NULL);
+    MUST(close(fd));
+    meet();
+    MUST(close(until[1]));
+    MUST(close(end));
+    wait_child(child);
+    meet();
+}
+static void untouched_server(int listener)
+{
+    int fd = accept_warm(listener);
+    stream_send(&(struct stream){SEED_OUT, 0}, fd, PART / 4, 5000);
+    untouched(fd);
+    fd = accept_warm(listener);
+    await_unread(fd, 5000);
+    untouched(fd);
+}
+static void untouched_client(int port)
+{
+    struct stream in = {SEED_OUT, 0};
+    char byte;
+    int fd = connect_warm(port);
+    stream_receive(&in, fd, PART / 8, 5000);
+    meet();
+    stream_receive(&in, fd, PART / 16, 5000);
+    meet();
+    stream_receive(&in, fd, PART / 16, 5000);
+    CALL("end", read(fd, &byte, 1));
+    fd = connect_warm(port);
+    stream_send(&(struct stream){SEED_IN, 0}, fd, 5000, 5000);
+    meet();
+    meet();
+    CALL("reset", read(fd, &byte, 1));
+}
 
 /* vfork and exec, with the connection under another number. */
 static void vfork_server(int listener)
@@ -453,5 +527,5 @@ const struct test_case cases[] = {
     RAW_CASE(exec),        RAW_CASE(exec_self),   RAW_CASE(exec_copies), RAW_CASE(exec_cleared), RAW_CASE(exec_refused),
     RAW_CASE(exec_script), RAW_CASE(spawn),       RAW_CASE(spawn_last),  RAW_CASE(spawn_fails),  RAW_CASE(unread),
     RAW_CASE(holders),     RAW_CASE(vfork),       CASE(vfork_memory),    RAW_CASE(passed),       CASE(passed_to_self),
-    RAW_CASE(churn),       END_OF_CASES,
+    RAW_CASE(churn),       RAW_CASE(untouched),   RAW_CASE(spawn_crowded), END_OF_CASES,
 };

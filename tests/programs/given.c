@@ -1,8 +1,12 @@
 /* Connections that are given to somebody who reads the kernel's stream, when that holds more than the reader's buffer takes, or
  * when there is no byte left but an end to tell, or bytes of both directions are unread. */
 #include "common.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
 
-enum { MANY = 300 * 1000, FEW = 700 };
+enum { MANY = 300 * 1000, FEW = 700, PIECES = 100 * 2048, LAST = 700 };
 
 /* Reads the connection by stdio: so much, and then the end. */
 static void read_by_stdio(int fd, struct stream *in, size_t total)
@@ -143,6 +147,63 @@ static void killed_after_giving_client(int fd)
     MUST(waitpid(child, NULL, 0));
     tell(3);
     CHECK(hear() == 4);
+}
+
+/* The system kills the caller for a send of LAST bytes. Not by the C library: to the front, who confines himself is on TCP. */
+static void die_of_last_piece(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sendto, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, LAST, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    long r;
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    __asm__ volatile("syscall"
+                     : "=a"(r)
+                     : "a"(SYS_seccomp), "D"(SECCOMP_SET_MODE_FILTER), "S"(0), "d"(&program)
+                     : "rcx", "r11", "memory");
+    CHECK(r == 0);
+}
+
+/* A peer that dies while it moves what is unread to TCP, which the reader shares with another process as it gives it away: what
+ * was moved and what was not are all there. */
+static void killed_in_moving_server(int fd)
+{
+    int over[2];
+    char byte;
+    MUST(pipe(over));
+    CHECK(hear() == 1);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        MUST(close(over[1]));
+        CHECK(read(over[0], &byte, 1) == 0);
+        _exit(0);
+    }
+    read_by_stdio(fd, &(struct stream){3, 0}, PIECES + LAST);
+    MUST(close(over[1]));
+    wait_child(child);
+    tell(2);
+}
+static void killed_in_moving_client(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        stream_send(&(struct stream){3, 0}, fd, PIECES + LAST, PIECES);
+        die_of_last_piece();
+        MUST(dup2(fd, 0));
+        kill(getpid(), SIGSYS);
+    }
+    int status;
+    MUST(close(fd));
+    MUST(waitpid(child, &status, 0));
+    say("killed by signal %d", WTERMSIG(status));
+    tell(1);
+    CHECK(hear() == 2);
 }
 
 /* Both sides have ended their sending, and one does not know of it yet and makes no call. */
@@ -408,6 +469,7 @@ static void passed_and_closed_client(int port)
 
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
+    CASE(killed_in_moving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
     CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several),
     CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch),

@@ -354,13 +354,14 @@ int main(int argc, char **argv)
     const char *only = getenv("SGM_PERISH_ROUND");
     uint32_t ways = 0;
     int made = 0;
-    for (; made < rounds && now_ms() < until; made++) {
+    for (int i = 0; i < rounds && now_ms() < until; i++) {
         char name[40];
-        snprintf(name, sizeof name, "round %d of seed %s", made, argv[3]);
+        snprintf(name, sizeof name, "round %d of seed %s", i, argv[3]);
         struct rng own = {rng_next(&rng)};
-        if (only && made != atoi(only))
+        if (only && i != atoi(only))
             continue;
         round_of(&own, name);
+        made++;
         ways |= board->ways;
     }
     say("%d rounds, ways %x, %d resets", made, ways, resets);

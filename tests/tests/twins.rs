@@ -327,6 +327,7 @@ twins! {
         raw ring_behind_full_buffer: Any;
         pair killed_after_moving: Any;
         pair killed_after_giving: Any;
+        pair killed_in_moving: PROMOTED;
         pair only_the_end: PROMOTED;
         pair shut_and_given: Any;
         pair polled_and_given: PROMOTED;
@@ -365,9 +366,11 @@ twins! {
         raw exec_script: Carried(4 * PART - 16 * KIB);
         raw spawn: Carried(8 * PART - 16 * KIB);
         raw spawn_last: Carried(4 * PART - 16 * KIB);
+        raw spawn_crowded: Carried(4 * PART - 16 * KIB);
         raw spawn_fails: Carried(4 * PART - 16 * KIB);
         raw unread: Carried(3 * PART / 4 - 16 * KIB);
         raw holders: Carried(6 * PART - 16 * KIB);
+        raw untouched: Carried(PART / 4);
         raw vfork: Carried(8 * PART - 16 * KIB);
         pair vfork_memory: PROMOTED;
         raw churn: Carried(350_000);

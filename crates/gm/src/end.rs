@@ -163,6 +163,14 @@ impl End {
         !matches!(self.state(), State::Free | State::Taken)
     }
 
+    /// Has it a segment?
+    pub fn is_promoted(&self) -> bool {
+        matches!(
+            self.state(),
+            State::Offered | State::Claimed | State::Carried
+        )
+    }
+
     /// From `state`, as it was read, to [`State::Taken`]. False: somebody else was quicker.
     pub(crate) fn take_from(&self, state: u32) -> bool {
         use ring::sync::Ordering::AcqRel;
@@ -217,11 +225,16 @@ impl End {
             .is_ok()
     }
 
+    /// Is a holder on its way?
+    pub fn is_awaited(&self) -> bool {
+        self.due.load(Relaxed) != 0 && self.is_used()
+    }
+
     /// Is its only holder gone, without a close?
     pub fn is_deserted(&self) -> bool {
         let pid = self.pid.load(Relaxed);
         let alone = self.refs.load(ring::sync::Ordering::Acquire) <= 1;
-        alone && pid != 0 && !crate::os::process_exists(pid)
+        alone && !self.is_awaited() && pid != 0 && !crate::os::process_exists(pid)
     }
 
     pub fn reason(&self) -> crate::Reason {

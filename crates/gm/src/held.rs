@@ -6,15 +6,15 @@
 //!
 //! Rules:
 //! 1. An entry only says where to look. The end it names has the same cookie, or the entry means nothing.
-//! 2. An entry is good until its end is free, and may be taken by anyone when its poster is gone: whoever gets a socket
-//!    from it has looked by then, or the socket is plain TCP, and stays so.
+//! 2. An entry is good until its end is free, and may be taken by anyone when its poster is gone, the oldest one first: whoever
+//!    gets a socket from it has looked by then, or the socket is plain TCP, and stays so.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::Error;
-use crate::node::{BUSY, FREE, LIVE, Node, take_entry};
-use crate::os::ProcessId;
+use crate::node::{BUSY, EntryWords, FREE, LIVE, Node, is_gone, take_free, take_live};
+use crate::os::{self, ProcessId};
 
 pub(crate) const HELD: usize = 4096;
 const PROBE: usize = 16;
@@ -31,6 +31,8 @@ pub struct Held {
     port_pid: AtomicU32,
     /// The end's number in it.
     index: AtomicU32,
+    /// When, on the monotonic clock.
+    posted_ns: AtomicU64,
 }
 
 /// Where an end is.
@@ -53,7 +55,11 @@ impl Held {
         }
     }
 
-    pub(crate) fn entry(&self) -> (&AtomicU32, &AtomicU32, &AtomicU64) {
+    pub(crate) fn posted_ns(&self) -> u64 {
+        self.posted_ns.load(Relaxed)
+    }
+
+    pub(crate) fn entry(&self) -> EntryWords<'_> {
         (&self.state, &self.pid, &self.start)
     }
 }
@@ -73,15 +79,10 @@ impl Node {
     /// Says that the socket `cookie` has its end at `place`.
     pub fn hold(&self, cookie: u64, place: Place) -> Result<(), Error> {
         let known = self.holding(cookie);
-        let taken = known.filter(|h| {
-            h.state
-                .compare_exchange(LIVE, BUSY, AcqRel, Relaxed)
-                .is_ok()
-        });
-        let entry = taken.or_else(|| {
-            let window = self.window(cookie);
-            take_entry(window.iter().map(Held::entry)).map(|i| &window[i])
-        });
+        let taken = known.filter(|h| take_live(h.entry()));
+        let entry = taken
+            .or_else(|| self.window(cookie).iter().find(|h| take_free(h.entry())))
+            .or_else(|| self.take_oldest(cookie));
         let h = entry.ok_or(Error::Full("sockets to be found"))?;
         h.cookie.store(cookie, Relaxed);
         h.port_pid.store(place.port.pid, Relaxed);
@@ -89,8 +90,20 @@ impl Node {
         h.index.store(place.index, Relaxed);
         h.pid.store(self.me().pid, Relaxed);
         h.start.store(self.me().start, Relaxed);
+        h.posted_ns.store(os::monotonic_ns(), Relaxed);
         h.state.store(LIVE, Release);
         Ok(())
+    }
+
+    /// The entry of a poster that is gone which has been there longest.
+    fn take_oldest(&self, cookie: u64) -> Option<&Held> {
+        let gone = || {
+            let window = self.window(cookie).iter();
+            let gone = window.filter(|h| is_gone(h.entry()));
+            gone.min_by_key(|h| h.posted_ns())
+        };
+        // Others take them as well.
+        (0..PROBE).find_map(|_| gone().filter(|h| take_live(h.entry())))
     }
 
     /// Where is the end of the socket `cookie`? To be compared with the end itself (rule 1).
@@ -138,6 +151,33 @@ mod tests {
         assert_eq!(node.find_held(c), Some(place(77)));
         node.release_held(c, place(77));
         assert_eq!(node.find_held(c), None);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn of_posters_that_are_gone_the_oldest_entry_goes_first() {
+        let dir = std::env::temp_dir().join(format!("sgm-held-{:016x}", crate::os::random()));
+        let node = Node::open(&dir).unwrap();
+        let place = Place {
+            port: node.me(),
+            index: 0,
+        };
+        // One window full of entries, the first of which is posted last, and their poster gone.
+        for (i, h) in node.window(1).iter().enumerate() {
+            h.pid.store(node.me().pid, Relaxed);
+            h.start.store(node.me().start + 1, Relaxed);
+            h.cookie.store(100 + i as u64, Relaxed);
+            h.posted_ns.store((PROBE - i) as u64, Relaxed);
+            h.state.store(LIVE, Release);
+        }
+        node.hold(1, place).unwrap();
+        let cookies: Vec<u64> = node
+            .window(1)
+            .iter()
+            .map(|h| h.cookie.load(Relaxed))
+            .collect();
+        assert_eq!(cookies[PROBE - 1], 1, "{cookies:?}");
+        assert_eq!(cookies[0], 100, "{cookies:?}");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -24,6 +24,7 @@ use ring::Key;
 use crate::Error;
 use crate::held::{HELD, Held};
 use crate::os::{self, Mapping, ProcessId};
+use crate::port::AWAITED_NS;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
 const BUCKETS: usize = 256;
@@ -450,9 +451,11 @@ impl Node {
             .iter()
             .map(|l| (&l.state, &l.pid, &l.start));
         let offers = self.offers().iter().map(|o| (&o.state, &o.pid, &o.start));
-        let held = self.held().iter().map(Held::entry);
+        let now = os::monotonic_ns();
+        let awaited = |h: &&Held| h.posted_ns().saturating_add(AWAITED_NS) > now;
+        let held = self.held().iter().filter(|h| !awaited(h)).map(Held::entry);
         for (state, pid, start) in listeners.chain(offers).chain(held) {
-            if state.load(Acquire) == LIVE && !owner(pid, start).alive() {
+            if is_gone((state, pid, start)) {
                 state.store(FREE, Release);
                 n += 1;
             }
@@ -476,18 +479,24 @@ fn owner(pid: &AtomicU32, start: &AtomicU64) -> ProcessId {
     }
 }
 
+/// A table entry's state, and who owns it: pid and start time.
+pub(crate) type EntryWords<'a> = (&'a AtomicU32, &'a AtomicU32, &'a AtomicU64);
+
 /// Takes a free entry, else one whose owner is gone. The entry is left BUSY, for the caller to fill.
-pub(crate) fn take_entry<'a>(
-    entries: impl Iterator<Item = (&'a AtomicU32, &'a AtomicU32, &'a AtomicU64)> + Clone,
-) -> Option<usize> {
-    let free = |(state, _, _): (&AtomicU32, _, _)| {
-        state.compare_exchange(FREE, BUSY, AcqRel, Relaxed).is_ok()
-    };
-    if let Some(i) = entries.clone().position(free) {
-        return Some(i);
-    }
-    let gone = |(state, pid, start): (&AtomicU32, &AtomicU32, &AtomicU64)| {
-        !owner(pid, start).alive() && state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
-    };
-    entries.clone().position(gone)
+fn take_entry<'a>(entries: impl Iterator<Item = EntryWords<'a>> + Clone) -> Option<usize> {
+    let free = entries.clone().position(take_free);
+    free.or_else(|| entries.clone().position(|e| is_gone(e) && take_live(e)))
+}
+
+pub(crate) fn take_free((state, _, _): EntryWords<'_>) -> bool {
+    state.compare_exchange(FREE, BUSY, AcqRel, Relaxed).is_ok()
+}
+
+pub(crate) fn take_live((state, _, _): EntryWords<'_>) -> bool {
+    state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
+}
+
+/// In use, by a process that lives no more?
+pub(crate) fn is_gone((state, pid, start): EntryWords<'_>) -> bool {
+    state.load(Acquire) == LIVE && !owner(pid, start).alive()
 }

@@ -21,6 +21,9 @@ pub const FAMILY_MAX: usize = 256;
 const RECLAIM_FROM: u32 = 256;
 const RECLAIM_LOOKS: usize = 4;
 const ENDS_OFFSET: usize = 16 * 1024;
+/// So long a port without a living process waits for those that are on their way: programs just started, children of fork,
+/// messages. One that was killed before it came is waited for in vain.
+pub(crate) const AWAITED_NS: u64 = 10_000_000_000;
 const FILE_BYTES: usize = ENDS_OFFSET + ENDS_MAX * size_of::<End>();
 
 /// Sums over ends that are gone, plus what never had an end.
@@ -51,9 +54,12 @@ pub struct PortHeader {
     pub run: AtomicU64,
     /// Ends below this index have been used.
     pub high_water: AtomicU32,
-    _pad: AtomicU32,
+    /// Children of fork that have not put their names down yet.
+    pub born: AtomicU32,
     pub totals: Totals,
     pub family: [FamilySlot; FAMILY_MAX],
+    /// Since when, on the monotonic clock, nobody of the family is known to live, but somebody is on the way; 0: not so.
+    pub left_ns: AtomicU64,
 }
 
 #[repr(C)]
@@ -208,6 +214,18 @@ impl Port {
         if let Some(slot) = slot {
             slot.start.store(me.start, Release);
         }
+        self.header().left_ns.store(0, Relaxed);
+    }
+
+    /// A process of the family forks: there will be one more.
+    pub fn expect_child(&self) {
+        self.header().born.fetch_add(1, Relaxed);
+    }
+
+    /// It is there, or was never born.
+    pub fn child_came(&self) {
+        let one_less = |n: u32| n.checked_sub(1);
+        let _ = self.header().born.fetch_update(Relaxed, Relaxed, one_less);
     }
 
     pub fn leave(&self, me: ProcessId) {
@@ -222,6 +240,29 @@ impl Port {
     /// Does any process of the family live?
     pub fn alive(&self) -> bool {
         self.header().family.iter().any(|s| s.process().alive())
+    }
+
+    /// Is somebody counted who has not come yet?
+    pub fn is_awaited(&self) -> bool {
+        self.header().born.load(Acquire) != 0 || self.used_ends().iter().any(End::is_awaited)
+    }
+
+    /// Does no process of the family live, and will none come any more?
+    pub fn is_dead(&self) -> bool {
+        if self.alive() {
+            return false;
+        }
+        if !self.is_awaited() {
+            return true;
+        }
+        let (left, now) = (&self.header().left_ns, os::monotonic_ns());
+        let since = left.load(Relaxed);
+        // A time to come is nonsense, or of another boot.
+        if since == 0 || since > now {
+            left.store(now, Relaxed);
+            return false;
+        }
+        now - since > AWAITED_NS
     }
 
     /// Does no process of the family live? Where a number is another process's by now, this says no: cheaper than `alive`.

@@ -3,6 +3,7 @@
 //! end that is over; what killed programs leave is swept (sweep.rs).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use ring::bytes::Bytes;
@@ -46,13 +47,14 @@ fn index(side: Side) -> usize {
 pub(crate) fn is_gone(port: Option<&Port>, at: Place, id: u64) -> bool {
     let end = port.and_then(|p| p.ends().get(at.index as usize));
     end.is_none_or(|e| e.segment.load(Relaxed) != id || e.is_deserted())
-        || port.is_none_or(|p| !p.alive())
+        || port.is_none_or(Port::is_dead)
 }
 
-/// A mapped segment, checked.
+/// A mapped segment, checked but for the moments between [`Segment::find`] and [`Segment::check`].
 pub struct Segment {
     map: Mapping,
-    ring_bytes: usize,
+    /// As long as it is not checked, what every segment has room for.
+    ring_bytes: AtomicUsize,
     side: Side,
 }
 
@@ -68,7 +70,7 @@ impl Segment {
         let map = os::create_mapped(&path, bytes).map_err(|e| Error::os("create", &path, e))?;
         let me = Self {
             map,
-            ring_bytes,
+            ring_bytes: AtomicUsize::new(ring_bytes),
             side: Side::Client,
         };
         let first = me
@@ -85,13 +87,25 @@ impl Segment {
 
     /// Opens the segment `id` for one of its ends and checks that it is for the connection `key`.
     pub fn open(dir: &Path, id: u64, key: &Key, side: Side) -> Result<Self, Error> {
-        let mut me = Self::look(dir, id)?;
-        let sound = me.header().check(key, me.map.bytes());
-        me.ring_bytes = sound.map_err(|Corrupt| {
+        let me = Self::find(dir, id, side)?;
+        me.check(key).map_err(|Corrupt| {
             Error::unsound(&file_name(dir, id), "not a segment of this version")
         })?;
+        Ok(me)
+    }
+
+    /// As [`Segment::open`], but looks at nothing in it: that is to be done before it is used.
+    pub fn find(dir: &Path, id: u64, side: Side) -> Result<Self, Error> {
+        let mut me = Self::look(dir, id)?;
         me.side = side;
         Ok(me)
+    }
+
+    /// Is it for the connection `key`?
+    pub fn check(&self, key: &Key) -> Result<(), Corrupt> {
+        let bytes = self.header().check(key, self.map.bytes())?;
+        self.ring_bytes.store(bytes, Relaxed);
+        Ok(())
     }
 
     /// For its header alone, which is not checked.
@@ -105,7 +119,7 @@ impl Segment {
             os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
         Ok(Self {
             map,
-            ring_bytes: layout::RING_BYTES_MIN,
+            ring_bytes: AtomicUsize::new(layout::RING_BYTES_MIN),
             side: Side::Server,
         })
     }
@@ -178,8 +192,8 @@ impl Segment {
             let base = self
                 .map
                 .base()
-                .add(DATA_OFFSET + direction * self.ring_bytes);
-            Bytes::new(base, self.ring_bytes)
+                .add(DATA_OFFSET + direction * self.ring_bytes());
+            Bytes::new(base, self.ring_bytes())
         }
     }
 
@@ -209,20 +223,21 @@ impl Segment {
         self.side
     }
 
+    #[inline]
     pub fn ring_bytes(&self) -> usize {
-        self.ring_bytes
+        self.ring_bytes.load(Relaxed)
     }
 
     /// Before the first lap's write to `upto` (a position): makes the pages exist. `grown` is the caller's note of how
     /// far they do; returns the new value. Pages come in growing chunks, so that a quiet connection has few.
     pub fn grow(&self, grown: usize, upto: usize) -> Result<usize, Error> {
-        let target = upto.min(self.ring_bytes);
+        let target = upto.min(self.ring_bytes());
         let mut grown = grown.max(CHUNK_MIN);
         while grown < target {
             let chunk = grown
                 .clamp(CHUNK_MIN, CHUNK_MAX)
-                .min(self.ring_bytes - grown);
-            let offset = DATA_OFFSET + self.tx_index() * self.ring_bytes + grown;
+                .min(self.ring_bytes() - grown);
+            let offset = DATA_OFFSET + self.tx_index() * self.ring_bytes() + grown;
             self.map
                 .populate(offset, chunk)
                 .map_err(|e| Error::os("populate", Path::new("segment"), e))?;

@@ -2,7 +2,8 @@
 //!
 //! Rules:
 //! 1. A file goes only when it is sure that nobody alive uses it: a port whose family is dead, a segment whose two ends
-//!    are over or dead, an event queue whose maker is. A segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
+//!    are over or dead, an event queue whose maker is. Who was counted and has not come yet keeps port and segment for a while. A
+//!    segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
 //! 2. The ports of a run whose `sgm run --report` still waits for them stay.
 //! 3. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
 
@@ -97,7 +98,7 @@ pub fn port_is_dead(path: &Path) -> bool {
     };
     let run = port.header().run.load(Acquire);
     let awaited = run != 0 && os::process_exists(waiter(run));
-    !port.alive() && !awaited
+    port.is_dead() && !awaited
 }
 
 /// `sgm run --report` gathers the ports with this number: its pid over something random.
@@ -135,4 +136,47 @@ fn is_old(path: &Path) -> bool {
             .duration_since(t)
             .is_ok_and(|age| age > HALF_MADE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+    use crate::port::AWAITED_NS;
+
+    #[test]
+    fn a_port_is_kept_for_who_is_on_the_way_but_not_for_ever() {
+        let dir = std::env::temp_dir().join(format!("sgm-sweep-{:016x}", os::random()));
+        os::ensure_dir(&dir).unwrap();
+        // Of this number, but not this process: so it lives no more.
+        let mut maker = ProcessId::me();
+        maker.start += 1;
+        let port = Port::create(&dir, maker, 0).unwrap();
+        let index = port.allocate(None, Role::Client, maker.pid).unwrap();
+        let end = &port.ends()[index as usize];
+        let is_dead = || port_is_dead(port.path());
+        assert!(is_dead());
+
+        // A program was started with the socket.
+        end.due.store(1, Relaxed);
+        assert!(!is_dead() && !end.is_deserted());
+        // It does not come.
+        let long_ago = os::monotonic_ns().saturating_sub(AWAITED_NS + 1);
+        let left = &port.header().left_ns;
+        left.store(long_ago, Relaxed);
+        assert!(is_dead());
+        // It comes, and ends; and time counts from then on.
+        port.join(ProcessId::me());
+        assert!(!is_dead());
+        port.leave(ProcessId::me());
+        assert!(!is_dead());
+        assert!(end.take_due() && is_dead());
+
+        // The same of a child.
+        port.expect_child();
+        assert!(!is_dead());
+        port.child_came();
+        assert!(is_dead());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, ipproto, sockopt};
 
 use crate::{cancel, ctx, fds, real};
@@ -31,7 +32,7 @@ extern "C" fn at_start() {
     cancel::at_start();
     crate::process::at_start();
     ctx::begin();
-    each_open(|fd| meet(fd, Came::Inherited));
+    each_tcp(|fd| meet_tcp(fd, Came::Inherited));
     crate::set_errno(saved);
 }
 
@@ -40,24 +41,53 @@ extern "C" fn at_start() {
 #[unsafe(link_section = ".init_array")]
 static AT_START: extern "C" fn() = at_start;
 
-/// Every open descriptor of this process. Takes no memory.
-pub fn each_open(mut f: impl FnMut(c_int)) {
+/// How many descriptors are open; 0: not known (Linux before 6.2).
+fn open_count() -> usize {
+    let told = rustix::fs::stat(c"/proc/self/fd").map_or(0, |s| s.st_size);
+    usize::try_from(told).unwrap_or(0)
+}
+
+/// Every descriptor of this process that seems to be a TCP socket. Takes no memory.
+pub fn each_tcp(mut f: impl FnMut(c_int)) {
+    /// A list of the descriptors costs as much as some questions.
+    const HOLES: usize = 8;
+    let (count, mut found, mut next) = (open_count(), 0, 0);
+    let most = if count == 0 { 0 } else { count + HOLES };
+    while found < count && (next as usize) < most {
+        let protocol = sockopt::socket_protocol(borrowed(next));
+        found += usize::from(protocol != Err(Errno::BADF));
+        if protocol == Ok(Some(ipproto::TCP)) {
+            f(next);
+        }
+        next += 1;
+    }
+    if count == 0 || found < count {
+        each_open_from(next, |fd| {
+            if has_tcps_number(fd) {
+                f(fd);
+            }
+        });
+    }
+}
+
+/// As they are listed, from number `least` on.
+fn each_open_from(least: c_int, mut f: impl FnMut(c_int)) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(dir) = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()) else {
-        return each_open_by_poll(f);
+        return each_open_by_poll(least, f);
     };
     let mut room = [MaybeUninit::<u8>::uninit(); 2048];
     let mut entries = RawDir::new(dir.as_fd(), &mut room);
     while let Some(Ok(entry)) = entries.next() {
         let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
-        if let Some(fd) = number {
+        if let Some(fd) = number.filter(|fd| *fd >= least) {
             f(fd);
         }
     }
 }
 
 /// Without /proc: asks of the first 1024 which are open.
-fn each_open_by_poll(mut f: impl FnMut(c_int)) {
+fn each_open_by_poll(least: c_int, mut f: impl FnMut(c_int)) {
     const ONCE: usize = 128;
     const MOST: usize = 1024;
     for first in (0..MOST).step_by(ONCE) {
@@ -71,7 +101,8 @@ fn each_open_by_poll(mut f: impl FnMut(c_int)) {
         if r < 0 {
             return;
         }
-        for p in set.iter().filter(|p| p.revents & libc::POLLNVAL == 0) {
+        let open = |p: &&libc::pollfd| p.revents & libc::POLLNVAL == 0 && p.fd >= least;
+        for p in set.iter().filter(open) {
             f(p.fd);
         }
     }
@@ -95,14 +126,19 @@ pub fn cookie(fd: c_int) -> u64 {
     sockopt::socket_cookie(borrowed(fd)).unwrap_or(0)
 }
 
+/// Has it TCP's protocol number? What else has it has no cookie that was posted.
+fn has_tcps_number(fd: c_int) -> bool {
+    sockopt::socket_protocol(borrowed(fd)) == Ok(Some(ipproto::TCP))
+}
+
 /// A descriptor came: if its socket is known on this node, this process is one of its holders from now on.
 pub fn meet(fd: c_int, came: Came) {
-    if crate::process::confine::is_confined() {
-        return;
+    if !crate::process::confine::is_confined() && has_tcps_number(fd) {
+        meet_tcp(fd, came);
     }
-    if !is_tcp(fd) {
-        return;
-    }
+}
+
+fn meet_tcp(fd: c_int, came: Came) {
     let Some(ctx) = ctx::get() else { return };
     let cookie = cookie(fd);
     let Some(place) = ctx.node.find_held(cookie).filter(|_| cookie != 0) else {

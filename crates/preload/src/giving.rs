@@ -21,6 +21,7 @@ use crate::{ctx, epoll, quiet, real};
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
     let _whole = quiet::uncancelled();
+    inside.wake();
     let conn = inside.conn();
     let mut help = || {
         let saved = crate::errno();

@@ -166,18 +166,33 @@ impl Class {
     }
 }
 
+/// Chunks that are mapped at once.
+const AT_ONCE: usize = 8;
+/// Where the next of them is, and in the low bits how many there are.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+const PLACE: usize = !(CHUNK - 1);
+
+/// Room for a chunk.
+fn chunk_room() -> Option<*mut u8> {
+    let one_less = |next: usize| (!next.is_multiple_of(CHUNK)).then(|| next + CHUNK - 1);
+    if let Ok(next) = NEXT.fetch_update(AcqRel, Acquire, one_less) {
+        return Some(std::ptr::with_exposed_provenance_mut(next & PLACE));
+    }
+    // Aligned, or one less.
+    let all = map(AT_ONCE * CHUNK)?;
+    let before = all.align_offset(CHUNK);
+    let first = all.wrapping_add(before);
+    let many = AT_ONCE - usize::from(before > 0);
+    first.expose_provenance();
+    let rest = first as usize + CHUNK + many - 1;
+    // Where another was as quick, what it has not given out yet stays unused.
+    NEXT.store(rest, Release);
+    Some(first)
+}
+
 /// The number of a fresh chunk. `None`: no memory.
 fn new_chunk() -> Option<u32> {
-    let twice = map(2 * CHUNK)?;
-    let before = twice.align_offset(CHUNK);
-    let chunk = twice.wrapping_add(before);
-    // SAFETY: what lies before and after the chunk in the mapping, of which nobody knows yet.
-    unsafe {
-        if before > 0 {
-            unmap(twice, before);
-        }
-        unmap(chunk.wrapping_add(CHUNK), CHUNK - before);
-    }
+    let chunk = chunk_room()?;
     let number = MADE.fetch_add(1, Relaxed);
     let Some(cell) = CHUNKS.get(number) else {
         MADE.store(CHUNKS_MAX, Relaxed);

@@ -486,6 +486,17 @@ impl Conn {
         true
     }
 
+    /// The peer died in the middle of moving its unread bytes to TCP: where in the ring those are that follow position `at` of
+    /// the stream. `None`: that was all.
+    fn not_moved(&self, rx: Rx<'_>, at: u64) -> Option<u64> {
+        let (ring, tcp) = rx.direction.last_down();
+        let came = at.wrapping_sub(tcp);
+        match rx.published().wrapping_sub(ring).checked_sub(came) {
+            Some(1..) => Some(ring.wrapping_add(came)),
+            _ => None,
+        }
+    }
+
     /// The peer died in the middle of moving its unread bytes to TCP, and the stream is at its end: the rest is read from
     /// the ring. True: the path has changed.
     #[cold]
@@ -504,14 +515,10 @@ impl Conn {
         let from = match (end.rx_path(), rx.down_at(passed)) {
             // It had not said yet where the stream goes on, or its last bells never came.
             (Path::Ring, _) => rx.position(),
-            (Path::Tcp, None) if passed > 0 => {
-                let (ring, tcp) = rx.direction.last_down();
-                let came = end.tcp_rx.load(Relaxed).wrapping_sub(tcp);
-                match rx.published().wrapping_sub(ring).checked_sub(came) {
-                    Some(1..) => ring.wrapping_add(came),
-                    _ => return false,
-                }
-            }
+            (Path::Tcp, None) if passed > 0 => match self.not_moved(rx, end.tcp_rx.load(Relaxed)) {
+                Some(from) => from,
+                None => return false,
+            },
             _ => return false,
         };
         if rx.published().wrapping_sub(from) > rx.bytes.capacity() {

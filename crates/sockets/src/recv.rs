@@ -320,8 +320,8 @@ impl Conn {
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
         // our sending ring were unread.
         let died_unread = self.died_unread(self.rings()?);
-        // The stream broke with bytes on it that the ring still had; what followed them is lost.
-        let broke = end.has(flag::TAKEN_BACK) && end.has(flag::RESET_DUE);
+        // The stream broke with bytes on it that the ring still had; what followed them is lost. Or somebody wrote on it past us.
+        let broke = end.has(flag::TAKEN_BACK) && end.has(flag::RESET_DUE) || end.has(flag::CORRUPT);
         if (aborted || died_unread || broke) && !end.has(flag::RESET_TOLD) {
             end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
             // The kernel's own error is told with this one.

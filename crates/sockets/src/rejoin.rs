@@ -41,17 +41,28 @@ impl Conn {
     /// Before the first call on an end that this process has just come to hold: opens what the others have open. False: it is
     /// engaged, and can't be used.
     pub fn rejoin(&self, node: &Node, k: &impl Kernel) -> bool {
+        self.find_again(node, k) && self.is_sound()
+    }
+
+    /// The second half of [`Conn::rejoin`]. False: what was found is no segment of this connection.
+    pub fn is_sound(&self) -> bool {
+        let sound = |s: &Segment| s.check(&self.noted_key()).is_ok();
+        let sound = self.segment().is_none_or(sound);
+        if !sound {
+            self.corrupt();
+        }
+        sound
+    }
+
+    /// The first half of [`Conn::rejoin`], which needs the node, and looks at nothing.
+    pub fn find_again(&self, node: &Node, k: &impl Kernel) -> bool {
         let end = self.end;
-        if !matches!(
-            end.state(),
-            State::Offered | State::Claimed | State::Carried
-        ) {
+        if !end.is_promoted() {
             return true;
         }
         let id = end.segment.load(Relaxed);
-        // A stream that was reset has no peer's address any more.
-        let key = self.key(node, k).unwrap_or_else(|| self.noted_key());
-        let Ok(segment) = Segment::open(node.dir(), id, &key, self.side()) else {
+        let key = self.noted_key();
+        let Ok(segment) = Segment::find(node.dir(), id, self.side()) else {
             if end.state() == State::Claimed {
                 // It has no name any more: the client took its offer back, and nothing was ever in the ring.
                 end.keep_tcp(Reason::Withdrawn);

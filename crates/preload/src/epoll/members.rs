@@ -174,10 +174,9 @@ impl Watch {
         self.events & OUT != 0
     }
 
-    /// For room in the ring, and no doorbell may come?
-    fn waits_for_room(&self) -> bool {
-        let asks = self.wants_out() && self.carried && !self.spent && !self.dormant;
-        asks && self.conn().room_slice_us().is_some()
+    /// Is room one of the things that it is to be told of?
+    fn asks_for_room(&self) -> bool {
+        self.wants_out() && self.carried && !self.spent && !self.dormant
     }
 
     pub fn event(&self, events: u32) -> epoll_event {
@@ -318,20 +317,35 @@ impl Members {
             w.kernel_out = tx_on_tcp;
             register(epfd, libc::EPOLL_CTL_MOD, w, i);
         }
+        // Before the look: what comes after this is seen by that one, or within a slice.
+        let waits = w.asks_for_room() && w.conn().room_slice_us().is_some();
         let quiet = w.due(None) == 0;
-        if w.waits_for_room() && !self.roomless.contains(&i) {
+        if waits && !self.roomless.contains(&i) {
             self.roomless.push(i);
         }
         quiet
     }
 
-    /// The longest sleep, in µs, while members wait for room.
+    /// The longest sleep, in µs, while members wait for room; 0: one has it. Its bell may have been taken off by another
+    /// holder of the connection, so it is to be looked at.
     pub fn room_slice_us(&mut self) -> Option<u64> {
-        let list = &self.list;
-        let waits = |i: &usize| matches!(list.get(*i), Some(Some(w)) if w.waits_for_room());
-        self.roomless.retain(waits);
-        let slice = |i: &usize| list[*i].as_ref()?.conn().room_slice_us();
-        self.roomless.iter().filter_map(slice).min()
+        let mut slice = None;
+        for i in std::mem::take(&mut self.roomless) {
+            let Some(Some(w)) = self
+                .list
+                .get(i)
+                .filter(|w| w.as_ref().is_some_and(Watch::asks_for_room))
+            else {
+                continue;
+            };
+            let most = w.conn().room_slice_us();
+            slice = slice.into_iter().chain([most.unwrap_or(0)]).min();
+            match most {
+                Some(_) => self.roomless.push(i),
+                None => self.heat(i),
+            }
+        }
+        slice
     }
 
     /// After such a sleep: the next wait looks at them.

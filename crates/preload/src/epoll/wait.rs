@@ -196,7 +196,11 @@ impl Set {
         if self.any_listed() {
             return None;
         }
-        let slice = self.members().room_slice_us().map(time::after_us);
+        let slice = self.members().room_slice_us();
+        if slice == Some(0) {
+            return None;
+        }
+        let slice = slice.map(time::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
         let r = ask(epfd, out, time::left(until), mask);

@@ -10,7 +10,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
-use super::{HIGHEST, Inside, SLOTS, Slot, cell, each, has_lower};
+use super::{HIGHEST, Inside, SLOTS, Slot, cell, each, has_lower, is_in_use};
 use crate::thread::words;
 
 /// Changes and forks under way.
@@ -116,7 +116,7 @@ pub fn after_fork_in_child() {
             continue;
         };
         slot.gate.reset();
-        if slot.dead.load(Relaxed) != 0 {
+        if !is_in_use(slot.dead.load(Relaxed)) {
             cell.store(std::ptr::null_mut(), Relaxed);
         }
     }
@@ -159,7 +159,7 @@ fn is_first(round: u32, fd: c_int, slot: &Slot) -> bool {
     }
 }
 
-/// Every socket once, however many descriptors it has.
+/// Every socket once, however many descriptors it has. It may be asleep: see `rest`.
 pub fn each_slot_once(mut f: impl FnMut(&Inside)) {
     let round = take_round();
     each(|fd, inside| {

@@ -5,6 +5,7 @@
 //! descriptor points to it.
 
 mod fork;
+mod rest;
 
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
@@ -28,6 +29,7 @@ use self::fork::Change;
 pub use self::fork::{
     after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
 };
+use self::rest::{ASLEEP, CLEANED, CLOSED, LIVE, enter_at_rest, is_in_use};
 
 /// Descriptors beyond this stay plain.
 const FDS_MAX: usize = 1 << 20;
@@ -40,7 +42,7 @@ pub struct Slot {
     gate: Gate,
     /// Descriptors of this process that point here.
     fds: AtomicU32,
-    /// 1: to be cleaned up by the last to leave.
+    /// Not 0: no call may go inside (see `rest`).
     dead: AtomicU32,
     /// 1 + the descriptor that keeps the socket open, because calls were at work on it when the program closed it; else 0.
     kept: AtomicI32,
@@ -63,6 +65,8 @@ pub struct Slot {
     pub pid_before: AtomicU32,
     /// Where the end is.
     port: AtomicPtr<Port>,
+    /// The end itself: for a look from outside.
+    end: AtomicPtr<End>,
     /// Process that put our listener into the registry.
     pub listener_pid: AtomicU32,
     /// 1 + its number there; 0: it is not there.
@@ -146,15 +150,15 @@ impl Inside {
 
     /// This process holds the socket no more. True: nobody does.
     pub fn leave_end(&self) -> bool {
+        self.leave_end_to(gm::os::process_exists)
+    }
+
+    fn leave_end_to(&self, exists: impl FnOnce(u32) -> bool) -> bool {
         let end = self.conn().end();
         let me = self.ctx().node.me().pid;
         // The end is somebody else's now: of the one from whom it came, if that one lives.
         let before = self.slot.pid_before.load(Relaxed);
-        let before = if gm::os::process_exists(before) {
-            before
-        } else {
-            0
-        };
+        let before = if exists(before) { before } else { 0 };
         let alone = end.refs.load(Acquire) == 1;
         if !alone && end.role() != Role::Listener {
             let _ = end.pid.compare_exchange(me, before, AcqRel, Relaxed);
@@ -168,6 +172,7 @@ impl Inside {
         if self.slot.gate.is_mine_alone() || !self.conn().is_engaged() {
             return false;
         }
+        self.wake();
         // Not a low number, which the program may expect of its next descriptor.
         const HIGH: c_int = 512;
         let copy = |least| {
@@ -193,7 +198,10 @@ impl Inside {
             ctx.node.unlisten(entry);
         }
         self.slot.listener_pid.store(NO_LISTENER, Relaxed);
-        if open {
+        if last {
+            self.wake();
+        }
+        if open && !self.is_asleep() {
             self.conn().close(&ctx.node, &self.fd(), last);
         }
     }
@@ -271,7 +279,7 @@ pub fn let_go(slot: &'static Slot) {
         true => slot.gate.leave(),
         false => slot.gate.leave_single(),
     };
-    if empty && slot.dead.load(Acquire) != 0 {
+    if empty && slot.dead.load(Acquire) == CLOSED {
         slot.clean();
     }
 }
@@ -301,10 +309,10 @@ pub fn enter(fd: c_int) -> Option<Inside> {
         let slot: &'static Slot = unsafe { &*p };
         go_inside(slot);
         let inside = Inside { slot, number: fd };
-        if cell.load(Acquire) == p && slot.dead.load(Acquire) == 0 {
+        if cell.load(Acquire) == p && slot.dead.load(Acquire) == LIVE {
             return Some(inside);
         }
-        if cell.load(Acquire) == p {
+        if cell.load(Acquire) == p && !inside.wake() {
             return None;
         }
     }
@@ -382,7 +390,7 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     }
     leave_behind(fd, false);
     let Some(slot) = free_slot() else { return };
-    if let Some(known) = holder_of(place) {
+    if let Some(known) = holder_of(end, place) {
         SLOTS.give(slot);
         alias(&known, fd);
         if came == Came::Message && end.take_due() {
@@ -395,8 +403,12 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
         end.refs.fetch_add(1, AcqRel);
     }
     let conn = Conn::new(end, place);
-    conn.rejoin(&ctx.node, &Fd::of(fd));
+    // If its segment can't be had, calls say that the connection is reset.
+    conn.find_again(&ctx.node, &Fd::of(fd));
     slot.begin(port, conn);
+    if end.is_promoted() {
+        slot.dead.store(ASLEEP, Release);
+    }
     if end.role() != Role::Listener {
         let me = ctx.node.me().pid;
         let before = end.pid.swap(me, Relaxed);
@@ -408,10 +420,14 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     let change = Change::begin();
     point(fd, slot);
     drop(change);
+    let listens = end.role() == Role::Listener;
+    if !listens && fd >= STDIO_FDS {
+        return;
+    }
     let Some(inside) = enter(fd) else { return };
-    if end.role() == Role::Listener {
+    if listens {
         crate::setup::register(&inside);
-    } else if fd < STDIO_FDS {
+    } else {
         let why = gm::Reason::Stdio;
         crate::giving::hand_back(&inside, why);
     }
@@ -426,7 +442,7 @@ pub fn of_cookie(cookie: u64, fd: c_int) -> Option<Inside> {
         let slot: &'static Slot = unsafe { cell.load(Acquire).as_ref() }?;
         go_inside(slot);
         let inside = Inside { slot, number: fd };
-        let live = slot.dead.load(Acquire) == 0;
+        let live = is_in_use(slot.dead.load(Acquire));
         (live && inside.conn().end().cookie.load(Relaxed) == cookie).then_some(inside)
     };
     let likely = table.get(fd as usize).and_then(known);
@@ -443,11 +459,16 @@ pub fn has_lower(fd: c_int, slot: &Slot, f: impl Fn(c_int) -> bool) -> bool {
         })
 }
 
-/// The slot by which this process holds the end at `place` already.
-fn holder_of(place: Place) -> Option<Inside> {
+/// The slot by which this process holds `end`, which is at `place`, already.
+fn holder_of(end: &End, place: Place) -> Option<Inside> {
+    let likely = |fd: &c_int| {
+        // SAFETY: slots are never freed.
+        let slot = cell(*fd).and_then(|cell| unsafe { cell.load(Acquire).as_ref() });
+        slot.is_some_and(|slot| std::ptr::eq(slot.end.load(Relaxed), end))
+    };
     (0..HIGHEST.load(Relaxed) as c_int)
-        .filter(|fd| is_tracked(*fd))
-        .filter_map(enter)
+        .filter(likely)
+        .filter_map(enter_at_rest)
         .find(|inside| inside.conn().place() == place)
 }
 
@@ -461,7 +482,7 @@ fn new_slot() -> Slot {
     Slot {
         gate: Gate::default(),
         fds: AtomicU32::new(0),
-        dead: AtomicU32::new(1),
+        dead: AtomicU32::new(CLOSED),
         kept: AtomicI32::new(0),
         hint: AtomicU32::new(0),
         seen: AtomicU32::new(0),
@@ -473,6 +494,7 @@ fn new_slot() -> Slot {
         ends: AtomicBool::new(false),
         pid_before: AtomicU32::new(0),
         port: AtomicPtr::new(std::ptr::null_mut()),
+        end: AtomicPtr::new(std::ptr::null_mut()),
         listener_pid: AtomicU32::new(NO_LISTENER),
         listener: AtomicU32::new(0),
         conn: UnsafeCell::new(MaybeUninit::uninit()),
@@ -482,6 +504,8 @@ fn new_slot() -> Slot {
 impl Slot {
     /// A free slot gets a connection whose end is in `port`, and one descriptor.
     fn begin(&'static self, port: &'static Port, conn: Conn) {
+        self.end
+            .store(std::ptr::from_ref(conn.end()).cast_mut(), Relaxed);
         // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
         unsafe { (*self.conn.get()).write(conn) };
         self.port
@@ -492,7 +516,7 @@ impl Slot {
         self.pid_before.store(0, Relaxed);
         self.spawn_copy.store(false, Relaxed);
         self.ends.store(false, Relaxed);
-        self.dead.store(0, Release);
+        self.dead.store(LIVE, Release);
     }
 
     /// Where its end is.
@@ -515,7 +539,12 @@ impl Slot {
     /// The last one is out of a closed socket's slot.
     fn clean(&'static self) {
         // Only one of those who see it empty does the work; who enters meanwhile sees `dead` and leaves.
-        if !self.gate.is_empty() || self.dead.compare_exchange(1, 2, AcqRel, Relaxed).is_err() {
+        let take = || {
+            let dead = &self.dead;
+            dead.compare_exchange(CLOSED, CLEANED, AcqRel, Relaxed)
+                .is_ok()
+        };
+        if !self.gate.is_empty() || !take() {
             return;
         }
         let kept = self.kept.load(Acquire);
@@ -584,7 +613,7 @@ pub fn stale(fd: c_int) {
 
 /// As [`forget`]; `still_open`: the kernel's socket is still what it was, and may be used for ending well.
 fn leave_behind(fd: c_int, still_open: bool) -> bool {
-    let Some(inside) = enter(fd) else {
+    let Some(inside) = enter_at_rest(fd) else {
         return false;
     };
     let Some(cell) = cell(fd) else { return false };
@@ -612,7 +641,7 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         if !(still_open && inside.outlives_close()) {
             inside.end(still_open);
         }
-        inside.slot.dead.store(1, Release);
+        inside.slot.dead.store(CLOSED, Release);
     }
     true
 }
@@ -624,11 +653,11 @@ pub fn of_slot(slot: &'static Slot) -> impl Iterator<Item = c_int> {
     (0..highest).filter(here)
 }
 
-/// Every tracked descriptor, with its slot once per descriptor.
+/// Every tracked descriptor, with its slot once per descriptor. It may be asleep: see `rest`.
 pub fn each(mut f: impl FnMut(c_int, &Inside)) {
     for fd in 0..HIGHEST.load(Relaxed) as c_int {
         if is_tracked(fd)
-            && let Some(inside) = enter(fd)
+            && let Some(inside) = enter_at_rest(fd)
         {
             f(fd, &inside);
         }
@@ -647,9 +676,21 @@ pub fn forget_range(first: usize, last: usize) {
 /// This process is about to end: its sockets have one holder less, and those of the last holder end as by close. The
 /// ends are not given back, for other threads may still be at work.
 pub fn at_exit() {
+    let mut asked = (0, false);
+    let mut exists = |pid| {
+        if asked.0 != pid {
+            asked = (pid, gm::os::process_exists(pid));
+        }
+        asked.1
+    };
     each_slot_once(|inside| {
         let conn = inside.conn();
-        let last = inside.leave_end();
+        let last = inside.leave_end_to(&mut exists);
+        if last {
+            inside.wake();
+        } else if inside.is_asleep() {
+            return;
+        }
         conn.close(&inside.ctx().node, &inside.fd(), last);
         if last {
             conn.release(&inside.ctx().node);

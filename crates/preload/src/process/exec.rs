@@ -56,11 +56,24 @@ fn way_of_exec(ctx: &Ctx) -> Way {
     }
 }
 
+/// Will the new program have the socket behind `fd`? Not in a guest.
+fn stays(way: Way, fd: c_int, slot: &fds::Slot) -> bool {
+    stays_open(fd) || way == Way::Spawn && slot.spawn_copy.load(Relaxed)
+}
+
+/// Will it have any?
+fn any_stays(way: Way) -> bool {
+    let mut any = false;
+    match way {
+        Way::Guest => each_of_guest(|_| any = true),
+        _ => fds::each(|fd, inside| any = any || stays(way, fd, inside.slot)),
+    }
+    any
+}
+
 /// Each socket that the new program will have, once (in a guest, once per descriptor).
 fn each_staying(way: Way, mut f: impl FnMut(&Inside)) {
-    let stays = |fd: c_int, slot: &fds::Slot| {
-        stays_open(fd) || way == Way::Spawn && slot.spawn_copy.load(Relaxed)
-    };
+    let stays = |fd: c_int, slot: &fds::Slot| stays(way, fd, slot);
     match way {
         Way::Guest => each_of_guest(f),
         _ => fds::each(|fd, inside| {
@@ -74,9 +87,8 @@ fn each_staying(way: Way, mut f: impl FnMut(&Inside)) {
 
 /// The known sockets among the descriptors of a child that shares our memory: its numbers are not ours.
 fn each_of_guest(mut f: impl FnMut(&Inside)) {
-    adopt::each_open(|fd| {
+    adopt::each_tcp(|fd| {
         if stays_open(fd)
-            && adopt::is_tcp(fd)
             && let Some(inside) = fds::of_cookie(adopt::cookie(fd), fd)
         {
             f(&inside);
@@ -157,9 +169,7 @@ unsafe fn before(
     room: Option<&mut [*const c_char; ENTRIES]>,
     given: &mut Given,
 ) -> *const *const c_char {
-    let mut any = false;
-    each_staying(way, |_| any = true);
-    if !any {
+    if !any_stays(way) {
         return env;
     }
     // SAFETY: by the caller.
@@ -213,6 +223,7 @@ fn leave_closing() {
     fds::each_slot_once(|inside| {
         let closes = inside.slot.stays.swap(0, Relaxed) == 0;
         if closes {
+            inside.wake();
             inside.conn().before_closing_exec(&inside.fd());
             inside.leave_end();
         }

@@ -9,7 +9,7 @@ pub mod vfork;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
-use gm::Reason;
+use gm::{Port, Reason};
 
 pub use self::target::{FileId, names_library};
 
@@ -25,6 +25,7 @@ pub fn at_start() {
 }
 
 unsafe extern "C" fn before() {
+    ctx::ports().for_each(Port::expect_child);
     fds::before_fork();
     epoll::before_fork();
 }
@@ -45,7 +46,10 @@ unsafe extern "C" fn in_child() {
     }
     if let Some(ctx) = ctx::opened() {
         ctx.node.after_fork();
-        ctx::ports().for_each(|p| p.join(ctx.node.me()));
+        ctx::ports().for_each(|p| {
+            p.join(ctx.node.me());
+            p.child_came();
+        });
         let pid = ctx.node.me().pid;
         fds::each_slot_once(|inside| {
             let end = inside.conn().end();
@@ -74,7 +78,7 @@ fn leave() {
     queues::at_exit();
     for port in ctx::ports() {
         port.leave(me);
-        if port.is_left() && port.header().run.load(Relaxed) == 0 {
+        if port.is_left() && !port.is_awaited() && port.header().run.load(Relaxed) == 0 {
             gm::os::remove(port.path());
         }
     }
@@ -117,6 +121,9 @@ pub unsafe extern "C-unwind" fn fork() -> c_int {
     if pid != 0 {
         let saved = crate::errno();
         fds::fork_over(pid > 0);
+        if pid < 0 {
+            ctx::ports().for_each(Port::child_came);
+        }
         crate::set_errno(saved);
     }
     pid

@@ -316,10 +316,12 @@ fn sleep<S: Socket, B: Below<S>>(
     if let Some(queue) = queue {
         queue.words().fall_asleep();
     }
+    // Before the look: room that comes after this is seen by that one, or within a slice. Its bell may be taken off by another
+    // holder of the connection.
+    let slice = members.iter().filter_map(Member::slice_ns).min();
     let over = if look(members) {
         Ok(false)
     } else {
-        let slice = members.iter().filter_map(Member::slice_ns).min();
         let left = deadline.left_ns(|| below.now_ns());
         let limit = left.into_iter().chain(slice).min();
         let start = gm::clock::ticks();
