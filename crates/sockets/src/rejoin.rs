@@ -50,7 +50,7 @@ impl Conn {
         }
         let id = end.segment.load(Relaxed);
         // A stream that was reset has no peer's address any more.
-        let key = self.key(node, k).unwrap_or_else(|| self.noted_key());
+        let key = self.key(k).unwrap_or_else(|| self.noted_key());
         let Ok(segment) = Segment::open(node.dir(), id, &key, self.side()) else {
             if end.state() == State::Claimed {
                 // It has no name any more: the client took its offer back, and nothing was ever in the ring.
