@@ -357,6 +357,33 @@ twins! {
         pair urgent: Any;
         pair urgent_inline: Any;
     }
+    confined {
+        pair without_proc: PROMOTED;
+        pair without_proc_asking: PROMOTED;
+        pair without_proc_both: PROMOTED;
+        pair in_another_root: PROMOTED;
+        pair in_another_root_asking: PROMOTED;
+        pair in_another_root_both: PROMOTED;
+        pair with_other_memory: PROMOTED;
+        pair with_other_memory_asking: PROMOTED;
+        pair with_other_memory_both: PROMOTED;
+        pair with_memory_read_only: PROMOTED;
+        pair with_memory_read_only_asking: PROMOTED;
+        pair with_memory_read_only_both: PROMOTED;
+        pair as_another_user: PROMOTED;
+        pair as_another_user_asking: PROMOTED;
+        pair as_another_user_both: PROMOTED;
+        pair undumpable: PROMOTED;
+        pair undumpable_asking: PROMOTED;
+        pair undumpable_both: PROMOTED;
+        pair as_nobody_there: PROMOTED;
+        pair as_nobody_there_asking: PROMOTED;
+        pair as_nobody_there_both: PROMOTED;
+        pair with_children_apart: PROMOTED;
+        pair with_children_apart_asking: PROMOTED;
+        pair with_children_apart_both: PROMOTED;
+        raw two_networks: Carried(3 * MIB);
+    }
     adopt {
         raw exec: Carried(6 * PART - 16 * KIB);
         raw exec_self: Carried(4 * PART - 16 * KIB);

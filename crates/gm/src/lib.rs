@@ -48,6 +48,8 @@ pub enum Error {
     Unsound { path: String, what: &'static str },
     #[error("the table of {0} is full")]
     Full(&'static str),
+    #[error("the node directory is out of reach")]
+    OutOfReach,
 }
 
 impl Error {
@@ -55,10 +57,21 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Os { error, .. } if os::is_limit(error) => Reason::Limit,
-            Self::Os { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                Reason::NoNode
-            }
+            Self::Os { error, .. } if os::is_out_of_reach(error) => Reason::NoNode,
+            Self::OutOfReach => Reason::NoNode,
             _ => Reason::NoMemory,
+        }
+    }
+
+    /// Does it say that there is no such file, or nonsense in its place? Other errors tell of who asks.
+    fn is_missing(&self) -> bool {
+        match self {
+            Self::Os { error, .. } => matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput
+            ),
+            Self::Unsound { .. } => true,
+            Self::Full(_) | Self::OutOfReach => false,
         }
     }
 

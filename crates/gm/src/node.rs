@@ -23,7 +23,7 @@ use ring::Key;
 
 use crate::Error;
 use crate::held::{HELD, Held};
-use crate::os::{self, Mapping, ProcessId};
+use crate::os::{self, Mapping, ProcessId, Realm};
 use crate::port::AWAITED_NS;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
@@ -107,7 +107,8 @@ pub struct Node {
     /// Who we are: changes in a forked child.
     me_pid: AtomicU32,
     me_start: AtomicU64,
-    pub netns: u32,
+    /// Where its processes have their numbers.
+    pub realm: Realm,
 }
 
 /// Index of an entry, to give it back.
@@ -140,15 +141,24 @@ pub fn promote_calls_from_env() -> Option<u32> {
 }
 
 impl Node {
-    /// The directory that `SGM_DIR` names, or the default one.
+    /// The directory that `SGM_DIR` names, or the default one; and in it that of the process namespace.
     pub fn dir_from_env() -> PathBuf {
+        let dir = Self::outer_dir_from_env();
+        match os::realm() {
+            Ok(realm) => realm.directory(dir),
+            Err(_) => dir,
+        }
+    }
+
+    /// The same for the system's own process namespace.
+    pub fn outer_dir_from_env() -> PathBuf {
         match std::env::var_os("SGM_DIR") {
             Some(d) if !d.is_empty() => os::node_dir(&d),
             _ => os::default_node_dir(),
         }
     }
 
-    fn file_in(dir: &Path) -> PathBuf {
+    pub(crate) fn file_in(dir: &Path) -> PathBuf {
         dir.join(format!("node-v{}", ring::VERSION))
     }
 
@@ -157,10 +167,21 @@ impl Node {
         Self::file_in(&self.dir)
     }
 
+    /// Is there a registry in the directory, as far as we can see?
+    pub(crate) fn is_in(dir: &Path) -> bool {
+        Self::file_in(dir).symlink_metadata().is_ok()
+    }
+
+    /// Can its directory be reached (still)? What is mapped stays, wherever the program has gone meanwhile.
+    pub fn is_within_reach(&self) -> bool {
+        Self::is_in(&self.dir)
+    }
+
     /// Opens the node, making directory and registry if they are missing.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = Self::file_in(dir);
-        match Self::attach_checked(dir) {
+        let realm = Self::realm_of(dir)?;
+        match Self::attach_checked(dir, realm) {
             Err(Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             other => return other,
         }
@@ -174,7 +195,7 @@ impl Node {
             os::remove(&draft);
             return Err(Error::os("populate", &draft, e));
         }
-        let node = Self::new(map, dir);
+        let node = Self::new(map, dir, realm);
         let h = node.header();
         h.version.store(ring::VERSION, Relaxed);
         h.made.store(os::monotonic_ns(), Relaxed);
@@ -183,7 +204,7 @@ impl Node {
             Ok(()) => Ok(node),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 os::remove(&draft);
-                Self::attach_checked(dir)
+                Self::attach_checked(dir, realm)
             }
             Err(e) => {
                 os::remove(&draft);
@@ -195,10 +216,14 @@ impl Node {
     /// Opens an existing node; makes nothing.
     pub fn attach(dir: &Path) -> Result<Self, Error> {
         os::check_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
-        Self::attach_checked(dir)
+        Self::attach_checked(dir, Self::realm_of(dir)?)
     }
 
-    fn attach_checked(dir: &Path) -> Result<Self, Error> {
+    fn realm_of(dir: &Path) -> Result<Realm, Error> {
+        os::realm().map_err(|e| Error::os("processes of", dir, e))
+    }
+
+    fn attach_checked(dir: &Path, realm: Realm) -> Result<Self, Error> {
         let path = Self::file_in(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
             std::io::ErrorKind::InvalidInput => {
@@ -206,7 +231,7 @@ impl Node {
             }
             _ => Error::os("open", &path, e),
         })?;
-        let node = Self::new(map, dir);
+        let node = Self::new(map, dir, realm);
         let h = node.header();
         if h.magic.load(Acquire) != MAGIC || h.version.load(Relaxed) != ring::VERSION {
             return Err(Error::unsound(&path, "not a registry of this version"));
@@ -218,14 +243,14 @@ impl Node {
         &self.dir
     }
 
-    fn new(map: Mapping, dir: &Path) -> Self {
+    fn new(map: Mapping, dir: &Path, realm: Realm) -> Self {
         let me = ProcessId::me();
         Self {
             map,
             dir: dir.to_owned(),
             me_pid: AtomicU32::new(me.pid),
             me_start: AtomicU64::new(me.start),
-            netns: os::network_namespace(),
+            realm,
         }
     }
 
@@ -308,12 +333,18 @@ impl Node {
         }
     }
 
-    /// Who of this node listens where a connection to `address`:`port` would arrive?
-    pub fn listener(&self, address: &[u8; 16], port: u16) -> Option<Entry> {
+    /// Who of this node listens where a connection to `address`:`port` would arrive? In which network namespace, is asked
+    /// only if somebody does.
+    pub fn listener(
+        &self,
+        address: &[u8; 16],
+        port: u16,
+        netns: impl Fn() -> Option<u32>,
+    ) -> Option<Entry> {
         let start = Self::bucket(port);
         let v4 = is_v4_mapped(address);
         let serves = |l: &Listener| {
-            if l.state.load(Acquire) != LIVE || l.netns.load(Relaxed) != self.netns {
+            if l.state.load(Acquire) != LIVE {
                 return false;
             }
             let at = l.port.load(Relaxed);
@@ -323,7 +354,7 @@ impl Node {
                 .iter()
                 .zip(words(address))
                 .all(|(s, w)| s.load(Relaxed) == w);
-            at as u16 == port && (any || same)
+            at as u16 == port && (any || same) && netns() == Some(l.netns.load(Relaxed))
         };
         let i = self.listeners()[start..start + BUCKET]
             .iter()

@@ -10,10 +10,10 @@ use ring::bytes::Bytes;
 use ring::layout::{self, DATA_OFFSET, SegmentHeader, segment_bytes};
 use ring::{Corrupt, Key, Rx, Tx};
 
-use crate::Error;
 use crate::held::Place;
 use crate::os::{self, Mapping};
 use crate::port::Port;
+use crate::{Error, Node};
 
 /// Pages that exist from the start: the header and the first page of each ring. The others come as the rings are
 /// first passed through (see [`Segment::grow`]).
@@ -43,11 +43,25 @@ fn index(side: Side) -> usize {
     }
 }
 
-/// Did the end at `at`, whose port is `port`, die with the segment `id` open?
-pub(crate) fn is_gone(port: Option<&Port>, at: Place, id: u64) -> bool {
-    let end = port.and_then(|p| p.ends().get(at.index as usize));
-    end.is_none_or(|e| e.segment.load(Relaxed) != id || e.is_deserted())
-        || port.is_none_or(Port::is_dead)
+/// Did the end at `at` die with the segment `id` open? `port` is its port, as it could be opened, or not.
+pub(crate) fn is_gone(port: &Result<Port, Error>, at: Place, id: u64) -> bool {
+    match port {
+        Ok(port) => {
+            let end = port.ends().get(at.index as usize);
+            end.is_none_or(|e| e.segment.load(Relaxed) != id || e.is_deserted()) || port.is_dead()
+        }
+        Err(e) => e.is_missing() && !at.port.alive(),
+    }
+}
+
+/// The port of `maker`. Where this process can't get at the node directory any more (it went into another root, became another
+/// user), that is no sign of its being missing.
+pub(crate) fn port_of(dir: &Path, maker: os::ProcessId) -> Result<Port, Error> {
+    let port = Port::open_of(dir, maker);
+    match port {
+        Err(e) if e.is_missing() && !Node::is_in(dir) => Err(Error::OutOfReach),
+        port => port,
+    }
 }
 
 /// A mapped segment, checked but for the moments between [`Segment::find`] and [`Segment::check`].
@@ -139,7 +153,7 @@ impl Segment {
 
     fn is_over(&self, dir: &Path, id: u64, side: Side) -> bool {
         self.outstanding(side)
-            .is_none_or(|at| is_gone(Port::open_of(dir, at.port).ok().as_ref(), at, id))
+            .is_none_or(|at| is_gone(&port_of(dir, at.port), at, id))
     }
 
     /// Where the other end is, as far as that one says.

@@ -5,7 +5,8 @@
 //!    are over or dead, an event queue whose maker is. Who was counted and has not come yet keeps port and segment for a while. A
 //!    segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
 //! 2. The ports of a run whose `sgm run --report` still waits for them stay.
-//! 3. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
+//! 3. The directory of another realm goes when it is a minute old and holds a registry alone.
+//! 4. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
 
 use std::path::Path;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::os::{self, ProcessId};
 use crate::segment::{self, Segment, Side};
-use crate::{Node, Port, events};
+use crate::{Error, Node, Port, events};
 
 const PAUSE_NS: u64 = 1_000_000_000;
 const PATIENCE_NS: u64 = 3_000_000;
@@ -60,15 +61,31 @@ fn sweep(dir: &Path, from: usize, deadline: u64) -> usize {
         }
         let name = entry.file_name();
         let name = name.to_str().unwrap_or_default();
-        if is_left(dir, name, &entry.path(), &mut ports) {
+        if os::is_inner(&entry.path()) {
+            sweep_inner(&entry.path());
+        } else if is_left(dir, name, &entry.path(), &mut ports) {
             os::remove(&entry.path());
         }
     }
     0
 }
 
+/// The node of another realm, whose processes we can't judge: if there is nothing but a registry in it, and that for a while,
+/// it goes. Who has it open still finds no place for its sockets, and they are plain.
+fn sweep_inner(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    let paths: Vec<_> = entries.flatten().map(|e| e.path()).take(2).collect();
+    let registry = |p: &std::path::PathBuf| *p == Node::file_in(dir);
+    if paths.iter().all(registry) && is_old(dir) {
+        paths.iter().for_each(|p| os::remove(p));
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
 /// Ports that a sweep has opened: many segments have their ends in the same.
-type Ports = Vec<(ProcessId, Option<Port>)>;
+type Ports = Vec<(ProcessId, Result<Port, Error>)>;
 
 fn is_left(dir: &Path, name: &str, path: &Path, ports: &mut Ports) -> bool {
     if name.starts_with("port-") {
@@ -93,8 +110,9 @@ pub fn port_is_dead(path: &Path) -> bool {
     if maker.alive() {
         return false;
     }
-    let Ok(port) = Port::open(path) else {
-        return true;
+    let port = match Port::open(path) {
+        Ok(port) => port,
+        Err(e) => return e.is_missing(),
     };
     let run = port.header().run.load(Acquire);
     let awaited = run != 0 && os::process_exists(waiter(run));
@@ -121,10 +139,10 @@ fn segment_is_dead(dir: &Path, id: u64, path: &Path, ports: &mut Ports) -> bool 
         segment.outstanding(side).is_none_or(|at| {
             let known = ports.iter().position(|(maker, _)| *maker == at.port);
             let i = known.unwrap_or_else(|| {
-                ports.push((at.port, Port::open_of(dir, at.port).ok()));
+                ports.push((at.port, segment::port_of(dir, at.port)));
                 ports.len() - 1
             });
-            segment::is_gone(ports[i].1.as_ref(), at, id)
+            segment::is_gone(&ports[i].1, at, id)
         })
     })
 }

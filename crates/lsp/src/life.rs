@@ -137,7 +137,8 @@ pub unsafe fn connecting(conn: &Conn, to: *const SOCKADDR, len: i32) {
     // SAFETY: by the caller.
     let at = unsafe { split_raw(to, len) };
     if let (Some((address, port)), Some(ctx)) = (at, ctx::get()) {
-        conn.connecting(&ctx.node, address, port);
+        let network = || Some(gm::os::network_namespace());
+        conn.connecting(&ctx.node, network, address, port);
     }
 }
 
@@ -200,7 +201,7 @@ fn listening(b: &Body) {
         .listen(&ListenAddress {
             address,
             port,
-            netns: ctx.node.netns,
+            netns: gm::os::network_namespace(),
             any_v4: v4_any || v6_any && !v6_only(b),
             any_v6: v6_any,
         })

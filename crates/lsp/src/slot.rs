@@ -148,7 +148,8 @@ impl Inside {
             return there.then_some(conn);
         }
         let ctx = ctx::get()?;
-        (conn.wants_step(&ctx.node) && self.step(conn)).then_some(conn)
+        let network = || Some(gm::os::network_namespace());
+        (conn.wants_step(&ctx.node, network) && self.step(conn)).then_some(conn)
     }
 
     #[cold]

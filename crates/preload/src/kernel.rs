@@ -140,6 +140,21 @@ fn tcp_info(fd: RawFd) -> Option<(u64, u64)> {
     ))
 }
 
+/// A number for the network namespace of a socket, which need not be the process's: it may have entered another since.
+pub fn network(fd: RawFd) -> Option<u32> {
+    /// Linux 5.14.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let (mut cookie, mut len) = (0_u64, 8);
+    let saved = crate::errno();
+    // SAFETY: out-pointers to locals of the sizes given.
+    let r = unsafe {
+        let at = (&raw mut cookie).cast();
+        crate::real::getsockopt(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, at, &mut len)
+    };
+    crate::set_errno(saved);
+    (r == 0).then(|| gm::os::namespace_of(cookie))
+}
+
 /// SO_BUF_LOCK (Linux 5.16): which buffers have the program's size, not one that TCP adapts.
 pub const SO_BUF_LOCK: libc::c_int = 72;
 
@@ -422,6 +437,10 @@ impl Kernel for Fd {
             local: split(rustix::net::getsockname(self.get()).ok()?)?,
             peer: split(rustix::net::getpeername(self.get()).ok()??)?,
         })
+    }
+
+    fn network(&self) -> Option<u32> {
+        network(self.now())
     }
 
     fn abort_on_close(&self) {

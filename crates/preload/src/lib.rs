@@ -20,6 +20,7 @@ mod giving;
 mod heap;
 mod kernel;
 mod lock;
+mod objects;
 mod once;
 mod poll;
 mod process;

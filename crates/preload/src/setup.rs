@@ -79,7 +79,10 @@ unsafe fn note_listener(inside: &Inside, to: *const sockaddr, len: usize) {
         }
     };
     let port = u16::from_be(at.1);
-    inside.conn().connecting(&inside.ctx().node, at.0, port);
+    let network = || kernel::network(inside.number);
+    inside
+        .conn()
+        .connecting(&inside.ctx().node, network, at.0, port);
 }
 
 /// # Safety
@@ -120,7 +123,7 @@ fn listen_address(inside: &Inside) -> Option<ListenAddress> {
     // SAFETY: the hook's caller passed the descriptor.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inside.number) };
     let at = std::net::SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?;
-    let netns = inside.ctx().node.netns;
+    let netns = kernel::network(inside.number)?;
     let (address, any_v4, any_v6) = match at.ip() {
         std::net::IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), v4.is_unspecified(), false),
         std::net::IpAddr::V6(v6) => {

@@ -76,6 +76,14 @@ macro_rules! for_each_hook {
             bsd_signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
             siginterrupt(signal: c_int, ends: c_int) -> c_int, process, "as sigaction";
             prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, process, "before a seccomp filter is installed, everything goes back to TCP, for good";
+            unshare(flags: c_int) -> c_int, process, "before a process, time or user namespace, everything goes back to TCP, for good; before a mount namespace, what is carried now, as with chroot";
+            setns(fd: c_int, kind: c_int) -> c_int, process, "as unshare";
+            chroot(path: *const c_char) -> c_int, process, "what is carried goes back to TCP: the node's files may be out of reach from then on";
+            setuid(user: c_uint) -> c_int, process, "becoming another user: as chroot";
+            seteuid(user: c_uint) -> c_int, process, "as setuid";
+            setreuid(user: c_uint, effective: c_uint) -> c_int, process, "as setuid";
+            setresuid(user: c_uint, effective: c_uint, saved: c_uint) -> c_int, process, "as setuid";
+            dl_iterate_phdr(callback: *mut c_void, data: *mut c_void) -> c_int, loader, "tells of this library last: AddressSanitizer wants to be first";
             execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "a program that will load the front joins the connections that stay open; for another they go back to TCP";
             execv(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";
             execvp(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";

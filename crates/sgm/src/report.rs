@@ -44,10 +44,13 @@ pub struct Tcp {
     pub rx_bytes: u64,
 }
 
-/// Gathers (and removes) the port files of run `run`.
+/// Gathers (and removes) the port files of run `run`, those of its processes in namespaces of their own as well.
 pub fn gather(dir: &Path, run: u64) -> Report {
     let mut report = Report::default();
-    for path in Port::list(dir) {
+    let inner = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let inner = inner.map(|e| e.path()).filter(|p| gm::os::is_inner(p));
+    let all = std::iter::once(dir.to_owned()).chain(inner);
+    for path in all.flat_map(|dir| Port::list(&dir)) {
         let Ok(port) = Port::open(&path) else {
             continue;
         };
@@ -105,7 +108,8 @@ impl Report {
         let mut text = String::from("sgm: ");
         if self.ports == 0 {
             return text
-                + "the program opened no TCP socket under Sockets-GM (or could not load it; see `sgm doctor`)\n";
+                + "the program opened no TCP socket under Sockets-GM (or could not load it; see `sgm doctor`), or it ran \
+                   where the node can't be used: another user or root directory, no /proc, no /dev/shm\n";
         }
         text += &format!(
             "{} connection ends: {} carried by shared memory, {} on plain TCP\n",

@@ -107,7 +107,11 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let library = loadable(library()?)?;
     let (program, rest) = args.command.split_first().context("no program")?;
     let mut command = Command::new(program);
-    command.args(rest).env("LD_PRELOAD", preload(&library));
+    command.args(rest);
+    // Another C library's loader would give up over ours.
+    if !is_foreign(Path::new(program)) {
+        command.env("LD_PRELOAD", preload(&library));
+    }
     execute(command, Path::new(program), &args.reporting, cannot_load)
 }
 
@@ -259,39 +263,95 @@ fn not_followed() -> Option<String> {
     Some(format!("{}: {}", why.word(), why.text()))
 }
 
+/// The file that a program's name leads to, as a shell looks for it.
+fn found(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return Some(program.to_owned());
+    }
+    let dirs = std::env::var_os("PATH")?;
+    std::env::split_paths(&dirs)
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
+}
+
+/// What of a program's file tells its loader; of none that can be read, nothing.
+fn beginning(path: &Path) -> Vec<u8> {
+    use std::io::Read;
+    const ENOUGH: u64 = 64 * 1024;
+    let mut image = Vec::new();
+    let read = std::fs::File::open(path).map(|f| f.take(ENOUGH).read_to_end(&mut image));
+    match read {
+        Ok(Ok(_)) => image,
+        _ => Vec::new(),
+    }
+}
+
+/// Is it, or what its `#!` line names, for another loader than the one that this library is for?
+fn is_foreign(program: &Path) -> bool {
+    let mut head = found(program).map(|p| beginning(&p)).unwrap_or_default();
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|c| *c == b'\n').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line);
+        let name = line.split_whitespace().next().unwrap_or_default();
+        head = beginning(Path::new(name));
+    }
+    asks_for(&head) == Loader::Another
+}
+
 /// Why the dynamic loader would not preload anything into this program.
 fn cannot_load(program: &Path) -> Option<&'static str> {
     use std::os::unix::fs::PermissionsExt;
-    let path = if program.components().count() > 1 {
-        program.to_owned()
-    } else {
-        let dirs = std::env::var_os("PATH")?;
-        std::env::split_paths(&dirs)
-            .map(|d| d.join(program))
-            .find(|p| p.is_file())?
-    };
+    let path = found(program)?;
     let mode = std::fs::metadata(&path).ok()?.permissions().mode();
     if mode & 0o6000 != 0 {
         return Some("set-uid or set-gid: the loader ignores LD_PRELOAD, so it ran on plain TCP");
     }
-    let image = std::fs::read(&path).ok()?;
-    if image.starts_with(b"\x7fELF") && !has_interpreter(&image) {
+    if is_foreign(program) {
         return Some(
-            "statically linked: there is no loader to preload anything, so it ran on plain TCP",
+            "built for another C library (or 32 bits), whose loader can't load Sockets-GM, so it ran on plain TCP",
         );
     }
-    None
+    let image = beginning(&path);
+    (image.starts_with(b"\x7fELF") && asks_for(&image) == Loader::None).then_some(
+        "statically linked: there is no loader to preload anything, so it ran on plain TCP",
+    )
 }
 
-/// Does a 64-bit ELF image ask for a dynamic loader (PT_INTERP)?
-fn has_interpreter(image: &[u8]) -> bool {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loader {
+    /// As this library's.
+    Ours,
+    Another,
+    None,
+}
+
+/// Which dynamic loader does an ELF image ask for (PT_INTERP)?
+fn asks_for(image: &[u8]) -> Loader {
     const PT_INTERP: u32 = 3;
+    const NAME: &[u8] = b"/ld-linux-x86-64.so.2\0";
     let word = |at: usize, n: usize| -> Option<u64> {
-        let bytes = image.get(at..at + n)?;
+        let bytes = image.get(at..at.checked_add(n)?)?;
         Some(bytes.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
     };
+    if image.starts_with(b"\x7fELF") && !image.starts_with(b"\x7fELF\x02\x01") {
+        return Loader::Another;
+    }
     let (Some(table), Some(size), Some(count)) = (word(32, 8), word(54, 2), word(56, 2)) else {
-        return false;
+        return Loader::None;
     };
-    (0..count).any(|i| word((table + i * size) as usize, 4) == Some(u64::from(PT_INTERP)))
+    let entry = |i: u64| table.saturating_add(i * size) as usize;
+    let Some(at) = (0..count)
+        .map(entry)
+        .find(|at| word(*at, 4) == Some(u64::from(PT_INTERP)))
+    else {
+        return Loader::None;
+    };
+    let name = word(at + 8, 8).zip(word(at + 32, 8)).and_then(|(at, n)| {
+        image.get(usize::try_from(at).ok()?..usize::try_from(at.checked_add(n)?).ok()?)
+    });
+    match name {
+        Some(name) if cfg!(target_arch = "x86_64") && !name.ends_with(NAME) => Loader::Another,
+        Some(_) => Loader::Ours,
+        None => Loader::None,
+    }
 }

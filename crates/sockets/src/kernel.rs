@@ -132,6 +132,8 @@ pub trait Kernel {
     fn positions(&self) -> Option<(u64, u64)>;
     /// The connection's addresses.
     fn stream(&self) -> Option<Stream>;
+    /// A number for the network namespace that the socket is in, the same for all programs of this host.
+    fn network(&self) -> Option<u32>;
     /// Makes the close that follows abort the connection.
     fn abort_on_close(&self);
     /// `shutdown(2)` on the kernel's socket; `read`, `write`: which halves.

@@ -123,6 +123,10 @@ impl Kernel for Socket {
         Some((self.out.sent.get(), self.inn.read.get()))
     }
 
+    fn network(&self) -> Option<u32> {
+        Some(1)
+    }
+
     fn stream(&self) -> Option<Stream> {
         let loopback = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
         Some(Stream {

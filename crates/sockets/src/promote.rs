@@ -17,7 +17,7 @@ use crate::{
 impl Conn {
     /// Is a step due? Called at the start of every call while the connection is plain, so a few loads at most.
     #[inline]
-    pub fn wants_step(&self, node: &Node) -> bool {
+    pub fn wants_step(&self, node: &Node, network: impl Fn() -> Option<u32>) -> bool {
         let end = self.end;
         if end.has(flag::KEEP_TCP) {
             return false;
@@ -31,7 +31,7 @@ impl Conn {
                     let busy = u64::from(end.plain_calls.load(Relaxed))
                         >= u64::from(promote_after) << thrift
                         || moved >= PROMOTE_BYTES << thrift;
-                    busy && self.has_a_server(node)
+                    busy && self.has_a_server(node, network)
                 }
                 // An offer may be older than our accept: look once more when the connection has proved busy.
                 Role::Server => {
@@ -51,9 +51,15 @@ impl Conn {
 
     /// Client: it is about to connect to `port` at `address`. Looks the listener up while that is certainly there; it may be
     /// gone when promotion is due.
-    pub fn connecting(&self, node: &Node, address: [u8; 16], port: u16) {
+    pub fn connecting(
+        &self,
+        node: &Node,
+        network: impl Fn() -> Option<u32>,
+        address: [u8; 16],
+        port: u16,
+    ) {
         let address = where_it_leads(address);
-        let listener = node.listener(&address, port);
+        let listener = node.listener(&address, port, network);
         if let Some(listener) = listener {
             self.end.set(flag::LISTENED);
             self.be_thrifty(node, listener);
@@ -78,12 +84,13 @@ impl Conn {
     /// Client: is somebody of the node known to listen at the peer's address? Asked before anything is done for a step, since
     /// servers without Sockets-GM are the rule in many places.
     #[cold]
-    fn has_a_server(&self, node: &Node) -> bool {
+    fn has_a_server(&self, node: &Node, network: impl Fn() -> Option<u32>) -> bool {
         let Some(server) = self.server.get() else {
             return true;
         };
         let known = self.end.has(flag::LISTENED) || !is_loopback(&server.address);
-        if known || node.listener(&server.address, server.port).is_some() {
+        let listener = || node.listener(&server.address, server.port, network);
+        if known || listener().is_some() {
             return true;
         }
         self.end.keep_tcp(Reason::PeerNotOurs);
@@ -120,14 +127,15 @@ impl Conn {
     }
 
     /// The connection's name, from this end's addresses.
-    pub(crate) fn key(&self, node: &Node, k: &impl Kernel) -> Option<Key> {
+    pub(crate) fn key(&self, k: &impl Kernel) -> Option<Key> {
         let s = k.stream()?;
+        let netns = k.network()?;
         let mine = Key {
             client_addr: s.local.0,
             server_addr: s.peer.0,
             client_port: s.local.1,
             server_port: s.peer.1,
-            netns: node.netns,
+            netns,
         };
         for (slot, w) in self.end.address.iter().zip(mine.words()) {
             slot.store(w, Relaxed);
@@ -138,7 +146,7 @@ impl Conn {
                 server_addr: s.local.0,
                 client_port: s.peer.1,
                 server_port: s.local.1,
-                netns: node.netns,
+                netns,
             },
             _ => mine,
         })
@@ -166,13 +174,14 @@ impl Conn {
             end.reason.store(Reason::Shared as u32, Relaxed);
             return self.try_later();
         }
-        let Some(key) = self.key(node, k) else {
+        let Some(key) = self.key(k) else {
             return end.keep_tcp(Reason::Unsupported);
         };
         if !same_host(&key) {
             return end.keep_tcp(Reason::PeerNotLocal);
         }
-        if !end.has(flag::LISTENED) && node.listener(&key.server_addr, key.server_port).is_none() {
+        let listener = || node.listener(&key.server_addr, key.server_port, || Some(key.netns));
+        if !end.has(flag::LISTENED) && listener().is_none() {
             return end.keep_tcp(Reason::PeerNotOurs);
         }
         match self.positions_agree(k) {
@@ -215,7 +224,7 @@ impl Conn {
         }
         end.seen_generation.store(generation, Relaxed);
         End::count32(&end.plain_calls);
-        let Some(key) = self.key(node, k) else {
+        let Some(key) = self.key(k) else {
             return end.keep_tcp(Reason::Unsupported);
         };
         let Some((entry, id)) = node.find_offer(&key) else {
@@ -237,8 +246,11 @@ impl Conn {
         }
         let segment = match Segment::open(node.dir(), id, &key, Side::Server) {
             Ok(segment) => segment,
-            // The node's memory was opened before the program became another user; what is made since is not for it.
-            Err(e) if e.reason() == Reason::NoNode => return end.keep_tcp(Reason::NoNode),
+            // The node's memory was opened before the program became another user, or went into another root; what is made
+            // since is not for it.
+            Err(e) if e.reason() == Reason::NoNode && !node.is_within_reach() => {
+                return end.keep_tcp(Reason::NoNode);
+            }
             Err(e) if e.reason() == Reason::Limit => {
                 return end.reason.store(Reason::Limit as u32, Relaxed);
             }

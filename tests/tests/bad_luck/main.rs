@@ -2,6 +2,7 @@
 //! a hostile peer, programs that cannot be carried, very many sockets. Programs must give the same answers all the same.
 
 mod command;
+mod confined;
 mod full;
 mod hostile;
 mod leftovers;

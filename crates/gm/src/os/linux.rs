@@ -13,6 +13,9 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::Mapping;
 use crate::trust::Distrust;
 
+mod process;
+pub use process::*;
+
 fn map(fd: impl rustix::fd::AsFd, len: usize) -> io::Result<Mapping> {
     // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
     let base = unsafe {
@@ -150,12 +153,11 @@ pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The node directory's default place.
+/// The node directory's default place, by the name that the user has outside of a user namespace: root of one is not root.
 pub fn default_node_dir() -> PathBuf {
-    PathBuf::from(format!(
-        "/dev/shm/sockets-gm-{}",
-        rustix::process::geteuid().as_raw()
-    ))
+    let me = rustix::process::geteuid().as_raw();
+    let outside = uid_outside(me);
+    PathBuf::from(format!("/dev/shm/sockets-gm-{outside}"))
 }
 
 /// A node directory as the environment names it.
@@ -163,8 +165,11 @@ pub fn node_dir(name: &std::ffi::OsStr) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Makes the node directory (mode 0700) if it is missing, and checks it.
+/// Makes the node directory (mode 0700) if it is missing, and the one above for a process namespace's own; and checks it.
 pub fn ensure_dir(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent().filter(|_| super::is_inner(path)) {
+        ensure_dir(parent)?;
+    }
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e.into()),
@@ -183,81 +188,6 @@ pub fn check_dir(path: &Path) -> io::Result<()> {
         return Err(Distrust::AccessList.into());
     }
     Ok(())
-}
-
-/// A process for certain: its pid may be used again, with another start time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct ProcessId {
-    pub pid: u32,
-    /// Clock ticks after boot (field 22 of /proc/PID/stat).
-    pub start: u64,
-}
-
-impl ProcessId {
-    pub fn me() -> Self {
-        let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
-        Self {
-            pid,
-            start: start_time(pid).unwrap_or(0),
-        }
-    }
-
-    /// The live process of that number.
-    pub fn of(pid: u32) -> Option<Self> {
-        start_time(pid).map(|start| Self { pid, start })
-    }
-
-    /// Does it live? A zombie does not.
-    pub fn alive(self) -> bool {
-        self.pid != 0 && start_time(self.pid) == Some(self.start)
-    }
-}
-
-/// Start time of a live (not zombie) process.
-fn start_time(pid: u32) -> Option<u64> {
-    let text = read_small(&format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything, even parentheses: count fields after the last one.
-    let rest = text.rsplit_once(')')?.1;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
-/// Is there a live task (process or thread) of this number?
-pub fn task_alive(tid: u32) -> bool {
-    start_time(tid).is_some()
-}
-
-/// Is there a process of this number, whoever it is? Cheaper than [`ProcessId::alive`], and may say yes of a stranger.
-pub fn process_exists(pid: u32) -> bool {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    pid.is_some_and(|p| rustix::process::test_kill_process(p) != Err(Errno::SRCH))
-}
-
-/// Name of a process, as in /proc/PID/comm.
-pub fn process_name(pid: u32) -> Option<String> {
-    Some(
-        read_small(&format!("/proc/{pid}/comm"))?
-            .trim_end()
-            .to_owned(),
-    )
-}
-
-fn read_small(path: &str) -> Option<String> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut buf = [0_u8; 1024];
-    let n = rustix::io::read(&fd, &mut buf).ok()?;
-    Some(String::from_utf8_lossy(&buf[..n]).into_owned())
-}
-
-/// A number that names this network namespace on this boot.
-pub fn network_namespace() -> u32 {
-    rustix::fs::stat("/proc/self/ns/net").map_or(0, |s| s.st_ino as u32)
 }
 
 /// By the C library, which every program of ours has: looking the kernel's page up ourselves, as rustix does, finds something

@@ -24,6 +24,7 @@ pub mod nr {
     pub const LSTAT: usize = 6;
     pub const SCHED_YIELD: usize = 24;
     pub const MADVISE: usize = 28;
+    pub const SOCKET: usize = 41;
     pub const SENDTO: usize = 44;
     pub const RECVFROM: usize = 45;
     pub const SHUTDOWN: usize = 48;
@@ -193,6 +194,30 @@ pub fn read_small(path: &CStr) -> Option<Vec<u8>> {
     };
     buf.truncate(checked(n).ok()?);
     Some(buf)
+}
+
+/// The number of the network namespace in which this process makes sockets. `None`: before Linux 5.14, or no Linux.
+pub fn netns_cookie() -> Option<u64> {
+    const AF_INET: usize = 2;
+    const SOCK_STREAM_CLOEXEC: usize = 1 | 0o2_000_000;
+    const SOL_SOCKET: usize = 1;
+    const SO_NETNS_COOKIE: usize = 71;
+    if !usable() {
+        return None;
+    }
+    let (mut cookie, mut len) = (0_u64, 8_u32);
+    // SAFETY: our own descriptor, out-pointers to locals of the sizes given.
+    let r = unsafe {
+        let fd = checked(call(nr::SOCKET, [AF_INET, SOCK_STREAM_CLOEXEC, 0, 0, 0, 0])).ok()?;
+        let (at, len) = ((&raw mut cookie) as usize, (&raw mut len) as usize);
+        let r = call(
+            nr::GETSOCKOPT,
+            [fd, SOL_SOCKET, SO_NETNS_COOKIE, at, len, 0],
+        );
+        call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
+        r
+    };
+    checked(r).ok().map(|_| cookie)
 }
 
 /// Inode number, mode and owner of a file. `path` ends with a zero.

@@ -189,6 +189,9 @@ pub fn node_dir(name: &std::ffi::OsStr) -> PathBuf {
 
 /// Makes the node directory (for its owner alone) if it is missing, and checks it.
 pub fn ensure_dir(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent().filter(|_| super::is_inner(path)) {
+        ensure_dir(parent)?;
+    }
     if raw::usable() {
         let name = unix_path(path)?;
         // SAFETY: a zero-terminated path.
@@ -331,10 +334,29 @@ pub fn process_exists(pid: u32) -> bool {
 
 /// A number that names this network namespace on this boot; on Windows there is one.
 pub fn network_namespace() -> u32 {
-    if raw::usable() {
-        return raw::stat(c"/proc/self/ns/net").map_or(0, |s| s.inode as u32);
+    static KNOWN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| raw::netns_cookie().map_or(0, super::namespace_of))
+}
+
+/// Under Wine a process is one of Linux's namespaces.
+pub fn realm() -> io::Result<super::Realm> {
+    let first = super::Realm::FIRST;
+    if !raw::usable() {
+        return Ok(first);
     }
-    0
+    let me = raw::read_small(c"/proc/self/stat").unwrap_or_default();
+    let pid = String::from_utf8_lossy(&me);
+    if pid.split(' ').next().and_then(|pid| pid.parse().ok()) != Some(raw::getpid()) {
+        return Err(io::Error::other(
+            "/proc is missing, or another process namespace's",
+        ));
+    }
+    let inode = |path| raw::stat(path).map(|s| s.inode);
+    Ok(super::Realm {
+        processes: inode(c"/proc/self/ns/pid").map_err(unix_error)?,
+        times: inode(c"/proc/self/ns/time").unwrap_or(first.times),
+        users: inode(c"/proc/self/ns/user").unwrap_or(first.users),
+    })
 }
 
 pub fn monotonic_ns() -> u64 {

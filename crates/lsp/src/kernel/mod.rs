@@ -123,6 +123,10 @@ impl Kernel for Socket<'_> {
         by!(self, |fd: &Fd| fd.stream(), base::stream)
     }
 
+    fn network(&self) -> Option<u32> {
+        Some(gm::os::network_namespace())
+    }
+
     fn abort_on_close(&self) {
         by!(self, |fd: &Fd| fd.abort_on_close(), base::abort_on_close)
     }

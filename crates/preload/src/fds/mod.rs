@@ -226,7 +226,8 @@ impl Inside {
         if conn.is_engaged() {
             return conn.end().tx_path() == gm::Path::Ring || conn.settle(&self.fd());
         }
-        conn.wants_step(&self.ctx().node) && self.step()
+        let network = || crate::kernel::network(self.number);
+        conn.wants_step(&self.ctx().node, network) && self.step()
     }
 
     #[cold]

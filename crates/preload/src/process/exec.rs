@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use gm::os::ProcessId;
 use gm::{End, Port, Reason, Role, State};
 
-use super::target::{ENTRIES, Environment, Target, Verdict, environment, judge, reaches, restored};
+use super::target::{
+    ENTRIES, Environment, Lighter, Target, Verdict, environment, judge, reaches, restored,
+};
 use super::{give_away, vfork};
 use crate::ctx::{self, Ctx};
 use crate::fds::{self, Inside};
@@ -249,10 +251,14 @@ unsafe fn exec(
     env: *const *const c_char,
     call: impl FnOnce(*const *const c_char) -> c_int,
 ) -> c_int {
+    let saved = crate::errno();
+    let mut lighter = Lighter::new();
+    // SAFETY: by the caller.
+    let env = unsafe { lighter.fit(target, env) };
     let Some(ctx) = ctx::opened() else {
+        crate::set_errno(saved);
         return call(env);
     };
-    let saved = crate::errno();
     let way = way_of_exec(ctx);
     let mut room = [std::ptr::null(); ENTRIES];
     let mut given = Given::new();
@@ -371,10 +377,14 @@ unsafe fn spawn<T>(
     room: Option<&mut [*const c_char; ENTRIES]>,
     call: impl FnOnce(*const *const c_char) -> (T, Option<u32>),
 ) -> T {
+    let saved = crate::errno();
+    let mut lighter = Lighter::new();
+    // SAFETY: by the caller.
+    let env = unsafe { lighter.fit(target, env) };
     let Some(ctx) = ctx::opened() else {
+        crate::set_errno(saved);
         return call(env).0;
     };
-    let saved = crate::errno();
     // In a guest, `mark` must look at the guest's own descriptors.
     let way = match way_of_exec(ctx) {
         Way::Guest => Way::Guest,

@@ -30,6 +30,8 @@ pub enum Verdict {
     Loads,
     /// It won't, or that can't be told.
     Stranger,
+    /// Its loader is another's, which can't load the front: it complains, or gives up (musl's).
+    Foreign,
     /// There is no program: the call will fail.
     Missing,
 }
@@ -186,11 +188,7 @@ fn of_file(fd: BorrowedFd<'_>, scripts: usize) -> Verdict {
         let end = line.iter().position(|c| *c == b'\n').unwrap_or(line.len());
         return of_script(&line[..end], scripts);
     }
-    if is_dynamic(fd, head).unwrap_or(false) {
-        Verdict::Loads
-    } else {
-        Verdict::Stranger
-    }
+    loader_of(fd, head).unwrap_or(Verdict::Stranger)
 }
 
 /// The interpreter that a script's first line names.
@@ -214,8 +212,8 @@ fn of_script(line: &[u8], scripts: usize) -> Verdict {
     }
 }
 
-/// Is it a program of this machine's that asks for the C library's loader?
-fn is_dynamic(fd: BorrowedFd<'_>, head: &[u8]) -> Option<bool> {
+/// Which loader does it ask for? A static one asks for none.
+fn loader_of(fd: BorrowedFd<'_>, head: &[u8]) -> Option<Verdict> {
     const PT_INTERP: u64 = 3;
     const HEADERS: u64 = 64;
     /// ELF, 64 bits, in this machine's order of bytes.
@@ -225,8 +223,11 @@ fn is_dynamic(fd: BorrowedFd<'_>, head: &[u8]) -> Option<bool> {
         b"\x7fELF\x02\x02"
     };
     let machine = if cfg!(target_arch = "x86_64") { 62 } else { 0 };
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
     if !head.starts_with(KIND) || word(head, 18, 2)? != machine {
-        return Some(false);
+        return Some(Verdict::Foreign);
     }
     let (table, size, count) = (word(head, 32, 8)?, word(head, 54, 2)?, word(head, 56, 2)?);
     let mut entry = [0_u8; 56];
@@ -239,10 +240,15 @@ fn is_dynamic(fd: BorrowedFd<'_>, head: &[u8]) -> Option<bool> {
             let mut name = [0_u8; 256];
             let n = rustix::io::pread(fd, &mut name, word(&entry, 8, 8)?).ok()?;
             let name = CStr::from_bytes_until_nul(&name[..n]).ok()?.to_bytes();
-            return Some(name.rsplit(|c| *c == b'/').next() == Some(LOADER));
+            let ours = name.rsplit(|c| *c == b'/').next() == Some(LOADER);
+            return Some(if ours {
+                Verdict::Loads
+            } else {
+                Verdict::Foreign
+            });
         }
     }
-    Some(false)
+    None
 }
 
 fn word(bytes: &[u8], at: usize, n: usize) -> Option<u64> {
@@ -320,11 +326,87 @@ pub unsafe fn reaches(ctx: &Ctx, env: *const *const c_char) -> bool {
     let how = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
     let registry = &ctx.registry;
     library.and_then(FileId::of) == Some(ctx.library)
+        && gm::os::realm().is_ok_and(|realm| realm == ctx.node.realm)
         && rustix::fs::accessat(rustix::fs::CWD, registry, how, AtFlags::EACCESS).is_ok()
 }
 
 /// The most entries of an environment that is given ours in addition.
 pub const ENTRIES: usize = 200;
+
+/// An environment without this library, for a program that could not load it.
+pub struct Lighter {
+    env: [*const c_char; ENTRIES],
+    /// `LD_PRELOAD=` and the other libraries.
+    others: [u8; 512],
+}
+
+impl Lighter {
+    pub fn new() -> Self {
+        Self {
+            env: [std::ptr::null(); ENTRIES],
+            others: [0; 512],
+        }
+    }
+
+    /// `env` as it is, or without this library where the program would only complain of it: another loader's, and one in
+    /// another root, where the library is not.
+    ///
+    /// # Safety
+    /// `env` is null or a list as for execve, whose strings live as long as this is used.
+    pub unsafe fn fit(
+        &mut self,
+        target: Target<'_>,
+        env: *const *const c_char,
+    ) -> *const *const c_char {
+        const NAME: &[u8] = b"LD_PRELOAD=";
+        // SAFETY: by the caller.
+        let Some(value) = (unsafe { value(env, NAME) }) else {
+            return env;
+        };
+        let Some(ours) = library_in(value) else {
+            return env;
+        };
+        if FileId::of(ours).is_some() && judge(target) != Verdict::Foreign {
+            return env;
+        }
+        let mut n = NAME.len();
+        self.others[..n].copy_from_slice(NAME);
+        for other in value
+            .split(|c| *c == b':' || *c == b' ')
+            .filter(|o| *o != ours)
+        {
+            // With a separator, and a zero at the end.
+            let Some(room) = self.others.get_mut(n..n + other.len() + 2) else {
+                return env;
+            };
+            room[..other.len()].copy_from_slice(other);
+            room[other.len()] = b':';
+            n += other.len() + 1;
+        }
+        let mut to = 0;
+        // SAFETY: by the caller.
+        unsafe {
+            let mut at = env;
+            while !(*at).is_null() {
+                let preload = CStr::from_ptr(*at).to_bytes().starts_with(NAME);
+                if to + 1 == ENTRIES {
+                    return env;
+                }
+                if !preload || n > NAME.len() {
+                    self.env[to] = if preload {
+                        self.others.as_ptr().cast()
+                    } else {
+                        *at
+                    };
+                    to += 1;
+                }
+                at = at.add(1);
+            }
+        }
+        self.env[to] = std::ptr::null();
+        self.env.as_ptr()
+    }
+}
 
 /// `env` with what brought the front here. `None`: too long.
 ///
