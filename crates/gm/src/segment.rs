@@ -3,7 +3,6 @@
 //! end that is over; what killed programs leave is swept (sweep.rs).
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use ring::bytes::Bytes;
@@ -67,8 +66,8 @@ pub(crate) fn port_of(dir: &Path, maker: os::ProcessId) -> Result<Port, Error> {
 /// A mapped segment, checked but for the moments between [`Segment::find`] and [`Segment::check`].
 pub struct Segment {
     map: Mapping,
-    /// As long as it is not checked, what every segment has room for.
-    ring_bytes: AtomicUsize,
+    /// As its size says; `check` compares.
+    ring_bytes: usize,
     side: Side,
 }
 
@@ -84,7 +83,7 @@ impl Segment {
         let map = os::create_mapped(&path, bytes).map_err(|e| Error::os("create", &path, e))?;
         let me = Self {
             map,
-            ring_bytes: AtomicUsize::new(ring_bytes),
+            ring_bytes,
             side: Side::Client,
         };
         let first = me
@@ -117,9 +116,12 @@ impl Segment {
 
     /// Is it for the connection `key`?
     pub fn check(&self, key: &Key) -> Result<(), Corrupt> {
-        let bytes = self.header().check(key, self.map.bytes())?;
-        self.ring_bytes.store(bytes, Relaxed);
-        Ok(())
+        let told = self.header().check(key, self.map.bytes())?;
+        if told == self.ring_bytes {
+            Ok(())
+        } else {
+            Err(Corrupt)
+        }
     }
 
     /// For its header alone, which is not checked.
@@ -131,9 +133,10 @@ impl Segment {
         );
         let map =
             os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
+        let room = (map.bytes() - DATA_OFFSET) / 2;
         Ok(Self {
+            ring_bytes: 1 << room.ilog2(),
             map,
-            ring_bytes: AtomicUsize::new(layout::RING_BYTES_MIN),
             side: Side::Server,
         })
     }
@@ -239,7 +242,7 @@ impl Segment {
 
     #[inline]
     pub fn ring_bytes(&self) -> usize {
-        self.ring_bytes.load(Relaxed)
+        self.ring_bytes
     }
 
     /// Before the first lap's write to `upto` (a position): makes the pages exist. `grown` is the caller's note of how

@@ -50,6 +50,7 @@ impl Inside {
 
     /// Looks at what the connection needs, if that is not done yet. False: the socket is closed.
     #[cold]
+    #[inline(never)]
     pub fn wake(&self) -> bool {
         let state = &self.slot.dead;
         loop {
