@@ -12,6 +12,7 @@ use ring::sync::AtomicU32;
 use sockets::{Fault, Kernel, Peeked, Ready, Stream};
 use windows_sys::Win32::System::Threading::GetCurrentThreadId;
 
+use crate::ctx;
 use crate::slot::Body;
 
 /// May base sockets be reached by Linux system calls? `SGM_LINUX=0` says no, so that the other way can be tried under Wine.
@@ -56,6 +57,10 @@ impl Kernel for Socket<'_> {
 
     fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
         by!(self, |fd: &Fd| fd.send(buf), |b| base::send(b, buf))
+    }
+
+    fn list(&self, queue: u64, entry: u32) -> Option<bool> {
+        gm::events::tell(ctx::get()?.node.dir(), queue, entry, true)
     }
 
     fn is_nonblocking(&self) -> bool {
