@@ -25,6 +25,8 @@ pub struct Conn {
     pub(crate) unchecked_sends: AtomicU32,
     /// Empty reads since the kernel was last asked.
     pub(crate) empty_reads: AtomicU32,
+    /// When, in ticks.
+    pub(crate) kernel_asked: AtomicU64,
     /// Wake-ups in a row that brought nothing: few with an honest peer, endless with one that scribbles.
     pub(crate) idle_wakes: AtomicU32,
     /// How often a non-blocking send found no room: edges for edge-triggered waiters.
@@ -72,6 +74,7 @@ impl Conn {
             grown: AtomicUsize::new(0),
             unchecked_sends: AtomicU32::new(0),
             empty_reads: AtomicU32::new(0),
+            kernel_asked: AtomicU64::new(0),
             idle_wakes: AtomicU32::new(0),
             fulls: AtomicU32::new(0),
             full_since_us: AtomicU64::new(0),

@@ -1,5 +1,6 @@
 //! A reader that finds nothing: polling, arming, sleeping (INV-5).
 
+use gm::clock::TICKS_PER_US;
 use gm::end::flag;
 use gm::{End, EventQueue, Path};
 use ring::layout;
@@ -15,6 +16,8 @@ const IDLE_WAKES_MOST: u32 = 1_000;
 const MOVING_SLICE_US: u64 = 1_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
+/// ... and µs.
+const ASK_KERNEL_US: u64 = 2;
 
 /// How a sleep ended.
 enum Slept {
@@ -66,11 +69,22 @@ impl Conn {
         if end.rx_path() != Path::Ring {
             return Err(Fault::WouldBlock);
         }
-        let turn = self.empty_reads.fetch_add(1, Relaxed);
-        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.note_kernel(k.poll()) {
+        let turn = self.empty_reads.load(Relaxed).wrapping_add(1);
+        self.empty_reads.store(turn, Relaxed);
+        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due() && self.note_kernel(k.poll()) {
             return Ok(());
         }
         Err(Fault::WouldBlock)
+    }
+
+    /// Who reads all the time, and finds nothing, does not ask all the time.
+    fn ask_is_due(&self) -> bool {
+        let now = gm::clock::ticks();
+        let due = now.wrapping_sub(self.kernel_asked.load(Relaxed)) > ASK_KERNEL_US * TICKS_PER_US;
+        if due {
+            self.kernel_asked.store(now, Relaxed);
+        }
+        due
     }
 
     fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {
