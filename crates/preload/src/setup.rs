@@ -79,7 +79,7 @@ unsafe fn note_listener(inside: &Inside, to: *const sockaddr, len: usize) {
         }
     };
     let port = u16::from_be(at.1);
-    let network = || kernel::network(inside.number);
+    let network = || kernel::likely_network(inside.number);
     inside
         .conn()
         .connecting(&inside.ctx().node, network, at.0, port);

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::Reason;
 
-use crate::{ctx, fds, giving, real};
+use crate::{ctx, fds, giving, kernel, real};
 
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
@@ -83,7 +83,9 @@ fn into(kinds: c_int) {
 pub unsafe extern "C-unwind" fn unshare(flags: c_int) -> c_int {
     into(flags);
     // SAFETY: the caller's argument, unchanged.
-    unsafe { real::unshare(flags) }
+    let r = unsafe { real::unshare(flags) };
+    kernel::forget_network();
+    r
 }
 
 /// # Safety
@@ -101,7 +103,9 @@ pub unsafe extern "C-unwind" fn setns(fd: c_int, kind: c_int) -> c_int {
     into(kinds.max(0));
     crate::set_errno(saved);
     // SAFETY: the caller's arguments, unchanged.
-    unsafe { real::setns(fd, kind) }
+    let r = unsafe { real::setns(fd, kind) };
+    kernel::forget_network();
+    r
 }
 
 /// # Safety
