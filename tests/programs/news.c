@@ -301,8 +301,41 @@ static void sets_come_and_go_server(int listener)
 }
 static void sets_come_and_go_client(int port) { speak(port, 6); }
 
+/* A member is taken out, or closed, with news that nobody was told of. */
+static void emptied_server(int listener)
+{
+    int set = MUST(epoll_create1(0));
+    for (int part = 0; part < 2; part++) {
+        int fd = accept_warm(listener);
+        struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+        MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+        for (int i = 0; i < 8; i++)
+            CHECK(epoll_wait(set, &event, 1, 5) == 0);
+        tell(part);
+        await_unread(fd, 4);
+        if (part == 0)
+            MUST(epoll_ctl(set, EPOLL_CTL_DEL, fd, NULL));
+        else
+            MUST(close(fd));
+        CALL("nothing is left in it", epoll_wait(set, &event, 1, 20));
+        if (part == 0)
+            MUST(close(fd));
+    }
+}
+static void emptied_client(int port)
+{
+    for (int part = 0; part < 2; part++) {
+        int fd = connect_warm(port);
+        hear();
+        send_text(fd, "news");
+        char byte;
+        CHECK(read(fd, &byte, 1) < 0 && errno == ECONNRESET);
+        MUST(close(fd));
+    }
+}
+
 const struct test_case cases[] = {
     RAW_CASE(level),       RAW_CASE(edge),         RAW_CASE(one_shot_threads), RAW_CASE(edge_threads),
     RAW_CASE(two_sets),    RAW_CASE(inherited),    RAW_CASE(child_beside),     RAW_CASE(closes_all),
-    RAW_CASE(sets_come_and_go), END_OF_CASES,
+    RAW_CASE(sets_come_and_go), RAW_CASE(emptied), END_OF_CASES,
 };

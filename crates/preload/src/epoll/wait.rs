@@ -240,11 +240,11 @@ impl Set {
         self.sort(epfd, out, from, usize::try_from(r).unwrap_or(0))
     }
 
-    /// Has the event queue anything? For polling.
+    /// Has the event queue anything, of members that are there still? For polling.
     #[inline]
     fn any_listed(&self) -> bool {
         let queue = self.queue.get();
-        queue.is_some_and(|q| q.words().has_any())
+        queue.is_some_and(|q| q.words().has_any()) && self.carried.load(Acquire) > 0
     }
 
     /// Another process uses the kernel's set as well: the queue's bell may wake the wrong one.
