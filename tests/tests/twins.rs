@@ -260,6 +260,7 @@ twins! {
         raw child_beside: Carried(60 * KIB);
         raw closes_all: Carried(60 * KIB);
         raw sets_come_and_go: Carried(60 * KIB);
+        raw in_its_place: PROMOTED;
     }
     address {
         raw ipv6: Carried(900 * KIB);
