@@ -4,6 +4,8 @@
 
 #include <sched.h>
 
+#include "epoll_common.h"
+
 enum { CROWD = 40, TURNS = 300, LONGEST = 200 };
 
 static void serve_one(int fd)
@@ -334,8 +336,45 @@ static void emptied_client(int port)
     }
 }
 
+/* A member is closed with its news unheard, and another takes its place in the set: one that is on TCP. */
+static void in_its_place_server(int listener)
+{
+    int gone = accept_warm(listener), stays = accept_warm(listener), plain = accept_from(listener), set = new_set();
+    char text[8];
+    add(set, gone, EPOLLIN, 1);
+    add(set, stays, EPOLLIN, 2);
+    for (int i = 0; i < 13; i++) {
+        tell(thread_id());
+        wait_show("asleep until input", set, -1);
+        CALL("read", read(i % 2 ? gone : stays, text, sizeof text));
+    }
+    tell(1);
+    CHECK(hear() == 2);
+    CALL("read", read(gone, text, sizeof text));
+    CALL("close", close(gone));
+    add(set, plain, EPOLLOUT, 3);
+    wait_show("output", set, 0);
+    wait_show("output still", set, 20);
+    modify(set, plain, 0, 3);
+    wait_show("nothing", set, 0);
+    tell(3);
+}
+static void in_its_place_client(int port)
+{
+    int gone = connect_warm(port), stays = connect_warm(port);
+    connect_to(AF_INET, port);
+    for (int i = 0; i < 13; i++) {
+        await_asleep(hear());
+        send_text(i % 2 ? gone : stays, "more");
+    }
+    CHECK(hear() == 1);
+    send_text(gone, "last");
+    tell(2);
+    CHECK(hear() == 3);
+}
+
 const struct test_case cases[] = {
     RAW_CASE(level),       RAW_CASE(edge),         RAW_CASE(one_shot_threads), RAW_CASE(edge_threads),
     RAW_CASE(two_sets),    RAW_CASE(inherited),    RAW_CASE(child_beside),     RAW_CASE(closes_all),
-    RAW_CASE(sets_come_and_go), RAW_CASE(emptied), END_OF_CASES,
+    RAW_CASE(sets_come_and_go), RAW_CASE(emptied), RAW_CASE(in_its_place), END_OF_CASES,
 };

@@ -15,8 +15,9 @@ const ROUNDS: u32 = 200;
 /// Rounds of `perish.c`: as many as fit into these seconds, or SGM_KILL_ROUNDS of them, however long they take. Twice under the
 /// front.
 const SHARED_SECONDS: u64 = 10;
-/// Sweeps, a good second apart, after which what was killed on its way is not waited for any more.
-const SWEEPS: u32 = 12;
+/// Sweeps, a good second apart, after which what was killed half made, or on its way, is not waited for any more: the first is for a
+/// minute.
+const SWEEPS: u32 = 60;
 
 fn driver(seed: u32) -> Command {
     let mut command = Started::command(compiled("kill", Build::Plain));

@@ -261,6 +261,7 @@ twins! {
         raw closes_all: Carried(60 * KIB);
         raw sets_come_and_go: Carried(60 * KIB);
         raw emptied: PROMOTED;
+        raw in_its_place: PROMOTED;
     }
     address {
         raw ipv6: Carried(900 * KIB);

@@ -57,6 +57,12 @@ impl EventQueue {
         let map =
             os::create_mapped(&path, FILE_BYTES).map_err(|e| Error::os("create", &path, e))?;
         let bell = map.populate(0, FILE_BYTES).and_then(|()| {
+            // SAFETY: as in `header`.
+            let h = unsafe { &*map.base().cast::<Header>() };
+            h.version.store(ring::VERSION, Relaxed);
+            h.start.store(me.start, Relaxed);
+            // From here on it is known whose it is, should that be killed.
+            h.pid.store(me.pid, Release);
             // Named before anybody can want it.
             Bell::make(&bell_path)
         });
@@ -65,11 +71,7 @@ impl EventQueue {
             Error::os("make a bell", &bell_path, e)
         })?;
         let queue = Self { map, bell, id };
-        let h = queue.header();
-        h.version.store(ring::VERSION, Relaxed);
-        h.pid.store(me.pid, Relaxed);
-        h.start.store(me.start, Relaxed);
-        h.magic.store(MAGIC, Release);
+        queue.header().magic.store(MAGIC, Release);
         Ok(queue)
     }
 
@@ -90,8 +92,9 @@ impl EventQueue {
 
     /// Takes the names away. Whoever has it open goes on using it.
     pub fn remove(dir: &Path, id: u64) {
-        os::remove(&file(dir, id));
+        // Whose it was stands in the other one.
         os::remove(&bell_file(dir, id));
+        os::remove(&file(dir, id));
     }
 
     fn header(&self) -> &Header {
@@ -152,12 +155,14 @@ pub(crate) fn is_left(dir: &Path, id: u64) -> Option<bool> {
     let map = os::open_mapped(&file(dir, id), FILE_BYTES, FILE_BYTES).ok()?;
     // SAFETY: as in `header`.
     let h = unsafe { &*map.base().cast::<Header>() };
-    let sound = h.magic.load(Acquire) == MAGIC;
-    let maker = ProcessId {
-        pid: h.pid.load(Relaxed),
-        start: h.start.load(Relaxed),
+    let pid = h.pid.load(Acquire);
+    let sound = match h.magic.load(Acquire) {
+        // It is being made, or its maker was killed meanwhile.
+        0 => pid != 0,
+        magic => magic == MAGIC,
     };
-    sound.then(|| !maker.alive())
+    let start = h.start.load(Relaxed);
+    sound.then(|| !ProcessId { pid, start }.alive())
 }
 
 /// Queues of others that this process lists in, at most [`PEERS`] at a time.
@@ -296,6 +301,23 @@ mod tests {
         assert_eq!(tell(&dir, queue.id(), 8, true), Some(true));
         assert_eq!(tell(&dir, queue.id(), 9, true), Some(false));
         assert_eq!(is_left(&dir, queue.id()), Some(false));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_dead_maker_leaves_goes_whole_and_half_made() {
+        let dir = a_dir();
+        let mut maker = ProcessId::me();
+        maker.start += 1;
+        for i in 0..32 {
+            let queue = EventQueue::create(&dir, maker).unwrap();
+            if i % 2 == 0 {
+                queue.header().magic.store(0, Relaxed);
+            }
+        }
+        crate::sweep::sweep_all(&dir);
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::os::{self, ProcessId};
 use crate::segment::{self, Segment, Side};
-use crate::{Error, Node, Port, events};
+use crate::{Error, EventQueue, Node, Port, events};
 
 const PAUSE_NS: u64 = 1_000_000_000;
 const PATIENCE_NS: u64 = 3_000_000;
@@ -63,6 +63,12 @@ fn sweep(dir: &Path, from: usize, deadline: u64) -> usize {
         let name = name.to_str().unwrap_or_default();
         if os::is_inner(&entry.path()) {
             sweep_inner(&entry.path());
+        } else if let Some(id) = queue_id(name)
+            && let Some(left) = events::is_left(dir, id)
+        {
+            if left {
+                EventQueue::remove(dir, id);
+            }
         } else if is_left(dir, name, &entry.path(), &mut ports) {
             os::remove(&entry.path());
         }
@@ -94,11 +100,19 @@ fn is_left(dir: &Path, name: &str, path: &Path, ports: &mut Ports) -> bool {
     if name.starts_with("new-") {
         return is_old(path);
     }
-    let id = |prefix| u64::from_str_radix(name.strip_prefix(prefix)?, 16).ok();
-    if let Some(id) = id("queue-").or_else(|| id("bell-")) {
-        return events::is_left(dir, id).unwrap_or_else(|| is_old(path));
+    if queue_id(name).is_some() {
+        return is_old(path);
     }
-    id("seg-").is_some_and(|id| segment_is_dead(dir, id, path, ports))
+    id_in(name, "seg-").is_some_and(|id| segment_is_dead(dir, id, path, ports))
+}
+
+fn id_in(name: &str, prefix: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix(prefix)?, 16).ok()
+}
+
+/// Of the event queue whose file, or whose bell, has that name.
+fn queue_id(name: &str) -> Option<u64> {
+    id_in(name, "queue-").or_else(|| id_in(name, "bell-"))
 }
 
 /// A port that nobody lives in and nobody waits for.

@@ -391,8 +391,10 @@ fn close_base(inside: &Inside) -> Result<(), Code> {
             ctx.node.unlisten(entry);
         }
         if let Some(conn) = &b.conn {
-            conn.end().refs.store(0, Relaxed);
-            conn.close(&ctx.node, &inside.socket(), true);
+            conn.leave(&ctx.node, &inside.socket(), || {
+                conn.end().refs.store(0, Relaxed);
+                true
+            });
         }
     }
     let wake = b.conn.as_ref().is_some_and(Conn::is_engaged) && !inside.is_alone();

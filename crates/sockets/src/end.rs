@@ -2,7 +2,7 @@
 
 use gm::end::flag;
 use gm::{Node, Path, Reason, State};
-use ring::sync::Ordering::Relaxed;
+use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Rx, layout};
 
 use crate::lock::lock;
@@ -94,33 +94,57 @@ impl Conn {
         now
     }
 
-    /// Before the kernel's close of this process's last descriptor. `last`: no other process holds the socket.
-    pub fn close(&self, node: &Node, k: &impl Kernel, last: bool) {
+    /// Before the kernel's close of this process's last descriptor. `uncount` takes this process off the holders, and says
+    /// whether it was the last; so does this. One that was not has no business with the end from then on: the others may
+    /// close it at any moment, and the next socket may be in its place.
+    pub fn leave(&self, node: &Node, k: &impl Kernel, uncount: impl FnOnce() -> bool) -> bool {
+        // Perhaps it is the last all the same: a holder that was killed is still counted.
+        if self.end.refs.load(Acquire) != 1 && self.settle_confirmed(k) {
+            let _ = self.take_bells(k);
+        }
+        let last = uncount();
+        if last {
+            self.close(node, k);
+        }
+        last
+    }
+
+    /// Makes what steps are due. False: it is not carried, nor confirmed.
+    fn settle_confirmed(&self, k: &impl Kernel) -> bool {
+        let confirmed = |s: &gm::Segment| s.header().decision() == Ok(Decision::Confirmed);
+        let carried = match self.end.state() {
+            State::Claimed => self.segment().is_some_and(confirmed),
+            State::Carried => self.segment().is_some(),
+            _ => false,
+        };
+        if carried {
+            self.see_confirmation(k);
+            self.settle(k);
+        }
+        carried
+    }
+
+    /// The last holder's part of [`Conn::leave`].
+    pub fn close(&self, node: &Node, k: &impl Kernel) {
         let end = self.end;
         let Some(segment) = self.segment() else {
             return;
         };
-        match end.state() {
-            State::Offered if last => {
+        if !self.settle_confirmed(k) {
+            let state = end.state();
+            if matches!(state, State::Offered | State::Claimed) {
                 end.reason.store(Reason::Ended as u32, Relaxed);
-                self.note_offer(node, false);
-                return self.withdraw(node);
             }
-            State::Claimed if segment.header().decision() != Ok(Decision::Confirmed) => {
-                if last {
-                    end.reason.store(Reason::Ended as u32, Relaxed);
+            match state {
+                State::Offered => {
+                    self.note_offer(node, false);
+                    self.withdraw(node);
+                }
+                State::Claimed => {
                     segment.header().withdraw();
                 }
-                return;
+                _ => {}
             }
-            State::Claimed | State::Carried => {}
-            _ => return,
-        }
-        self.see_confirmation(k);
-        self.settle(k);
-        if !last {
-            // Perhaps it is the last all the same: a holder that was killed is still counted.
-            let _ = self.take_bells(k);
             return;
         }
         self.note_use(node);
@@ -196,5 +220,42 @@ impl Conn {
                 Err(_) => break,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::Pair;
+    use gm::Role;
+    use ring::sync::Ordering::AcqRel;
+
+    #[test]
+    fn who_is_not_the_last_leaves_the_next_one_alone() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        // By a fork there are two. The other one closes this moment, and the next connection gets the end.
+        conn.end.refs.store(2, Relaxed);
+        let last = conn.leave(&pair.node, socket, || {
+            let last = conn.end.refs.fetch_sub(1, AcqRel) == 1;
+            conn.end.reset(Role::Server, 1);
+            conn.end.set_state(State::Claimed);
+            last
+        });
+        assert!(!last);
+        assert_eq!(conn.end.state(), State::Claimed);
+        assert_eq!(conn.end.tx_path(), Path::Tcp, "it is on the ring");
+        assert!(!conn.end.has(u32::MAX), "its flags changed");
+    }
+
+    #[test]
+    fn the_last_holder_says_the_end() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        assert!(conn.leave(&pair.node, socket, || {
+            conn.end.refs.fetch_sub(1, AcqRel) == 1
+        }));
+        let rings = pair.client.conn.rings().map(|s| s.rx().flags());
+        assert_eq!(rings, Ok(layout::FIN));
     }
 }

@@ -194,6 +194,7 @@ impl End {
 pub(crate) struct Pair {
     pub(crate) client: End,
     pub(crate) server: End,
+    pub(crate) node: Node,
     dir: PathBuf,
 }
 
@@ -236,6 +237,7 @@ impl Pair {
         Self {
             client,
             server,
+            node,
             dir,
         }
     }

@@ -264,9 +264,12 @@ impl Members {
         }
     }
 
-    /// From now on it is looked at on every wait.
+    /// From now on it is looked at on every wait, if it is carried: the queue may have a number from its last use, or of the
+    /// member that had it before, and what the kernel alone knows of would never be cooled.
     pub fn heat(&mut self, i: usize) {
-        if let Some(Some(w)) = self.list.get_mut(i) {
+        if let Some(Some(w)) = self.list.get_mut(i)
+            && w.carried
+        {
             w.quiet = 0;
             if !w.hot && !w.dormant {
                 w.hot = true;

@@ -5,12 +5,13 @@
 //! descriptor points to it.
 
 mod fork;
+mod leave;
 mod rest;
 
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize};
 
@@ -29,6 +30,7 @@ use self::fork::Change;
 pub use self::fork::{
     after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
 };
+pub use self::leave::at_exit;
 use self::rest::{ASLEEP, CLEANED, CLOSED, LIVE, enter_at_rest, is_in_use};
 
 /// Descriptors beyond this stay plain.
@@ -147,73 +149,6 @@ impl Inside {
         // SAFETY: inside, and the descriptor pointed here after we entered: the connection is initialised and is not
         // dropped before we leave.
         unsafe { (*self.slot.conn.get()).assume_init_ref() }
-    }
-
-    /// This process holds the socket no more. True: nobody does.
-    pub fn leave_end(&self) -> bool {
-        self.leave_end_to(gm::os::process_exists)
-    }
-
-    fn leave_end_to(&self, exists: impl FnOnce(u32) -> bool) -> bool {
-        let end = self.conn().end();
-        let me = self.ctx().node.me().pid;
-        // The end is somebody else's now: of the one from whom it came, if that one lives.
-        let before = self.slot.pid_before.load(Relaxed);
-        let before = if exists(before) { before } else { 0 };
-        let alone = end.refs.load(Acquire) == 1;
-        if !alone && end.role() != Role::Listener {
-            let _ = end.pid.compare_exchange(me, before, AcqRel, Relaxed);
-        }
-        end.refs.fetch_sub(1, AcqRel) == 1
-    }
-
-    /// The program closes its last descriptor while other calls are at work on the connection. As the kernel would, they go on, on
-    /// a descriptor of ours, and the socket ends when the last of them does. False: there are none.
-    fn outlives_close(&self) -> bool {
-        if self.slot.gate.is_mine_alone() || !self.conn().is_engaged() {
-            return false;
-        }
-        self.wake();
-        // Not a low number, which the program may expect of its next descriptor.
-        const HIGH: c_int = 512;
-        let copy = |least| {
-            // SAFETY: the descriptor is open: it is about to be closed.
-            let fd = unsafe { BorrowedFd::borrow_raw(self.number) };
-            rustix::io::fcntl_dupfd_cloexec(fd, least)
-        };
-        let Ok(kept) = copy(HIGH).or_else(|_| copy(STDIO_FDS)) else {
-            return false;
-        };
-        self.slot.kept.store(kept.into_raw_fd() + 1, Release);
-        true
-    }
-
-    /// The socket has no descriptor in this process any more. `open`: for the moment it has, to end well with.
-    fn end(&self, open: bool) {
-        let last = self.leave_end();
-        self.slot.ends.store(last, Release);
-        let ctx = self.ctx();
-        if let Some(entry) = self.slot.take_listener()
-            && self.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
-        {
-            ctx.node.unlisten(entry);
-        }
-        self.slot.listener_pid.store(NO_LISTENER, Relaxed);
-        if last {
-            self.wake();
-        }
-        if open && !self.is_asleep() {
-            self.conn().close(&ctx.node, &self.fd(), last);
-        }
-    }
-
-    /// It does after all.
-    pub fn return_to_end(&self) {
-        let end = self.conn().end();
-        end.refs.fetch_add(1, AcqRel);
-        if end.role() != Role::Listener {
-            end.pid.store(self.ctx().node.me().pid, Relaxed);
-        }
     }
 
     pub fn ctx(&self) -> &'static Ctx {
@@ -682,29 +617,4 @@ pub fn forget_range(first: usize, last: usize) {
             forget(fd as c_int);
         }
     }
-}
-
-/// This process is about to end: its sockets have one holder less, and those of the last holder end as by close. The
-/// ends are not given back, for other threads may still be at work.
-pub fn at_exit() {
-    let mut asked = (0, false);
-    let mut exists = |pid| {
-        if asked.0 != pid {
-            asked = (pid, gm::os::process_exists(pid));
-        }
-        asked.1
-    };
-    each_slot_once(|inside| {
-        let conn = inside.conn();
-        let last = inside.leave_end_to(&mut exists);
-        if last {
-            inside.wake();
-        } else if inside.is_asleep() {
-            return;
-        }
-        conn.close(&inside.ctx().node, &inside.fd(), last);
-        if last {
-            conn.release(&inside.ctx().node);
-        }
-    });
 }
