@@ -261,6 +261,13 @@ twins! {
         raw closes_all: Carried(60 * KIB);
         raw sets_come_and_go: Carried(60 * KIB);
     }
+    queues {
+        pair few_descriptors: PROMOTED;
+        pair closed_asleep: PROMOTED;
+        raw forking_poller: PROMOTED;
+        raw forking_waiter: PROMOTED;
+        pair filtered: PROMOTED;
+    }
     address {
         raw ipv6: Carried(900 * KIB);
         raw dual_stack: Carried(2 * MIB);

@@ -116,7 +116,7 @@ impl Conn {
         if self.end.rx_path() != Path::Ring || !self.listen(k, queue.id(), 0, || !k.is_watched()) {
             return None;
         }
-        queue.words().fall_asleep();
+        let sleep = queue.words().fall_asleep();
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
             true => self.count_sleep(|| {
                 let limit = self.end.receive_timeout_us.load(Relaxed);
@@ -129,7 +129,8 @@ impl Conn {
             false => Slept::Rung,
         });
         self.leave_queue(queue.id());
-        queue.words().wake_up(queue.words().sleep());
+        // This sleep alone: in a forked child, whose call goes on, it is over, and the parent may be in another.
+        queue.words().wake_up(sleep);
         Some(slept)
     }
 
