@@ -263,6 +263,13 @@ twins! {
         raw emptied: PROMOTED;
         raw in_its_place: PROMOTED;
     }
+    queues {
+        pair few_descriptors: PROMOTED;
+        pair closed_asleep: PROMOTED;
+        raw forking_poller: PROMOTED;
+        raw forking_waiter: PROMOTED;
+        pair filtered: PROMOTED;
+    }
     address {
         raw ipv6: Carried(900 * KIB);
         raw dual_stack: Carried(2 * MIB);

@@ -69,6 +69,11 @@ impl<T: Placed + Sync + 'static> Arena<T> {
 
     /// One that nobody uses, made by `make` if there is none. `None`: no memory.
     pub fn take(&self, make: impl FnOnce() -> T) -> Option<&'static T> {
+        self.take_free().or_else(|| self.make(make))
+    }
+
+    /// One that nobody uses, if there is one.
+    pub fn take_free(&self) -> Option<&'static T> {
         let mut head = self.free.load(Acquire);
         while let Some(number) = (head as u32).checked_sub(1) {
             // SAFETY: what was in the list once is made, and never freed.
@@ -83,7 +88,7 @@ impl<T: Placed + Sync + 'static> Arena<T> {
                 Err(now) => head = now,
             }
         }
-        self.make(make)
+        None
     }
 
     /// One that was never used.

@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
 use crate::process::confine;
-use crate::queues::Lent;
+use crate::queues::{self, Lent};
 use crate::{cancel, ctx, fds, real, signals};
 
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
@@ -328,6 +328,10 @@ impl Kernel for Fd {
             Err(Fault::Interrupted)
                 if timeout_us == 0 && !cancel::is_on() && !signals::ended_sleep() =>
             {
+                return Ok(None);
+            }
+            Err(Fault::Other(libc::EINVAL)) => {
+                queues::refused();
                 return Ok(None);
             }
             Err(f) => return Err(f),

@@ -12,7 +12,7 @@ use sockets::{Conn, Ready};
 
 use crate::fds::{self, Inside, enter};
 use crate::kernel::{self, Fd};
-use crate::queues::Lent;
+use crate::queues::{self, Lent};
 use crate::scratch::List;
 use crate::time::{self, Deadline};
 use crate::{cancel, epoll, real};
@@ -233,8 +233,16 @@ impl Array<'_> {
             *entry = *p;
         }
         let (array, n) = (entries.as_mut_ptr(), entries.len() as nfds_t);
+        let saved = crate::errno();
         // SAFETY: an array of ours; a local time-out.
         let r = cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int;
+        if r < 0 && crate::errno() == libc::EINVAL {
+            // As if woken: it goes round again.
+            crate::set_errno(saved);
+            queues::refused();
+            self.fds.iter_mut().for_each(|p| p.revents = 0);
+            return 0;
+        }
         if r < 0 {
             return r;
         }

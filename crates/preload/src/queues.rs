@@ -1,8 +1,8 @@
 //! The event queues of this process: taken by an epoll set for as long as it is there, or by a call for one sleep, and used
 //! again by others. So there are as many as sleep at a time.
 
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use gm::{EventQueue, Note};
 
@@ -44,29 +44,28 @@ fn my_pid() -> u32 {
 /// One with a queue, for the caller alone. `None`: there can be no more.
 pub fn take() -> Option<&'static Kept> {
     let ctx = ctx::opened().filter(|_| !confine::is_confined())?;
-    let kept = KEPT.take(Kept::default)?;
-    if kept.queue.get().is_none_or(|q| !q.bell().is_sound()) {
-        return fill(ctx, kept);
+    while let Some(kept) = KEPT.take_free() {
+        if kept.queue.get().is_some_and(|q| q.bell().is_sound()) {
+            return Some(kept);
+        }
+        // The program closed its bell; it stays as it is.
     }
-    Some(kept)
+    if MADE.load(Relaxed) >= MOST {
+        return None;
+    }
+    make(ctx)
 }
 
+/// Those that could not be made count as well: who has no room now is not asked again and again.
 #[cold]
-fn fill(ctx: &ctx::Ctx, mut kept: &'static Kept) -> Option<&'static Kept> {
+fn make(ctx: &ctx::Ctx) -> Option<&'static Kept> {
     let me = ctx.node.me();
     if MADE.fetch_add(1, Relaxed) >= MOST {
-        KEPT.give(kept);
         return None;
-    }
-    if kept.queue.get().is_some() {
-        // The program closed its bell; it stays as it is.
-        kept = KEPT.fresh(Kept::default)?;
     }
     let _quiet = crate::quiet::begin();
-    let Ok(queue) = EventQueue::create(ctx.node.dir(), me) else {
-        KEPT.give(kept);
-        return None;
-    };
+    let queue = EventQueue::create(ctx.node.dir(), me).ok()?;
+    let kept = KEPT.fresh(Kept::default)?;
     kept.pid.store(me.pid, Relaxed);
     kept.queue.set(queue).ok()?;
     Some(kept)
@@ -82,6 +81,10 @@ pub fn give(kept: &'static Kept) {
 /// In a forked child, which has none.
 pub fn in_child() {
     KEPT.in_child();
+    if confine::is_confined() {
+        // The filter may not know of what this takes.
+        return;
+    }
     MADE.store(0, Relaxed);
     for kept in KEPT.all() {
         if let Some(queue) = kept.queue.get() {
@@ -104,11 +107,23 @@ pub fn at_exit() {
 /// So many sleeps of a process are on doorbells: to make a queue costs as much as some ten sleeps.
 const SLEEPS: u32 = 8;
 
+/// The kernel refuses an array of one entry more than the program's: its limit on descriptors is that low.
+static TIGHT: AtomicBool = AtomicBool::new(false);
+
+/// A sleep with a bell was refused, for its limits or a reason of the program's own: from now on sleeps have none.
+#[cold]
+pub fn refused() {
+    TIGHT.store(true, Relaxed);
+}
+
 /// For one sleep.
 pub struct Lent(&'static Kept);
 
 impl Lent {
     pub fn new() -> Option<Self> {
+        if TIGHT.load(Relaxed) {
+            return None;
+        }
         static SLEPT: AtomicU32 = AtomicU32::new(0);
         if SLEPT.load(Relaxed) < SLEEPS && !sockets::at_once() {
             SLEPT.fetch_add(1, Relaxed);

@@ -9,7 +9,7 @@ use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
 use crate::scratch::List;
 use crate::time::{self, Deadline};
-use crate::{cancel, epoll, fds, poll, real};
+use crate::{cancel, epoll, fds, poll, process, real};
 
 type Sets = [*mut fd_set; 3];
 const WORD: usize = u64::BITS as usize;
@@ -107,6 +107,17 @@ fn wait(n: c_int, sets: Sets, open: c_int, deadline: Deadline, mask: *const sigs
         return -1;
     }
     let got = poll::wait(&mut list, deadline, mask);
+    if got < 0 && crate::errno() == libc::EINVAL {
+        // poll's array is refused for the limit on descriptors, which select does not mind.
+        for p in list.iter() {
+            process::give_away(p.fd, gm::Reason::Unsupported);
+        }
+        let left = time::left(deadline);
+        let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let [r, w, e] = sets;
+        // SAFETY: the caller's sets; a local time-out.
+        return unsafe { real::pselect(n, r, w, e, left, mask) };
+    }
     if got < 0 {
         return got;
     }

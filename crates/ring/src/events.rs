@@ -136,12 +136,16 @@ impl<const SUMS: usize, const LEAVES: usize> Words<SUMS, LEAVES> {
         }
     }
 
-    /// The waiter is about to sleep: look whether anything is listed after this.
-    pub fn fall_asleep(&self) {
-        let next = |sleep: u64| Some((sleep & !STATE).wrapping_add(TURN) | ASLEEP);
+    /// The waiter is about to sleep: look whether anything is listed after this. Its end is told to [`Words::wake_up`].
+    pub fn fall_asleep(&self) -> Sleep {
+        let next = |sleep: u64| (sleep & !STATE).wrapping_add(TURN) | ASLEEP;
         // No two threads have the same turn.
-        let _ = self.sleep.0.fetch_update(AcqRel, Relaxed, next);
+        let was = self
+            .sleep
+            .0
+            .fetch_update(AcqRel, Relaxed, |sleep| Some(next(sleep)));
         barrier_after_rmw();
+        Sleep(was.map_or_else(next, next))
     }
 
     /// How the waiter is said to be: for [`Words::wake_up`].

@@ -32,7 +32,17 @@ impl Gate {
     /// Counts the caller out. True: nobody is left inside.
     #[inline]
     pub fn leave(&self) -> bool {
-        self.0.fetch_sub(1, AcqRel) == 1
+        let inside = self.0.fetch_sub(1, AcqRel);
+        if inside == 0 {
+            self.not_counted();
+        }
+        inside == 1
+    }
+
+    /// A call that was interrupted by a handler, which forked, goes on in the child: see [`Gate::reset`].
+    #[cold]
+    fn not_counted(&self) {
+        self.0.fetch_add(1, AcqRel);
     }
 
     /// As `enter`, in a process that has one thread: without the cost of a locked instruction. Handlers come and go in between,
@@ -50,7 +60,8 @@ impl Gate {
     #[inline]
     pub fn leave_single(&self) -> bool {
         let inside = self.0.load(Relaxed);
-        self.0.store(inside.wrapping_sub(1), Relaxed);
+        // As `leave`: it may not have been counted.
+        self.0.store(inside.saturating_sub(1), Relaxed);
         inside == 1
     }
 
@@ -75,7 +86,8 @@ impl Gate {
         self.0.load(Acquire) == 0
     }
 
-    /// In a forked child: the other threads that were inside do not exist here.
+    /// In a forked child: the other threads that were inside do not exist here. What the forking thread itself is inside of is not
+    /// counted any more.
     pub fn reset(&self) {
         self.0.store(0, Release);
     }

@@ -71,7 +71,8 @@ impl Conn {
         }
         let turn = self.empty_reads.load(Relaxed).wrapping_add(1);
         self.empty_reads.store(turn, Relaxed);
-        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due() && self.note_kernel(k.poll()) {
+        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due() && self.note_kernel(k.poll())
+        {
             return Ok(());
         }
         Err(Fault::WouldBlock)
@@ -130,7 +131,7 @@ impl Conn {
         if self.end.rx_path() != Path::Ring || !self.listen(k, queue.id(), 0, || !k.is_watched()) {
             return None;
         }
-        queue.words().fall_asleep();
+        let sleep = queue.words().fall_asleep();
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
             true => self.count_sleep(|| {
                 let limit = self.end.receive_timeout_us.load(Relaxed);
@@ -143,7 +144,8 @@ impl Conn {
             false => Slept::Rung,
         });
         self.leave_queue(queue.id());
-        queue.words().wake_up(queue.words().sleep());
+        // This sleep alone: in a forked child, whose call goes on, it is over, and the parent may be in another.
+        queue.words().wake_up(sleep);
         Some(slept)
     }
 

@@ -28,8 +28,8 @@ use libc::{epoll_event, sigset_t, timespec};
 use self::members::{Members, Seen, Watch, register};
 use self::sets::{Set, find_or_make};
 pub use self::sets::{
-    after_fork, alias_set, be_watched, before_fork, close_set, close_sets, forget_free, in_child,
-    is_busy, is_set, on_close, on_engaged, on_substituted,
+    after_fork, alias_set, be_watched, become_plain, before_fork, close_set, close_sets,
+    forget_free, in_child, is_busy, is_set, on_close, on_engaged, on_substituted,
 };
 use self::wait::wait;
 use crate::fds::{Inside, enter};

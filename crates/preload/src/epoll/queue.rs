@@ -84,9 +84,15 @@ impl SetQueue {
         crate::set_errno(saved);
     }
 
-    /// The set is over: nobody waits there. The kernel forgot the bell with its set.
-    pub fn end(&self, members: &mut Members) {
+    /// The set is over, and the kernel forgets the bell with it. But for threads that are `asleep` there: they keep the kernel's
+    /// set, and must not be woken by a bell that is somebody else's then.
+    pub fn end(&self, members: &mut Members, epfd: i32, asleep: bool) {
         members.queue = None;
+        if let Some(queue) = self.get().filter(|q| asleep && q.bell().is_sound()) {
+            let saved = crate::errno();
+            register(epfd, queue, libc::EPOLL_CTL_DEL);
+            crate::set_errno(saved);
+        }
         let kept = self.kept.swap(std::ptr::null_mut(), AcqRel);
         self.inherited.store(0, Relaxed);
         self.sleeps.store(0, Relaxed);

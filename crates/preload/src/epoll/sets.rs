@@ -40,6 +40,8 @@ pub struct Set {
     /// Its own readiness counts for somebody: see [`be_watched`].
     pub watched: AtomicBool,
     pub spin: Spin,
+    /// It was closed while threads sleep on it: the last of them gives it back.
+    over: AtomicBool,
     pub queue: SetQueue,
 }
 
@@ -142,12 +144,42 @@ impl Set {
                 .flatten()
                 .for_each(|w| w.conn().leave_queue(queue));
         }
-        self.queue.end(&mut members);
+        self.over.swap(true, AcqRel);
+        let asleep = self.sleepers.load(Acquire) > 0;
+        self.queue.end(&mut members, self.fd.load(Relaxed), asleep);
+        let saved = crate::errno();
         for w in members.list.into_iter().flatten() {
+            if asleep && w.dormant {
+                // As for the bell.
+                unregister(self.fd.load(Relaxed), &w);
+            }
             self.drop_watch(w);
         }
-        // SAFETY: sets are made in the arena alone, and never freed.
-        ARENA.give(unsafe { &*std::ptr::from_ref(self) });
+        crate::set_errno(saved);
+        self.give_if_over();
+    }
+
+    /// Was it closed while this thread slept on it?
+    pub fn is_over(&self) -> bool {
+        self.over.load(Acquire)
+    }
+
+    /// A thread sleeps here no more. Returns how many did.
+    pub fn leave_sleepers(&self) -> u32 {
+        // In a child that a handler forked, what that interrupted is not counted.
+        let one_less = |n: u32| n.checked_sub(1);
+        let before = self.sleepers.fetch_update(AcqRel, Acquire, one_less);
+        self.give_if_over();
+        before.unwrap_or(0)
+    }
+
+    fn give_if_over(&self) {
+        // Each of the two who may do so stores first and looks second.
+        let idle = || self.sleepers.fetch_add(0, AcqRel) == 0;
+        if self.over.load(Acquire) && idle() && self.over.swap(false, AcqRel) {
+            // SAFETY: sets are made in the arena alone, and never freed.
+            ARENA.give(unsafe { &*std::ptr::from_ref(self) });
+        }
     }
 
     /// Somebody may be asleep on this set, and this member may be hot: then it must wake that one, now if it has news.
@@ -418,6 +450,21 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
             }
         }
     }
+}
+
+/// All that was carried is on TCP for good, and the front makes no calls of its own from now on: so the kernel's sets are what
+/// the program thinks they are.
+pub fn become_plain() {
+    let saved = crate::errno();
+    for set in live_sets().filter(|set| !set.is_mine()) {
+        set.forget_all();
+        let (epfd, mut m) = (set.fd.load(Relaxed), set.members());
+        if set.queue.get().is_some() {
+            set.queue.leave(epfd, &mut m);
+        }
+        set.plain_again(epfd, &mut m);
+    }
+    crate::set_errno(saved);
 }
 
 /// Before fork: no set may be half changed, and the kernel's, which the child shares, are as the program knows them.

@@ -10,6 +10,7 @@ use sockets::{Kernel, Ready, Spun};
 use super::members::{Members, Watch, bell_tag};
 use super::sets::{Set, find};
 use crate::kernel::Fd;
+use crate::process::confine;
 use crate::time::{self, Deadline};
 use crate::{cancel, kernel, real};
 
@@ -112,18 +113,25 @@ impl<'a> Asleep<'a> {
             queue.words().fall_asleep();
         }
     }
+
+    /// Is it the set's own still? Not after that was closed, nor in a child that a handler forked.
+    fn has_queue(&self, queue: &EventQueue) -> bool {
+        let own = self.set.queue.get();
+        own.is_some_and(|own| std::ptr::eq(own, queue))
+    }
 }
 
 impl Drop for Asleep<'_> {
     fn drop(&mut self) {
-        let words = self.queue.map(EventQueue::words);
-        let seen = words.map(|words| words.sleep());
-        let others = self.set.sleepers.fetch_sub(1, AcqRel) > 1;
-        if let (Some(words), Some(seen)) = (words, seen) {
-            match others {
+        // Seen before it is known whose the queue is: so it is a sleep of this set.
+        let seen = self.queue.map(|queue| queue.words().sleep());
+        let queue = self.queue.filter(|queue| self.has_queue(queue));
+        let before = self.set.leave_sleepers();
+        if let (Some(queue), Some(seen)) = (queue, seen) {
+            match before > 1 {
                 // One bell wakes one of them. What is listed now, this one takes, or rings again (`leave`).
-                true => words.fall_asleep(),
-                false => words.wake_up(seen),
+                true => _ = queue.words().fall_asleep(),
+                false => queue.words().wake_up(seen),
             }
         }
     }
@@ -204,7 +212,14 @@ impl Set {
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
         let r = ask(epfd, out, time::left(until), mask);
+        let over = self.is_over();
         drop(asleep);
+        if over {
+            // It was closed meanwhile, and its number may name another: there is no going round. What is left in the kernel's set
+            // are the program's own.
+            let n = foreign(out, usize::try_from(r).unwrap_or(0));
+            return Some(if r < 0 { r } else { n as c_int });
+        }
         if r == 0 && slice.is_some() && !time::passed(deadline) {
             self.members().heat_roomless();
             return None;
@@ -420,11 +435,13 @@ impl Set {
     /// Connections that went back to TCP get their own registrations back.
     pub fn plain_again(&self, epfd: c_int, m: &mut Members) {
         let saved = crate::errno();
+        // Of a confined program's connections none is followed any more.
+        let all = confine::is_confined();
         for i in 0..m.list.len() {
             let Some(w) = m.list[i].as_mut() else {
                 continue;
             };
-            if !w.carried || w.conn().is_engaged() {
+            if !w.carried || !all && w.conn().is_engaged() {
                 continue;
             }
             if w.dormant {
@@ -444,6 +461,18 @@ impl Set {
         }
         crate::set_errno(saved);
     }
+}
+
+/// Leaves at the start of `out[..got]` what has no tag of ours. Returns how many.
+fn foreign(out: &mut [epoll_event], got: usize) -> usize {
+    let mut kept = 0;
+    for k in 0..got {
+        if Watch::index(out[k].u64).is_none() {
+            out[kept] = out[k];
+            kept += 1;
+        }
+    }
+    kept
 }
 
 /// Bytes are there as soon as they are published (FIONREAD and read say so), and their bell a moment later: long, if the

@@ -104,7 +104,8 @@ pub fn after_fork_in_child() {
     FORKS.store(0, Relaxed);
     CHANGES.store(words().changes.get(), Relaxed);
     ROUNDS.store(0, Relaxed);
-    if TORN.swap(false, Relaxed) {
+    let torn = TORN.swap(false, Relaxed);
+    if torn {
         crate::heap::in_child();
         SLOTS.in_child();
         crate::epoll::forget_free();
@@ -115,7 +116,10 @@ pub fn after_fork_in_child() {
         let Some(slot) = (unsafe { cell.load(Relaxed).as_ref() }) else {
             continue;
         };
-        slot.gate.reset();
+        if torn {
+            // Else a handler forks that interrupted this very thread's calls: they go on in the child.
+            slot.gate.reset();
+        }
         if !is_in_use(slot.dead.load(Relaxed)) {
             cell.store(std::ptr::null_mut(), Relaxed);
         }

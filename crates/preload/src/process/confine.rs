@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::Reason;
 
-use crate::{ctx, fds, giving, kernel, real};
+use crate::{ctx, epoll, fds, giving, kernel, real};
 
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
@@ -25,6 +25,7 @@ pub fn confine() {
         return;
     }
     all_to_tcp(Reason::Unsupported, |_| true);
+    epoll::become_plain();
     fds::follow_nothing();
 }
 

@@ -226,7 +226,7 @@ fn two_threads_of_a_waiter() {
                     }
                     let seen = node.queue.sleep();
                     match asleep.fetch_sub(1, AcqRel) > 1 {
-                        true => node.queue.fall_asleep(),
+                        true => _ = node.queue.fall_asleep(),
                         false => node.queue.wake_up(seen),
                     }
                     node.collect(false);

@@ -313,9 +313,7 @@ fn sleep<S: Socket, B: Below<S>>(
         m.arm(queue, entry);
         m.prepare();
     }
-    if let Some(queue) = queue {
-        queue.words().fall_asleep();
-    }
+    let asleep = queue.map(|queue| queue.words().fall_asleep());
     // Before the look: room that comes after this is seen by that one, or within a slice. Its bell may be taken off by another
     // holder of the connection.
     let slice = members.iter().filter_map(Member::slice_ns).min();
@@ -333,8 +331,9 @@ fn sleep<S: Socket, B: Below<S>>(
         ready.map(|ready| ready || deadline.passed(|| below.now_ns()))
     };
     members.iter_mut().for_each(|m| m.disarm(queue));
-    if let Some(queue) = queue {
-        queue.words().wake_up(queue.words().sleep());
+    if let (Some(queue), Some(asleep)) = (queue, asleep) {
+        // This sleep alone: in a forked child, whose call goes on, it is over, and the parent may be in another.
+        queue.words().wake_up(asleep);
         below.leave_queue();
     }
     over
