@@ -90,8 +90,10 @@ impl Conn {
             Path::Tcp => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
                 // Told by the kernel, or in the ring while payload before the switch is unread: the kernel does not know of that.
+                // Without such payload a read finds nothing yet, so it must not be told of.
                 read_over |= kernel.intersects(Ready::RDHUP);
-                read_over |= rx.finished() && rx.writer_is_on_ring();
+                let payload = kernel.intersects(Ready::IN);
+                read_over |= payload && rx.finished() && rx.writer_is_on_ring();
             }
         }
         if read_over {
@@ -118,7 +120,7 @@ impl Conn {
     }
 
     /// Room enough to call the connection writable: a third of what may be unread, as TCP wants a third of its buffer.
-    fn has_room(&self, segment: &gm::Segment) -> bool {
+    pub(crate) fn has_room(&self, segment: &gm::Segment) -> bool {
         let tx = segment.tx();
         let enough = tx.window() as usize / 3;
         tx.room(&self.write_cache, enough)
@@ -128,7 +130,8 @@ impl Conn {
     /// On the ring: would a send not wait? It has room, or goes over TCP, or fails.
     fn takes_more(&self, segment: &gm::Segment) -> bool {
         let tx = segment.tx();
-        self.has_room(segment) || tx.asks() != 0 || tx.finished()
+        // Not by the ring's own word of our end, which the peer may write as well.
+        self.has_room(segment) || tx.asks() != 0 || self.end.has(flag::WRITE_SHUT)
     }
 
     /// Takes note of the kernel's events on the stream. True: they may change what a read gives.

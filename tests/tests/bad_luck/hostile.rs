@@ -1,14 +1,13 @@
 //! A peer that writes nonsense into the memory it shares with a server: the server lives, serves its other connections
 //! rightly, does not burn CPU, and is rid of the attacker's connection when the attacker ends.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use sgm_tests::front::Front;
 use sgm_tests::programs::Build;
 use sgm_tests::world::{Conversation, Server, World, free_port};
 
-use crate::{cpu_ticks, is_root, luck, not_run};
+use crate::{cpu_ticks, is_root, luck, not_run, open_sockets};
 
 /// The planned strikes of `hostile.c` come first, then seeds of random ones.
 const SEEDS: u32 = 100;
@@ -19,8 +18,8 @@ struct Victim<'a> {
     process: u32,
     port: String,
     healthy: Conversation,
-    /// Its open descriptors with the healthy connection alone.
-    descriptors: usize,
+    /// Its open sockets with the healthy connection alone.
+    sockets: usize,
 }
 
 impl<'a> Victim<'a> {
@@ -37,14 +36,14 @@ impl<'a> Victim<'a> {
             process,
             port,
             healthy,
-            descriptors: 0,
+            sockets: 0,
         };
-        victim.descriptors = victim.open_descriptors();
+        victim.sockets = victim.open_sockets();
         victim
     }
 
-    fn open_descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process)).map_or(0, Iterator::count)
+    fn open_sockets(&self) -> usize {
+        open_sockets(self.process)
     }
 
     fn check_lives(&self, how: &str) {
@@ -90,7 +89,7 @@ impl<'a> Victim<'a> {
             ended.errors
         );
         let deadline = Instant::now() + Duration::from_secs(30);
-        while self.open_descriptors() > self.descriptors {
+        while self.open_sockets() > self.sockets {
             self.check_lives(&how);
             assert!(
                 Instant::now() < deadline,

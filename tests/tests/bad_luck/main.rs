@@ -1,6 +1,7 @@
 //! Bad input and bad luck: a node directory that cannot be used, no memory, leftovers of the dead, files of other versions,
 //! a hostile peer, programs that cannot be carried, very many sockets. Programs must give the same answers all the same.
 
+mod attack;
 mod command;
 mod confined;
 mod full;
@@ -58,4 +59,17 @@ fn cpu_ticks(process: u32) -> u64 {
     assert!(!"ZX".contains(fields[0]), "process {process} has died");
     // utime and stime are fields 14 and 15; the first of these is field 3.
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Descriptors of sockets that a process has open. Not its event queues' bells, of which it keeps some for the next that rings.
+fn open_sockets(process: u32) -> usize {
+    let Ok(all) = std::fs::read_dir(format!("/proc/{process}/fd")) else {
+        return 0;
+    };
+    let links = all
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links
+        .filter(|to| to.to_string_lossy().starts_with("socket:"))
+        .count()
 }
