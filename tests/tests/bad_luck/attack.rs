@@ -11,7 +11,7 @@ use sgm_tests::process::Started;
 use sgm_tests::programs::{Build, compiled};
 use sgm_tests::world::{Conversation, Server, World, free_port};
 
-use crate::{cpu_ticks, luck, open_sockets};
+use crate::{looks_busy, luck, open_sockets};
 
 /// Seeds of each kind; SGM_ATTACK_SEEDS says how many else.
 const SEEDS: u32 = 4;
@@ -68,12 +68,7 @@ impl<'a> Victim<'a> {
         );
         let mut talker = self.talker();
         assert_eq!(talker.ask("after it"), "right", "{how}");
-        let idle = |_| {
-            let (start, ticks) = (Instant::now(), cpu_ticks(self.process));
-            self.server.process.runs_after(Duration::from_millis(300));
-            let used = cpu_ticks(self.process) - ticks;
-            used * 1000 / (start.elapsed().as_millis() as u64).max(1) < 20
-        };
+        let idle = |_| looks_busy(&self.server.process, self.process) < 30;
         assert!(
             (0..30).any(idle),
             "{how}: the server burns CPU\n{}",

@@ -7,7 +7,7 @@ use sgm_tests::front::Front;
 use sgm_tests::programs::Build;
 use sgm_tests::world::{Conversation, Server, World, free_port};
 
-use crate::{cpu_ticks, is_root, luck, not_run, open_sockets};
+use crate::{is_root, looks_busy, luck, not_run, open_sockets};
 
 /// The planned strikes of `hostile.c` come first, then seeds of random ones.
 const SEEDS: u32 = 100;
@@ -54,13 +54,6 @@ impl<'a> Victim<'a> {
         );
     }
 
-    /// CPU time of the next `window`, in per cent of a processor.
-    fn load(&self, window: Duration) -> u64 {
-        let (start, ticks) = (Instant::now(), cpu_ticks(self.process));
-        self.server.process.runs_after(window);
-        (cpu_ticks(self.process) - ticks) * 1000 / (start.elapsed().as_millis() as u64).max(1)
-    }
-
     fn strike(&mut self, arguments: &[&str]) {
         let mut all = vec![self.port.as_str()];
         all.extend(arguments);
@@ -74,8 +67,7 @@ impl<'a> Victim<'a> {
         self.check_lives(&how);
         // It may look at the nonsense some hundred times before it gives up, which takes seconds where others want the CPU
         // as well; a busy loop shows in every window.
-        let idle = self.load(Duration::from_millis(100)) < 40
-            || (0..20).any(|_| self.load(Duration::from_millis(1000)) < 20);
+        let idle = (0..50).any(|_| looks_busy(&self.server.process, self.process) < 30);
         assert!(
             idle,
             "{how}: the server burns CPU\n{}",
