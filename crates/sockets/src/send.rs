@@ -318,6 +318,12 @@ impl Conn {
         k: &K,
         moved: bool,
     ) -> Result<(), Fault> {
+        // The program may have set it by a way that we did not see.
+        if k.is_nonblocking() {
+            self.end.set(flag::NONBLOCK);
+            self.fulls.fetch_add(1, Relaxed);
+            return Err(Fault::WouldBlock);
+        }
         waiting.begin();
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
