@@ -13,7 +13,9 @@ const IDLE_WAKES_TO_YIELD: u32 = 100;
 const IDLE_WAKES_MOST: u32 = 1_000;
 /// How often, in µs, a reader with a doorbell on its stream looks for the end of a switch that has begun.
 const MOVING_SLICE_US: u64 = 1_000;
-/// The same for payload that does not come though what follows it is there.
+/// Empty reads in a row for payload that does not come though what follows it is there: about a second.
+const STRETCH_READS_MOST: u32 = 200_000;
+/// The same as `MOVING_SLICE_US` for a reader that sleeps.
 const STRETCH_SLICE_US: u64 = 20_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
@@ -68,13 +70,30 @@ impl Conn {
     fn would_block(&self, k: &impl Kernel) -> Result<(), Fault> {
         let end = self.end;
         if end.rx_path() != Path::Ring {
-            return Err(Fault::WouldBlock);
+            return Err(self.without_stretch(k));
         }
         let turn = self.empty_reads.fetch_add(1, Relaxed);
         if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.note_kernel(k.poll()) {
             return Ok(());
         }
         Err(Fault::WouldBlock)
+    }
+
+    /// The stream is empty. An end that is told in the ring makes the connection readable; with an honest peer the payload before it
+    /// is here at once, others may keep a program at this for ever.
+    fn without_stretch(&self, k: &impl Kernel) -> Fault {
+        let told = |s: &gm::Segment| s.rx().finished() && s.rx().up_at(self.passed()).is_some();
+        if !self.segment().is_some_and(told) {
+            return Fault::WouldBlock;
+        }
+        let wakes = self.idle_wakes.fetch_add(1, Relaxed);
+        if wakes > IDLE_WAKES_TO_YIELD {
+            k.yield_now();
+        }
+        match wakes > STRETCH_READS_MOST {
+            true => self.corrupt(),
+            false => Fault::WouldBlock,
+        }
     }
 
     fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {

@@ -90,10 +90,8 @@ impl Conn {
             Path::Tcp => {
                 ready |= Ready(kernel.0 & (Ready::IN | Ready::RDHUP | ENDED).0);
                 // Told by the kernel, or in the ring while payload before the switch is unread: the kernel does not know of that.
-                // Without such payload a read finds nothing yet, so it must not be told of.
                 read_over |= kernel.intersects(Ready::RDHUP);
-                let payload = kernel.intersects(Ready::IN);
-                read_over |= payload && rx.finished() && rx.writer_is_on_ring();
+                read_over |= rx.finished() && rx.writer_is_on_ring();
             }
         }
         if read_over {
