@@ -38,10 +38,12 @@ enum {
     TO_VICTIM = 0,
     FROM_VICTIM = 1,
 };
-enum { PLANNED = 25, MESSAGE = 100, BELL = 7 };
+enum { PLANNED = 27, MESSAGE = 100, BELL = 7 };
 
 static volatile uint8_t *header;
 static size_t ring_bytes;
+static ssize_t (*write_stream)(int, const void *, size_t); /* past the front */
+static int its_socket;
 static char its_file[64]; /* a name by which the kernel lets a privileged process open it still */
 
 static volatile uint64_t *word(int direction, int at) { return (void *)(header + DIRECTIONS + direction * DIRECTION + at); }
@@ -63,6 +65,24 @@ static bool find_segment(void)
     }
     fclose(maps);
     return header != NULL;
+}
+
+/* Makes a switch down in good order and, when the victim has followed, one up behind a stretch that never comes, with an end in
+ * the ring. */
+static const char *end_behind_a_stretch(void)
+{
+    uint64_t here = *word(TO_VICTIM, UP) + *half(TO_VICTIM, BELLS_SENT);
+    *word(TO_VICTIM, DOWN) = *word(TO_VICTIM, TAIL);
+    *word(TO_VICTIM, DOWN_TCP) = here;
+    *half(TO_VICTIM, SWITCHES) += 1;
+    (void)!write_stream(its_socket, "x", 1);
+    for (uint64_t start = now_ms(); *half(TO_VICTIM, PASSED) != *half(TO_VICTIM, SWITCHES) && now_ms() - start < 1000;)
+        sched_yield();
+    bool followed = *half(TO_VICTIM, PASSED) == *half(TO_VICTIM, SWITCHES);
+    *word(TO_VICTIM, UP) = here + 100000;
+    *half(TO_VICTIM, SWITCHES) += 1;
+    *half(TO_VICTIM, FLAGS) = 1;
+    return followed ? "an end behind a stretch that never comes" : "an end behind a stretch, not followed";
 }
 
 /* Strikes that the code of an honest reader suggests. */
@@ -100,6 +120,12 @@ static const char *planned(int number)
     case 21: *head |= 1ull << 63; return "moved";
     case 22: *head |= 1ull << 63, *half(FROM_VICTIM, ASKS) = 2; return "moved, and asks for TCP";
     case 23: *head = (1ull << 63) | 0x123456789abcdef; return "moved at nonsense";
+    case 24: /* each of them where the victim is */
+        *word(TO_VICTIM, UP) += *half(TO_VICTIM, BELLS_SENT);
+        *word(TO_VICTIM, DOWN_TCP) = *word(TO_VICTIM, UP), *word(TO_VICTIM, DOWN) = *tail;
+        *half(TO_VICTIM, SWITCHES) += (1 << 30) + 1;
+        return "switches without end";
+    case 25: return end_behind_a_stretch();
     default: *half(TO_VICTIM, SLEEPERS) = 0, *half(TO_VICTIM, BELLS_TAKEN) += 500; return "sleepers and bells forgotten";
     }
 }
@@ -173,7 +199,8 @@ int main(int argc, char **argv)
 
     void *libc = dlopen("libc.so.6", RTLD_LAZY);
     CHECK(libc);
-    ssize_t (*write_stream)(int, const void *, size_t) = (ssize_t(*)(int, const void *, size_t))dlsym(libc, "write");
+    its_socket = fd;
+    write_stream = (ssize_t(*)(int, const void *, size_t))dlsym(libc, "write");
     signal(SIGPIPE, SIG_IGN);
     const char *how = argc > 3                ? "cut short"
                       : seed < PLANNED     ? planned(seed)

@@ -234,10 +234,45 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// With a program that runs in no world, its output in `scratch`.
+    pub fn new(scratch: &Scratch, mut command: Command) -> Conversation {
+        command.stdin(Stdio::piped());
+        let name = format!("stranger-{}", next_number());
+        let mut process = Started::new(&name, scratch.path(), command);
+        let input = process.stdin();
+        Conversation {
+            process,
+            input,
+            answered: 0,
+        }
+    }
+
     /// Sends a line and waits for a line.
     pub fn ask(&mut self, line: &str) -> String {
         writeln!(self.input, "{line}").unwrap();
         self.next_line()
+    }
+
+    /// The next line of its output; `None`: it ends, or says nothing for `limit`.
+    pub fn next_line_by(&mut self, limit: Duration) -> Option<String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let runs = self.process.runs_after(Duration::from_millis(1));
+            let text = self.process.output_so_far();
+            let line = text.split_inclusive('\n').nth(self.answered);
+            if let Some(line) = line.filter(|line| line.ends_with('\n')) {
+                self.answered += 1;
+                return Some(line.trim_end().to_string());
+            }
+            if !runs || Instant::now() >= deadline {
+                return None;
+            }
+        }
+    }
+
+    /// Gives it a line, and waits for no answer. It may have ended.
+    pub fn tell(&mut self, line: &str) {
+        let _ = writeln!(self.input, "{line}");
     }
 
     /// The next line of its output.

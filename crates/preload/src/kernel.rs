@@ -303,14 +303,15 @@ impl Kernel for Fd {
     }
 
     fn sleep_rung(&self, queue: &EventQueue, timeout_us: u64) -> Result<Option<Peeked>, Fault> {
+        let most = match timeout_us {
+            0 => sockets::QUEUE_SLICE_US,
+            us => us,
+        };
         let limit = libc::timespec {
-            tv_sec: (timeout_us / 1_000_000) as _,
-            tv_nsec: (timeout_us % 1_000_000 * 1000) as _,
+            tv_sec: (most / 1_000_000) as _,
+            tv_nsec: (most % 1_000_000 * 1000) as _,
         };
-        let limit = match timeout_us {
-            0 => std::ptr::null(),
-            _ => &raw const limit,
-        };
+        let limit = &raw const limit;
         let entry = |fd, events| libc::pollfd {
             fd,
             events,
@@ -322,6 +323,7 @@ impl Kernel for Fd {
         let array = entries.as_mut_ptr();
         // SAFETY: local entries and time-out, no mask.
         match sleep(|| unsafe { real::ppoll(array, n, limit, std::ptr::null()) } as isize) {
+            Ok(0) if timeout_us == 0 => return Ok(None),
             Ok(0) => return Err(Fault::WouldBlock),
             Ok(_) => {}
             // With a time-out the kernel lets no handler's wish count.
@@ -492,6 +494,10 @@ impl Kernel for Fd {
 
     fn thread_gone(&self, thread: u32) -> bool {
         !gm::os::task_alive(thread)
+    }
+
+    fn thread_stopped(&self, thread: u32) -> bool {
+        gm::os::task_stopped(thread)
     }
 
     fn now_us(&self) -> u64 {

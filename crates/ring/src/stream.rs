@@ -435,6 +435,12 @@ impl Rx<'_> {
         made.wrapping_sub(passed)
     }
 
+    /// Can the writer have made so many switches, with `passed` of them passed? Told by who passes the next, under the reading
+    /// end's lock: else a number of switches that never come would be gone through.
+    pub fn is_just_ahead(&self, passed: u32) -> bool {
+        self.ahead(passed) <= 1 + u32::from(passed.is_multiple_of(2))
+    }
+
     /// For a reading end on the TCP stream (`passed` is even): where on it the ring takes over, if the writer has said so.
     #[inline]
     pub fn up_at(&self, passed: u32) -> Option<u64> {

@@ -20,7 +20,7 @@ use gm::{Node, Path, Reason, Segment, State};
 use ring::sync::Ordering::{AcqRel, Relaxed};
 use ring::{Rx, Tx, layout};
 
-use crate::lock::{Guard, lock};
+use crate::lock::Guard;
 use crate::{Conn, Fault, Kernel};
 
 /// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
@@ -141,7 +141,7 @@ impl Conn {
     /// The sending lock, with everything in order that a dead holder left half done.
     #[inline]
     pub(crate) fn lock_tx(&self, k: &impl Kernel) -> Guard<'_> {
-        let guard = lock(&self.end.tx_lock, k);
+        let guard = self.lock(&self.end.tx_lock, k);
         if guard.is_inherited()
             && let Some(segment) = self.segment()
         {
@@ -318,7 +318,7 @@ impl Conn {
         let rx = segment.rx();
         {
             // Not while somebody takes doorbells by their count: see `take_bells`.
-            let _rx = lock(&self.end.rx_lock, k);
+            let _rx = self.lock_rx(k);
             rx.ask(layout::PLEASE_DOWN);
         }
         rx.direction.wait.edge.store(0, Relaxed);
@@ -505,7 +505,7 @@ impl Conn {
             return false;
         };
         let (end, rx) = (self.end, segment.rx());
-        let _rx = lock(&end.rx_lock, k);
+        let _rx = self.lock_rx(k);
         // Once our reading is shut, the kernel's end says nothing of the writer: it may be moving bytes as we look.
         let may_live = end.has(flag::READ_SHUT) && !end.has(flag::KERNEL_DEAD);
         if !rx.is_moved() || end.has(flag::TAKEN_BACK) || may_live {

@@ -4,7 +4,6 @@ use gm::Path;
 use ring::Corrupt;
 use ring::layout;
 
-use crate::lock::lock;
 use crate::{Conn, Fault, Kernel};
 
 impl Conn {
@@ -15,7 +14,7 @@ impl Conn {
         if rx.bells_untaken() == 0 || end.rx_path() != Path::Ring {
             return Ok(());
         }
-        let _rx = lock(&end.rx_lock, k);
+        let _rx = self.lock_rx(k);
         let empty = rx.readable().map_err(|Corrupt| self.corrupt())? == 0;
         let mut scratch = [0_u8; 64];
         let mut n = scratch.len().min(rx.bells_untaken());
@@ -86,7 +85,7 @@ impl Conn {
         {
             return;
         }
-        let _rx = lock(&self.end.rx_lock, k);
+        let _rx = self.lock_rx(k);
         let mut scratch = [0_u8; 1];
         if !matches!(k.recv(&mut scratch, true), Ok(1)) {
             return;

@@ -5,7 +5,6 @@ use gm::{Node, Path, Reason, State};
 use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Rx, layout};
 
-use crate::lock::lock;
 use crate::{Conn, Fault, Kernel};
 
 /// Close does not wait for a peer that lets no byte through, as TCP's does not: so long, in µs, it tries to get rid of what
@@ -205,7 +204,7 @@ impl Conn {
     /// from now on would take them for payload. After READ_CLOSED, or without a peer, no more are counted.
     pub(crate) fn take_last_bells(&self, k: &impl Kernel, rx: Rx<'_>) {
         let end = self.end;
-        let _rx = lock(&end.rx_lock, k);
+        let _rx = self.lock_rx(k);
         let mut scratch = [0_u8; 64];
         let since = k.now_us();
         while end.rx_path() == Path::Ring && rx.bells_untaken() > 0 {

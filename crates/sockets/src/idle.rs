@@ -14,6 +14,10 @@ const IDLE_WAKES_TO_YIELD: u32 = 100;
 const IDLE_WAKES_MOST: u32 = 1_000;
 /// How often, in µs, a reader with a doorbell on its stream looks for the end of a switch that has begun.
 const MOVING_SLICE_US: u64 = 1_000;
+/// Empty reads in a row for payload that does not come though what follows it is there: about a second.
+const STRETCH_READS_MOST: u32 = 200_000;
+/// The same as `MOVING_SLICE_US` for a reader that sleeps.
+const STRETCH_SLICE_US: u64 = 20_000;
 /// Empty non-blocking reads between two looks at the kernel's socket for the peer's end.
 const ASK_KERNEL_EVERY: u32 = 8;
 /// ... and µs.
@@ -23,6 +27,8 @@ const ASK_KERNEL_US: u64 = 2;
 enum Slept {
     /// There is something to look at.
     Rung,
+    /// So there was before it slept.
+    Not,
     /// The stream has something, or the call is over.
     Stream(Result<Peeked, Fault>),
 }
@@ -67,7 +73,7 @@ impl Conn {
     fn would_block(&self, k: &impl Kernel) -> Result<(), Fault> {
         let end = self.end;
         if end.rx_path() != Path::Ring {
-            return Err(Fault::WouldBlock);
+            return Err(self.without_stretch(k));
         }
         let turn = self.empty_reads.load(Relaxed).wrapping_add(1);
         self.empty_reads.store(turn, Relaxed);
@@ -88,6 +94,23 @@ impl Conn {
         due
     }
 
+    /// The stream is empty. An end that is told in the ring makes the connection readable; with an honest peer the payload before it
+    /// is here at once, others may keep a program at this for ever.
+    fn without_stretch(&self, k: &impl Kernel) -> Fault {
+        let told = |s: &gm::Segment| s.rx().finished() && s.rx().up_at(self.passed()).is_some();
+        if !self.segment().is_some_and(told) {
+            return Fault::WouldBlock;
+        }
+        let wakes = self.idle_wakes.fetch_add(1, Relaxed);
+        if wakes > IDLE_WAKES_TO_YIELD {
+            k.yield_now();
+        }
+        match wakes > STRETCH_READS_MOST {
+            true => self.corrupt(),
+            false => Fault::WouldBlock,
+        }
+    }
+
     fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {
         let rx = self.rings()?.rx();
         let start = gm::clock::ticks();
@@ -95,8 +118,13 @@ impl Conn {
             Some(slept) => slept?,
             None => self.sleep_armed(k, rx)?,
         };
-        let Slept::Stream(woken) = slept else {
-            return Ok(());
+        let woken = match slept {
+            Slept::Stream(woken) => woken,
+            Slept::Rung => return Ok(()),
+            Slept::Not => {
+                self.await_stretch(k, rx);
+                return Ok(());
+            }
         };
         match woken {
             Ok(Peeked::EndOfFile) if self.end.rx_path() == Path::Ring => {
@@ -141,7 +169,7 @@ impl Conn {
                     Err(f) => Slept::Stream(Err(f)),
                 }
             }),
-            false => Slept::Rung,
+            false => Slept::Not,
         });
         self.leave_queue(queue.id());
         // This sleep alone: in a forked child, whose call goes on, it is over, and the parent may be in another.
@@ -155,7 +183,7 @@ impl Conn {
         rx.arm(self.end.tcp_rx.load(Relaxed));
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
             true => self.count_sleep(|| Slept::Stream(k.sleep_readable())),
-            false => Slept::Rung,
+            false => Slept::Not,
         });
         rx.disarm();
         slept
@@ -167,6 +195,26 @@ impl Conn {
         let slept = sleep();
         self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
         slept
+    }
+
+    /// The ring has something behind a stretch of the stream that has not come. It is on its way with an honest peer; others may
+    /// let us wait for ever.
+    fn await_stretch(&self, k: &impl Kernel, rx: Rx<'_>) {
+        if self.end.rx_path() == Path::Ring || k.queued() > 0 {
+            self.idle_wakes.store(0, Relaxed);
+            return;
+        }
+        let wakes = self.idle_wakes.fetch_add(1, Relaxed);
+        if wakes < IDLE_WAKES_TO_YIELD {
+            k.yield_now();
+            return;
+        }
+        let slice = match wakes {
+            0..IDLE_WAKES_MOST => MOVING_SLICE_US,
+            _ => STRETCH_SLICE_US,
+        };
+        let seq = rx.direction.wait.space_seq.load(Relaxed);
+        let _ = k.sleep_word(&rx.direction.wait.space_seq, seq, slice);
     }
 
     /// Woken at once again and again, with nothing to show for it: somebody keeps the stream readable and the shared

@@ -144,6 +144,10 @@ pub trait Kernel {
     fn thread(&self) -> u32;
     /// Is the thread that had this number gone?
     fn thread_gone(&self, thread: u32) -> bool;
+    /// Is it stopped, by a signal or a debugger?
+    fn thread_stopped(&self, _thread: u32) -> bool {
+        false
+    }
     /// Microseconds of a monotonic clock.
     fn now_us(&self) -> u64;
     /// CPUs this process may run on.

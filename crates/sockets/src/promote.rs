@@ -8,7 +8,6 @@ use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Key};
 
 use crate::conn::{Offer, Server};
-use crate::lock::lock;
 use crate::{
     Conn, Kernel, OFFER_PATIENCE_CALLS, OFFER_PATIENCE_US, PAID_AFTER_MESSAGES, PROMOTE_AFTER,
     PROMOTE_BYTES, RING_BYTES,
@@ -278,7 +277,7 @@ impl Conn {
         let decision = segment.header().decision();
         let mut why = Reason::NotClaimed;
         if decision == Ok(Decision::Claimed) {
-            let _tx = lock(&end.tx_lock, k);
+            let _tx = self.lock(&self.end.tx_lock, k);
             let agree = self.positions_agree(k);
             if agree.is_none() {
                 return;
@@ -329,7 +328,7 @@ impl Conn {
         };
         match segment.header().decision() {
             Ok(Decision::Confirmed) => {
-                let tx = lock(&end.tx_lock, k);
+                let tx = self.lock(&self.end.tx_lock, k);
                 // A handler that interrupted a send does not know how much of that is counted.
                 if end.state() == State::Claimed && !tx.is_nested() {
                     if segment.tx().switches() == 0 {
@@ -342,8 +341,8 @@ impl Conn {
                 }
             }
             Ok(Decision::Withdrawn) => {
-                let tx = lock(&end.tx_lock, k);
-                let rx = lock(&end.rx_lock, k);
+                let tx = self.lock(&self.end.tx_lock, k);
+                let rx = self.lock_rx(k);
                 if !tx.is_nested() && !rx.is_nested() {
                     end.keep_tcp(Reason::Withdrawn);
                     end.set_state(State::Plain);

@@ -118,7 +118,7 @@ impl Conn {
     }
 
     /// Room enough to call the connection writable: a third of what may be unread, as TCP wants a third of its buffer.
-    fn has_room(&self, segment: &gm::Segment) -> bool {
+    pub(crate) fn has_room(&self, segment: &gm::Segment) -> bool {
         let tx = segment.tx();
         let enough = tx.window() as usize / 3;
         tx.room(&self.write_cache, enough)
@@ -128,7 +128,8 @@ impl Conn {
     /// On the ring: would a send not wait? It has room, or goes over TCP, or fails.
     fn takes_more(&self, segment: &gm::Segment) -> bool {
         let tx = segment.tx();
-        self.has_room(segment) || tx.asks() != 0 || tx.finished()
+        // Not by the ring's own word of our end, which the peer may write as well.
+        self.has_room(segment) || tx.asks() != 0 || self.end.has(flag::WRITE_SHUT)
     }
 
     /// Takes note of the kernel's events on the stream. True: they may change what a read gives.

@@ -8,7 +8,6 @@ use ring::layout;
 use ring::sync::Ordering::{Relaxed, Release};
 use ring::{Corrupt, Rx};
 
-use crate::lock::lock;
 use crate::{Conn, Fault, Kernel};
 
 /// Flags of one receiving call.
@@ -33,6 +32,8 @@ enum Look {
 const BELLS_UNCOUNTED: u64 = 1;
 /// Looks for a bell that was sent before we look: on one host it is there at once.
 const BELLS_PATIENCE: u32 = 10_000;
+/// Looks in a row that may find the path changed, or bytes that another reader takes. More is a peer that scribbles.
+const LOOKS: u32 = 10_000;
 
 impl Conn {
     /// Receives on an engaged connection. `Ok(0)` with room in `bufs` is end-of-file.
@@ -174,7 +175,7 @@ impl Conn {
         skip: usize,
         o: RecvOptions,
     ) -> Result<Look, Fault> {
-        loop {
+        for _ in 0..LOOKS {
             match self.end.rx_path() {
                 Path::Ring => {
                     let rx = self.rings()?.rx();
@@ -195,6 +196,7 @@ impl Conn {
                 },
             }
         }
+        Err(self.corrupt())
     }
 
     #[inline]
@@ -367,7 +369,7 @@ impl Conn {
     #[cold]
     pub(crate) fn receive_from_tcp_again(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<(), Fault> {
         let end = self.end;
-        let guard = lock(&end.rx_lock, k);
+        let guard = self.lock_rx(k);
         if guard.is_nested() || end.rx_path() != Path::Ring {
             return Ok(());
         }
@@ -375,6 +377,9 @@ impl Conn {
         let Some((_, tcp)) = rx.down_at(passed) else {
             return Ok(());
         };
+        if !rx.is_just_ahead(passed) {
+            return Err(self.corrupt());
+        }
         let mut waits = 0;
         let mut scratch = [0_u8; 64];
         loop {
@@ -433,7 +438,7 @@ impl Conn {
     ) -> Result<Option<Look>, Fault> {
         let end = self.end;
         self.see_confirmation(k);
-        let guard = lock(&end.rx_lock, k);
+        let guard = self.lock_rx(k);
         if end.rx_path() != Path::Tcp {
             return Ok(None);
         }
@@ -443,8 +448,7 @@ impl Conn {
         let before = rx.up_at(passed);
         let left = match before {
             Some(up) if up == position => {
-                self.receive_from_ring(k, rx);
-                return Ok(None);
+                return self.receive_from_ring(k, rx).map(|()| None);
             }
             Some(up) if up < position => return Err(self.corrupt()),
             Some(up) => usize::try_from(up - position).unwrap_or(usize::MAX),
@@ -546,19 +550,24 @@ impl Conn {
             end.rx_path() == Path::Tcp && at == Some(end.tcp_rx.load(Relaxed))
         };
         if due() {
-            let guard = lock(&end.rx_lock, k);
+            let guard = self.lock_rx(k);
             if !guard.is_nested() && due() {
-                self.receive_from_ring(k, rx);
+                // A fault shows with the next read.
+                let _ = self.receive_from_ring(k, rx);
             }
         }
     }
 
     /// The kernel may have told of the stream's end while that was read, and tells it once: it holds for the ring too.
-    fn receive_from_ring(&self, k: &impl Kernel, rx: Rx<'_>) {
+    fn receive_from_ring(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<(), Fault> {
+        if !rx.is_just_ahead(self.passed()) {
+            return Err(self.corrupt());
+        }
         let passed = self.passed() + 1;
         self.end.rx_passed.store(passed, Release);
         rx.pass(passed, self.end.tcp_rx.load(Relaxed));
         self.note_kernel(k.poll());
+        Ok(())
     }
 
     /// Did the peer end with a reset? In force when the kernel's stream is over.

@@ -107,7 +107,7 @@ impl Conn {
                 // halves of that copy, and waiting would be for ever.
                 return Err(Fault::WouldBlock);
             }
-            if dont_wait && self.is_refused(tx) {
+            if dont_wait && self.is_refused(segment) {
                 return Ok(Put::RingFull);
             }
             if self.stays_on_ring(k, segment, tx, bufs) {
@@ -138,12 +138,14 @@ impl Conn {
     /// A large non-blocking send found no room, and the peer has read nothing since: a small one finds none either, as TCP
     /// has it.
     #[inline]
-    fn is_refused(&self, tx: Tx<'_>) -> bool {
+    fn is_refused(&self, segment: &Segment) -> bool {
         let refused = self.refused_head.load(Relaxed);
         if refused == u64::MAX {
             return false;
         }
-        if tx.peer_head() == refused && tx.asks() == 0 {
+        let tx = segment.tx();
+        // Where there is room all the same (the peer has widened the window), it is called writable.
+        if tx.peer_head() == refused && tx.asks() == 0 && !self.has_room(segment) {
             return true;
         }
         self.refused_head.store(u64::MAX, Relaxed);
@@ -316,6 +318,12 @@ impl Conn {
         k: &K,
         moved: bool,
     ) -> Result<(), Fault> {
+        // The program may have set it by a way that we did not see.
+        if k.is_nonblocking() {
+            self.end.set(flag::NONBLOCK);
+            self.fulls.fetch_add(1, Relaxed);
+            return Err(Fault::WouldBlock);
+        }
         waiting.begin();
         let limit = self.end.send_timeout_us.load(Relaxed);
         let since = k.now_us();
@@ -365,7 +373,7 @@ impl Conn {
             // As TCP notes "no space": who polls for room after this gets a doorbell when there is some.
             tx.want_space(layout::WANT_BELL);
             self.fulls.fetch_add(1, Relaxed);
-            if !self.is_refused(tx) && roomy() {
+            if !self.is_refused(segment) && roomy() {
                 return Ok(());
             }
             self.refused_head.store(tx.peer_head(), Relaxed);

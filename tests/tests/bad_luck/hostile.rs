@@ -1,14 +1,13 @@
 //! A peer that writes nonsense into the memory it shares with a server: the server lives, serves its other connections
 //! rightly, does not burn CPU, and is rid of the attacker's connection when the attacker ends.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use sgm_tests::front::Front;
 use sgm_tests::programs::Build;
 use sgm_tests::world::{Conversation, Server, World, free_port};
 
-use crate::{cpu_ticks, is_root, luck, not_run};
+use crate::{is_root, looks_busy, luck, not_run, open_sockets};
 
 /// The planned strikes of `hostile.c` come first, then seeds of random ones.
 const SEEDS: u32 = 100;
@@ -19,8 +18,8 @@ struct Victim<'a> {
     process: u32,
     port: String,
     healthy: Conversation,
-    /// Its open descriptors with the healthy connection alone.
-    descriptors: usize,
+    /// Its open sockets with the healthy connection alone.
+    sockets: usize,
 }
 
 impl<'a> Victim<'a> {
@@ -37,14 +36,14 @@ impl<'a> Victim<'a> {
             process,
             port,
             healthy,
-            descriptors: 0,
+            sockets: 0,
         };
-        victim.descriptors = victim.open_descriptors();
+        victim.sockets = victim.open_sockets();
         victim
     }
 
-    fn open_descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process)).map_or(0, Iterator::count)
+    fn open_sockets(&self) -> usize {
+        open_sockets(self.process)
     }
 
     fn check_lives(&self, how: &str) {
@@ -53,13 +52,6 @@ impl<'a> Victim<'a> {
             "{how}: the server died\n{}",
             self.server.process.errors_so_far()
         );
-    }
-
-    /// CPU time of the next `window`, in per cent of a processor.
-    fn load(&self, window: Duration) -> u64 {
-        let (start, ticks) = (Instant::now(), cpu_ticks(self.process));
-        self.server.process.runs_after(window);
-        (cpu_ticks(self.process) - ticks) * 1000 / (start.elapsed().as_millis() as u64).max(1)
     }
 
     fn strike(&mut self, arguments: &[&str]) {
@@ -75,8 +67,7 @@ impl<'a> Victim<'a> {
         self.check_lives(&how);
         // It may look at the nonsense some hundred times before it gives up, which takes seconds where others want the CPU
         // as well; a busy loop shows in every window.
-        let idle = self.load(Duration::from_millis(100)) < 40
-            || (0..20).any(|_| self.load(Duration::from_millis(1000)) < 20);
+        let idle = (0..50).any(|_| looks_busy(&self.server.process, self.process) < 30);
         assert!(
             idle,
             "{how}: the server burns CPU\n{}",
@@ -90,7 +81,7 @@ impl<'a> Victim<'a> {
             ended.errors
         );
         let deadline = Instant::now() + Duration::from_secs(30);
-        while self.open_descriptors() > self.descriptors {
+        while self.open_sockets() > self.sockets {
             self.check_lives(&how);
             assert!(
                 Instant::now() < deadline,

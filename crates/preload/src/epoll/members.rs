@@ -37,6 +37,8 @@ pub struct Members {
     pub roomless: Vec<usize>,
     /// Where the next look at the hot ones starts, so that none starves.
     pub turn: usize,
+    /// When, in ticks, all were last looked at for want of trust in the queue.
+    looked_at: u64,
     /// The event queue in which the cold ones are listed, as the number that they have in `list`.
     pub queue: Option<u64>,
 }
@@ -287,6 +289,18 @@ impl Members {
                 self.heat(i);
             }
         }
+    }
+
+    /// Before a sleep with a queue: is it time to look at everybody, whatever the queue says? Then all are hot.
+    pub fn look_at_all_if_due(&mut self) -> bool {
+        let now = gm::clock::ticks();
+        let slice = sockets::QUEUE_SLICE_US * gm::clock::TICKS_PER_US;
+        let due = now.wrapping_sub(self.looked_at) >= slice;
+        if due {
+            self.looked_at = now;
+            self.heat_all();
+        }
+        due
     }
 
     /// The set has no event queue any more.

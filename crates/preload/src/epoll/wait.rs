@@ -197,6 +197,9 @@ impl Set {
         mask: *const sigset_t,
     ) -> Option<c_int> {
         let asleep = Asleep::on(self, epfd);
+        if asleep.queue.is_some() && self.members().look_at_all_if_due() {
+            return None;
+        }
         if !self.cool_all(epfd) {
             return None;
         }
@@ -208,7 +211,8 @@ impl Set {
         if slice == Some(0) {
             return None;
         }
-        let slice = slice.map(time::after_us);
+        let queue = asleep.queue.map(|_| sockets::QUEUE_SLICE_US);
+        let slice = slice.into_iter().chain(queue).min().map(time::after_us);
         let until = slice.map_or(deadline, |slice| slice.sooner(deadline));
         let start = gm::clock::ticks();
         let r = ask(epfd, out, time::left(until), mask);

@@ -87,6 +87,7 @@ fn has_ended(pid: u32) -> bool {
 struct Stat {
     pid: u32,
     lives: bool,
+    stopped: bool,
     start: u64,
 }
 
@@ -104,6 +105,7 @@ fn read_stat(path: impl rustix::path::Arg) -> Option<Stat> {
     Some(Stat {
         pid: number(text.split(|c| *c == b' ').next()?)? as u32,
         lives: !matches!(state, b"Z" | b"X"),
+        stopped: matches!(state, b"T" | b"t"),
         start: number(fields.nth(18)?)?,
     })
 }
@@ -123,6 +125,11 @@ fn my_start(me: u32) -> Option<u64> {
 /// Is there a live task (process or thread) of this number?
 pub fn task_alive(tid: u32) -> bool {
     !matches!(look(tid), Look::Gone)
+}
+
+/// Is this task stopped, by a signal or a debugger? Where /proc does not tell, it may be.
+pub fn task_stopped(tid: u32) -> bool {
+    read_stat(format!("/proc/{tid}/stat")).is_none_or(|stat| stat.stopped)
 }
 
 /// Is there a process of this number, whoever it is? Cheaper than [`ProcessId::alive`], and may say yes of a stranger.
