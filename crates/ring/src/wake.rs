@@ -210,6 +210,11 @@ impl Rx<'_> {
         wait.queue.load(Relaxed) == queue
     }
 
+    /// Does an edge-triggered waiter rely on being rung for?
+    pub fn is_edge_armed(&self) -> bool {
+        self.direction.wait.edge.load(Relaxed) == layout::EDGE_ARMED
+    }
+
     /// This end is looked at from now on, so it need not be listed.
     #[inline]
     pub fn look_yourself(&self) {

@@ -566,6 +566,9 @@ impl Conn {
         let passed = self.passed() + 1;
         self.end.rx_passed.store(passed, Release);
         rx.pass(passed, self.end.tcp_rx.load(Relaxed));
+        if rx.is_edge_armed() {
+            k.came_to_ring();
+        }
         self.note_kernel(k.poll());
         Ok(())
     }

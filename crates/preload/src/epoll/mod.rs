@@ -31,6 +31,7 @@ pub use self::sets::{
     after_fork, alias_set, be_watched, become_plain, before_fork, close_set, close_sets,
     forget_free, in_child, is_busy, is_set, on_close, on_engaged, on_substituted,
 };
+pub use self::wait::came_to_ring;
 use self::wait::wait;
 use crate::fds::{Inside, enter};
 use crate::real;

@@ -43,6 +43,8 @@ pub struct Set {
     /// It was closed while threads sleep on it: the last of them gives it back.
     over: AtomicBool,
     pub queue: SetQueue,
+    /// What was last seen of [`super::came_to_ring`]'s count.
+    pub came: AtomicU32,
 }
 
 /// The members of a set, locked. What could not be done meanwhile is done afterwards.

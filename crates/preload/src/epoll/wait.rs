@@ -1,6 +1,7 @@
 //! Waiting: rings first, then polling, then a sleep in the kernel; and what the kernel says becomes reports.
 
 use std::ffi::c_int;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use gm::EventQueue;
@@ -89,6 +90,14 @@ fn ask(
         0 => call(),
         _ => cancel::sleep(|| call() as isize) as c_int,
     }
+}
+
+/// How often a connection came to the ring, by whatever call, with a waiter of edges that had armed before and was not rung
+/// for what lies behind the switch.
+static CAME: AtomicU32 = AtomicU32::new(0);
+
+pub fn came_to_ring() {
+    CAME.fetch_add(1, AcqRel);
 }
 
 /// A thread that sleeps on a set, or is about to.
@@ -199,6 +208,11 @@ impl Set {
         let asleep = Asleep::on(self, epfd);
         if asleep.queue.is_some() && self.members().look_at_all_if_due() {
             return None;
+        }
+        let came = CAME.load(Acquire);
+        if self.came.swap(came, Relaxed) != came {
+            // Cold ones may be among them.
+            self.members().heat_all();
         }
         if !self.cool_all(epfd) {
             return None;
