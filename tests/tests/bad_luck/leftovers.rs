@@ -8,7 +8,7 @@ use sgm_tests::front::{Front, read_report};
 use sgm_tests::process::Started;
 use sgm_tests::world::{Server, World, free_port};
 
-use crate::{luck, told};
+use crate::{luck, open_sockets, told};
 
 /// Under the front as a daemon would be, with no `sgm` waiting for its end that would tidy up.
 fn bare(front: &Front, world: &World, arguments: &[&str]) -> Started {
@@ -43,7 +43,7 @@ fn death_at_every_step_of_promotion() {
         let text = port.to_string();
         let server = world.serve(luck(&world, &[kind, &text]), port);
         let process = server.process.program_id().unwrap();
-        let open = || fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+        let open = || open_sockets(process);
         let before = open();
         assert_eq!(
             world.run(luck(&world, &["leave", &text])).output,
