@@ -269,7 +269,7 @@ static void closes_all_server(int listener)
         }
 #endif
         for (int i = 0; part == 2 && i < 64; i++)
-            own[i] = MUST(fcntl(stop, F_DUPFD, 512));
+            own[i] = MUST(fcntl(stop, F_DUPFD, 100));
     }
     uint64_t nothing;
     set_nonblocking(stop, true);

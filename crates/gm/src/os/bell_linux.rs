@@ -20,8 +20,9 @@ use super::trusted_parent;
 const PIPE_BYTES: usize = 4096;
 /// Taken off at once.
 const PIECE: usize = 512;
-/// Not a low number, which the program may expect of its next descriptor.
-const HIGH: i32 = 512;
+/// Not a low number, which the program may expect of its next descriptor; nor a high one, for which the kernel would make a larger
+/// table, and then look at bits of a careless program's `fd_set` that it did not look at before.
+const HIGH: i32 = 100;
 const OURS: usize = 256;
 const NONE: i32 = -1;
 const BUSY: i32 = -2;
