@@ -44,6 +44,12 @@ fn file(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("queue-{id:016x}"))
 }
 
+/// Of a queue's file, which was made, or opened, with `FILE_BYTES`.
+fn header_of(map: &Mapping) -> &Header {
+    // SAFETY: the file is larger than the header, page-aligned, all atomics.
+    unsafe { &*map.base().cast::<Header>() }
+}
+
 fn bell_file(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("bell-{id:016x}"))
 }
@@ -57,8 +63,7 @@ impl EventQueue {
         let map =
             os::create_mapped(&path, FILE_BYTES).map_err(|e| Error::os("create", &path, e))?;
         let bell = map.populate(0, FILE_BYTES).and_then(|()| {
-            // SAFETY: as in `header`.
-            let h = unsafe { &*map.base().cast::<Header>() };
+            let h = header_of(&map);
             h.version.store(ring::VERSION, Relaxed);
             h.start.store(me.start, Relaxed);
             // From here on it is known whose it is, should that be killed.
@@ -98,8 +103,7 @@ impl EventQueue {
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the file is larger than the header (made so, or refused in `open`), page-aligned, all atomics.
-        unsafe { &*self.map.base().cast::<Header>() }
+        header_of(&self.map)
     }
 
     #[inline]
@@ -153,8 +157,7 @@ const _: () = assert!(WORDS_OFFSET.is_multiple_of(align_of::<Words>()));
 /// Is the maker of this queue gone? Also of its bell.
 pub(crate) fn is_left(dir: &Path, id: u64) -> Option<bool> {
     let map = os::open_mapped(&file(dir, id), FILE_BYTES, FILE_BYTES).ok()?;
-    // SAFETY: as in `header`.
-    let h = unsafe { &*map.base().cast::<Header>() };
+    let h = header_of(&map);
     let pid = h.pid.load(Acquire);
     let sound = match h.magic.load(Acquire) {
         // It is being made, or its maker was killed meanwhile.

@@ -13,7 +13,7 @@ use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
 
 use crate::process::confine;
 use crate::queues::{self, Lent};
-use crate::{cancel, ctx, fds, real, signals};
+use crate::{cancel, ctx, fds, real, signals, time};
 
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
 /// socket open for the calls that are still at work on it (1 + the number).
@@ -74,8 +74,25 @@ pub fn errno_of(f: Fault) -> i32 {
 
 /// A sleep in the C library, where the thread can be cancelled. errno stays.
 fn sleep(call: impl FnMut() -> isize) -> Result<isize, Fault> {
+    faults_of(|| cancel::sleep(call))
+}
+
+/// ppoll(2), as a sleep in the C library. `mask`: null, or a signal mask of the program's.
+pub fn ppoll(
+    entries: &mut [libc::pollfd],
+    limit: Option<libc::timespec>,
+    mask: *const libc::sigset_t,
+) -> libc::c_int {
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let (array, n) = (entries.as_mut_ptr(), entries.len() as libc::nfds_t);
+    // SAFETY: an array of that many; a local time-out.
+    cancel::sleep(|| unsafe { real::ppoll(array, n, limit, mask) } as isize) as libc::c_int
+}
+
+/// The answer of a call in the C library. errno stays.
+fn faults_of(call: impl FnOnce() -> isize) -> Result<isize, Fault> {
     let saved = crate::errno();
-    let r = cancel::sleep(call);
+    let r = call();
     let e = crate::errno();
     crate::set_errno(saved);
     match r {
@@ -307,11 +324,7 @@ impl Kernel for Fd {
             0 => sockets::QUEUE_SLICE_US,
             us => us,
         };
-        let limit = libc::timespec {
-            tv_sec: (most / 1_000_000) as _,
-            tv_nsec: (most % 1_000_000 * 1000) as _,
-        };
-        let limit = &raw const limit;
+        let limit = Some(time::timespec_of(most.saturating_mul(1000)));
         let entry = |fd, events| libc::pollfd {
             fd,
             events,
@@ -319,10 +332,7 @@ impl Kernel for Fd {
         };
         let socket = entry(self.0, libc::POLLIN | libc::POLLRDHUP);
         let mut entries = [socket, entry(queue.bell().descriptor(), libc::POLLIN)];
-        let n = entries.len() as libc::nfds_t;
-        let array = entries.as_mut_ptr();
-        // SAFETY: local entries and time-out, no mask.
-        match sleep(|| unsafe { real::ppoll(array, n, limit, std::ptr::null()) } as isize) {
+        match faults_of(|| ppoll(&mut entries, limit, std::ptr::null()) as isize) {
             Ok(0) if timeout_us == 0 => return Ok(None),
             Ok(0) => return Err(Fault::WouldBlock),
             Ok(_) => {}
@@ -354,21 +364,13 @@ impl Kernel for Fd {
     }
 
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
-        let limit = libc::timespec {
-            tv_sec: (timeout_us / 1_000_000) as _,
-            tv_nsec: (timeout_us % 1_000_000 * 1000) as _,
-        };
-        let limit = match timeout_us {
-            0 => std::ptr::null(),
-            _ => &raw const limit,
-        };
-        let mut entry = libc::pollfd {
+        let limit = (timeout_us != 0).then(|| time::timespec_of(timeout_us.saturating_mul(1000)));
+        let mut entry = [libc::pollfd {
             fd: self.0,
             events: libc::POLLOUT,
             revents: 0,
-        };
-        // SAFETY: a local entry and time-out, no mask.
-        match sleep(|| unsafe { real::ppoll(&mut entry, 1, limit, std::ptr::null()) } as isize) {
+        }];
+        match faults_of(|| ppoll(&mut entry, limit, std::ptr::null()) as isize) {
             Ok(0) => Err(Fault::WouldBlock),
             Ok(_) => Ok(()),
             Err(f) => Err(f),

@@ -217,10 +217,7 @@ impl Below<Place> for Array<'_> {
 
 impl Array<'_> {
     fn ask_kernel(&mut self, left: Option<timespec>, mask: *const sigset_t) -> c_int {
-        let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        let (array, n) = (self.fds.as_mut_ptr(), self.fds.len() as nfds_t);
-        // SAFETY: the program's array; a local time-out.
-        cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int
+        kernel::ppoll(self.fds, left, mask)
     }
 
     /// As `ask_kernel`; the bell, if there is one, ends it as well.
@@ -228,14 +225,11 @@ impl Array<'_> {
         let Some(Bell { lent, entries }) = &mut self.bell else {
             return self.ask_kernel(left, mask);
         };
-        let left = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         for (entry, p) in entries.iter_mut().zip(self.fds.iter()) {
             *entry = *p;
         }
-        let (array, n) = (entries.as_mut_ptr(), entries.len() as nfds_t);
         let saved = crate::errno();
-        // SAFETY: an array of ours; a local time-out.
-        let r = cancel::sleep(|| unsafe { real::ppoll(array, n, left, mask) } as isize) as c_int;
+        let r = kernel::ppoll(entries, left, mask);
         if r < 0 && crate::errno() == libc::EINVAL {
             // As if woken: it goes round again.
             crate::set_errno(saved);

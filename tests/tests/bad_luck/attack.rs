@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use sgm_tests::front::Front;
 use sgm_tests::process::Started;
 use sgm_tests::programs::{Build, compiled};
-use sgm_tests::world::{Conversation, Server, World, free_port};
+use sgm_tests::world::{Conversation, Server, World};
 
-use crate::{looks_busy, luck, open_sockets};
+use crate::{check_lives, looks_busy, luck, open_sockets, serving};
 
 /// Seeds of each kind; SGM_ATTACK_SEEDS says how many else.
 const SEEDS: u32 = 4;
@@ -36,10 +36,7 @@ struct Victim<'a> {
 
 impl<'a> Victim<'a> {
     fn new(world: &'a World, kind: &str) -> Victim<'a> {
-        let number = free_port();
-        let port = number.to_string();
-        let server = world.serve(luck(world, &[kind, &port]), number);
-        let process = server.process.program_id().unwrap();
+        let (server, process, port) = serving(world, kind);
         Victim {
             world,
             server,
@@ -64,12 +61,7 @@ impl<'a> Victim<'a> {
 
     /// Lives, and serves who comes now.
     fn serves(&self, how: &str) {
-        let alive = self.server.process.runs_after(Duration::ZERO);
-        assert!(
-            alive,
-            "{how}: the server died\n{}",
-            self.server.process.errors_so_far()
-        );
+        check_lives(&self.server, how);
         if !self.answers {
             return;
         }

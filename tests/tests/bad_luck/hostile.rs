@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use sgm_tests::front::Front;
 use sgm_tests::programs::Build;
-use sgm_tests::world::{Conversation, Server, World, free_port};
+use sgm_tests::world::{Conversation, Server, World};
 
-use crate::{is_root, looks_busy, luck, not_run, open_sockets};
+use crate::{check_lives, is_root, looks_busy, luck, not_run, open_sockets, serving};
 
 /// The planned strikes of `hostile.c` come first, then seeds of random ones.
 const SEEDS: u32 = 100;
@@ -24,10 +24,7 @@ struct Victim<'a> {
 
 impl<'a> Victim<'a> {
     fn new(world: &'a World, kind: &str) -> Victim<'a> {
-        let number = free_port();
-        let port = number.to_string();
-        let server = world.serve(luck(world, &[kind, &port]), number);
-        let process = server.process.program_id().unwrap();
+        let (server, process, port) = serving(world, kind);
         let mut healthy = world.converse(luck(world, &["talk", &port]));
         assert_eq!(healthy.next_line(), "warm");
         let mut victim = Victim {
@@ -46,14 +43,6 @@ impl<'a> Victim<'a> {
         open_sockets(self.process)
     }
 
-    fn check_lives(&self, how: &str) {
-        assert!(
-            self.server.process.runs_after(Duration::ZERO),
-            "{how}: the server died\n{}",
-            self.server.process.errors_so_far()
-        );
-    }
-
     fn strike(&mut self, arguments: &[&str]) {
         let mut all = vec![self.port.as_str()];
         all.extend(arguments);
@@ -62,9 +51,9 @@ impl<'a> Victim<'a> {
             .converse(self.world.compiled("hostile", Build::Plain, &all));
         let how = format!("seed {}: {}", arguments.join(" "), attacker.next_line());
         eprintln!("{how}");
-        self.check_lives(&how);
+        check_lives(&self.server, &how);
         assert_eq!(self.healthy.ask("while it is there"), "right", "{how}");
-        self.check_lives(&how);
+        check_lives(&self.server, &how);
         // It may look at the nonsense some hundred times before it gives up, which takes seconds where others want the CPU
         // as well; a busy loop shows in every window.
         let idle = (0..50).any(|_| looks_busy(&self.server.process, self.process) < 30);
@@ -82,7 +71,7 @@ impl<'a> Victim<'a> {
         );
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.open_sockets() > self.sockets {
-            self.check_lives(&how);
+            check_lives(&self.server, &how);
             assert!(
                 Instant::now() < deadline,
                 "{how}: its connection is never closed\n{}",
@@ -90,7 +79,7 @@ impl<'a> Victim<'a> {
             );
             self.server.process.runs_after(Duration::from_millis(2));
         }
-        self.check_lives(&how);
+        check_lives(&self.server, &how);
         assert_eq!(self.healthy.ask("after it"), "right", "{how}");
     }
 

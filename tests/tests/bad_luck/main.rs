@@ -13,12 +13,13 @@ mod node;
 mod reasons;
 mod registry;
 
-use std::io::Write;
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use sgm_tests::not_run;
 use sgm_tests::process::Started;
 use sgm_tests::programs::Build;
-use sgm_tests::world::World;
+use sgm_tests::world::{Server, World, free_port};
 
 /// `luck ARGUMENTS`.
 fn luck(world: &World, arguments: &[&str]) -> Command {
@@ -34,13 +35,21 @@ fn told(mut command: Command) -> (String, i32) {
     )
 }
 
-/// Says why a test proved nothing here. Not by `eprintln`, which a passing test keeps to itself.
-fn not_run(why: &str) {
-    let test = std::thread::current()
-        .name()
-        .unwrap_or("a test")
-        .to_string();
-    let _ = writeln!(std::io::stderr(), "{test} was NOT RUN: {why}");
+/// A server of `luck.c` of that kind, its process, and its port.
+fn serving(world: &World, kind: &str) -> (Server, u32, String) {
+    let number = free_port();
+    let port = number.to_string();
+    let server = world.serve(luck(world, &[kind, &port]), number);
+    let process = server.process.program_id().unwrap();
+    (server, process, port)
+}
+
+fn check_lives(server: &Server, how: &str) {
+    assert!(
+        server.process.runs_after(Duration::ZERO),
+        "{how}: the server died\n{}",
+        server.process.errors_so_far()
+    );
 }
 
 fn is_root() -> bool {

@@ -8,14 +8,3 @@
 //! What can't be had here is told as NOT RUN.
 
 mod python;
-
-use std::io::Write;
-
-/// Says why a test proved nothing here. Not by `eprintln`, which a passing test keeps to itself.
-fn not_run(why: &str) {
-    let test = std::thread::current()
-        .name()
-        .unwrap_or("a test")
-        .to_string();
-    let _ = writeln!(std::io::stderr(), "{test} was NOT RUN: {why}");
-}

@@ -11,7 +11,7 @@ use sgm_tests::pair::tails;
 use sgm_tests::paths::{self, target_dir};
 use sgm_tests::world::World;
 
-use crate::not_run;
+use sgm_tests::not_run;
 
 /// What one part of a suite takes at most, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -35,7 +35,13 @@ static LOWEST: AtomicI32 = AtomicI32::new(i32::MAX);
 /// Is this one of our descriptors?
 #[inline]
 pub fn is_ours(fd: i32) -> bool {
-    fd >= LOWEST.load(Relaxed) && NUMBERS.iter().any(|n| n.load(Relaxed) == fd)
+    place_of(fd).is_some()
+}
+
+#[inline]
+fn place_of(fd: i32) -> Option<&'static AtomicI32> {
+    let known = fd >= LOWEST.load(Relaxed);
+    known.then(|| NUMBERS.iter().find(|n| n.load(Relaxed) == fd))?
 }
 
 /// The lowest of our descriptors from `first` on.
@@ -52,12 +58,7 @@ pub fn next_of_ours(first: u32) -> Option<u32> {
 
 /// The program is about to put something else in this one's place.
 pub fn move_away(fd: i32) {
-    if !is_ours(fd) {
-        return;
-    }
-    let Some(place) = NUMBERS.iter().find(|n| n.load(Relaxed) == fd) else {
-        return;
-    };
+    let Some(place) = place_of(fd) else { return };
     // SAFETY: open as long as it is in the table.
     let other = unsafe { high(BorrowedFd::borrow_raw(fd)) };
     let number = other.map_or(NONE, IntoRawFd::into_raw_fd);

@@ -284,11 +284,7 @@ impl Members {
     }
 
     pub fn heat_all(&mut self) {
-        for i in 0..self.list.len() {
-            if matches!(&self.list[i], Some(w) if w.carried) {
-                self.heat(i);
-            }
-        }
+        (0..self.list.len()).for_each(|i| self.heat(i));
     }
 
     /// Before a sleep with a queue: is it time to look at everybody, whatever the queue says? Then all are hot.
@@ -306,6 +302,11 @@ impl Members {
     /// The set has no event queue any more.
     pub fn leave_queue(&mut self) {
         self.heat_all();
+        self.listen_no_more();
+    }
+
+    /// No writer lists a member any more.
+    pub fn listen_no_more(&mut self) {
         if let Some(queue) = self.queue.take() {
             for w in self.list.iter().flatten() {
                 w.conn().leave_queue(queue);

@@ -139,13 +139,7 @@ impl Set {
     /// Nobody names it any more.
     fn end(&self) {
         let mut members = std::mem::take(&mut *self.lock.lock());
-        if let Some(queue) = members.queue {
-            members
-                .list
-                .iter()
-                .flatten()
-                .for_each(|w| w.conn().leave_queue(queue));
-        }
+        members.listen_no_more();
         self.over.swap(true, AcqRel);
         let asleep = self.sleepers.load(Acquire) > 0;
         self.queue.end(&mut members, self.fd.load(Relaxed), asleep);
