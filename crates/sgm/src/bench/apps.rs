@@ -1,4 +1,4 @@
-//! Real programs, plain and under `sgm run`: redis with its own benchmark, and nginx with wrk, where they are installed.
+//! Real programs, plain and under `sgm run`: redis with its own benchmark, nginx and node with wrk, where they are installed.
 //! They run as a user would run them: not pinned, both ends under the front.
 
 use std::io::Write;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::figure::{Better, Metric, Unit};
+use super::figure::{BELLS, Better, Metric, Target, Unit};
 use super::front::{Carriage, Check, Mode, Report};
 use super::measure::{RowResult, Sample, Session};
 use super::program::Program;
 
 const ROUNDS: usize = 3;
-pub const NAMES: [&str; 2] = ["redis", "nginx"];
+pub const NAMES: [&str; 3] = ["redis", "nginx", "node"];
 
 const fn requests(name: &'static str) -> Metric {
     Metric {
@@ -25,11 +25,32 @@ const fn requests(name: &'static str) -> Metric {
     }
 }
 
+const REDIS_ONE: [Metric; 2] = [requests("SET, 1 client"), requests("GET, 1 client")];
+const REDIS_FIFTY: [Metric; 2] = [requests("SET, 50 clients"), requests("GET, 50 clients")];
+/// wrk's connections, and the figure of each.
+const NGINX: [(&str, Metric); 2] = [
+    ("1", requests("1 connection")),
+    ("64", requests("64 connections")),
+];
+const NODE: [(&str, Metric); 2] = [
+    ("20", requests("20 connections")),
+    ("50", requests("50 connections")),
+];
+
+fn targets(name: &str) -> Vec<(Metric, Target)> {
+    match name {
+        "redis" => REDIS_FIFTY.map(|m| (m, Target::Gain(18.0))).into(),
+        "nginx" => vec![(NGINX[1].1, Target::Gain(4.0))],
+        _ => NODE.map(|(_, m)| (m, Target::Gain(3.0))).into(),
+    }
+}
+
 /// Runs the app row called `name`.
 pub fn row(session: &Session, name: &str, quick: bool) -> RowResult {
     let (title, tools) = match name {
         "redis" => ("redis-benchmark", ["redis-server", "redis-benchmark"]),
-        _ => ("wrk", ["nginx", "wrk"]),
+        "nginx" => ("wrk", ["nginx", "wrk"]),
+        _ => ("wrk", ["node", "wrk"]),
     };
     let found = tools.map(on_path);
     let [Some(server), Some(client)] = found else {
@@ -51,7 +72,7 @@ pub fn row(session: &Session, name: &str, quick: bool) -> RowResult {
         (name, "apps", title),
         session.modes(),
         rounds,
-        &[],
+        &targets(name),
         |mode| match name {
             "redis" => redis(
                 session,
@@ -59,7 +80,8 @@ pub fn row(session: &Session, name: &str, quick: bool) -> RowResult {
                 (&server, &client),
                 if quick { 20_000 } else { 50_000 },
             ),
-            _ => nginx(session, mode, &server, &client),
+            "nginx" => nginx(session, mode, &server, &client),
+            _ => node(session, mode, &server, &client),
         },
     )
 }
@@ -93,9 +115,7 @@ fn redis(
     let mut values = Vec::new();
     let mut reports = Vec::new();
     let mut least_bytes = 0;
-    let one = [requests("SET, 1 client"), requests("GET, 1 client")];
-    let fifty = [requests("SET, 50 clients"), requests("GET, 50 clients")];
-    for (clients, count, [set, get]) in [(1, count, one), (50, 4 * count, fifty)] {
+    for (clients, count, [set, get]) in [(1, count, REDIS_ONE), (50, 4 * count, REDIS_FIFTY)] {
         let mut launch = session.front.launch(mode, client);
         let arguments =
             format!("-h 127.0.0.1 -p {port} -t get,set -q --csv -c {clients} -n {count}");
@@ -109,10 +129,7 @@ fn redis(
     // The server closes without an answer.
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))?.write_all(b"SHUTDOWN NOSAVE\r\n")?;
     reports.extend(server.finish()?.1);
-    Ok(Sample {
-        values,
-        carriage: carriage(mode, least_bytes, &reports),
-    })
+    Ok(sample(mode, values, least_bytes, &reports))
 }
 
 fn redis_server(session: &Session, mode: Mode, program: &Path, port: u16) -> Result<Program> {
@@ -142,7 +159,7 @@ fn csv_rate(output: &str, test: &str) -> Result<f64> {
 /// The body that nginx serves.
 const PAGE: &str = "Four score and seven messages ago, our programs brought forth on this host a new connection.\n";
 /// A request of wrk, and the headers of the answer, are longer than this.
-const HTTP_BYTES: u64 = 40 + 150;
+const HTTP_BYTES: u64 = 40 + 120;
 
 fn nginx(session: &Session, mode: Mode, nginx: &Path, wrk: &Path) -> Result<Sample> {
     let port = free_port()?;
@@ -158,24 +175,8 @@ fn nginx(session: &Session, mode: Mode, nginx: &Path, wrk: &Path) -> Result<Samp
     let server = Program::start(launch, "nginx")?;
     server.wait_for("start worker process ")?;
 
-    let mut values = Vec::new();
-    let mut reports = Vec::new();
-    let mut least_bytes = 0;
-    for (connections, metric) in [
-        ("1", requests("1 connection")),
-        ("64", requests("64 connections")),
-    ] {
-        let mut launch = session.front.launch(mode, wrk);
-        let url = format!("http://127.0.0.1:{port}/index.html");
-        launch
-            .command
-            .args(["-t", "1", "-c", connections, "-d", "1s", &url]);
-        let (output, report) = Program::start(launch, "wrk")?.finish()?;
-        reports.extend(report);
-        let (count, rate) = wrk_rate(&output)?;
-        least_bytes += count * (HTTP_BYTES + PAGE.len() as u64);
-        values.push((metric, rate));
-    }
+    let url = format!("http://127.0.0.1:{port}/index.html");
+    let mut loaded = load(session, mode, wrk, &url, &NGINX)?;
     let quit = Command::new(nginx)
         .arg("-p")
         .arg(&dir)
@@ -188,11 +189,72 @@ fn nginx(session: &Session, mode: Mode, nginx: &Path, wrk: &Path) -> Result<Samp
         "nginx does not quit: {}",
         String::from_utf8_lossy(&quit.stderr)
     );
-    reports.extend(server.finish()?.1);
-    Ok(Sample {
-        values,
-        carriage: carriage(mode, least_bytes, &reports),
-    })
+    loaded.reports.extend(server.finish()?.1);
+    Ok(loaded.sample(mode))
+}
+
+/// What wrk found.
+#[derive(Default)]
+struct Loaded {
+    values: Vec<(Metric, f64)>,
+    reports: Vec<Report>,
+    least_bytes: u64,
+}
+
+impl Loaded {
+    fn sample(self, mode: Mode) -> Sample {
+        sample(mode, self.values, self.least_bytes, &self.reports)
+    }
+}
+
+/// Asks for `url`, a page as long as [`PAGE`], on so many connections at a time.
+fn load(
+    session: &Session,
+    mode: Mode,
+    wrk: &Path,
+    url: &str,
+    connections: &[(&str, Metric)],
+) -> Result<Loaded> {
+    let mut loaded = Loaded::default();
+    for &(connections, metric) in connections {
+        let mut launch = session.front.launch(mode, wrk);
+        launch
+            .command
+            .args(["-t", "1", "-c", connections, "-d", "1s", url]);
+        let (output, report) = Program::start(launch, "wrk")?.finish()?;
+        loaded.reports.extend(report);
+        let (count, rate) = wrk_rate(&output)?;
+        loaded.least_bytes += count * (HTTP_BYTES + PAGE.len() as u64);
+        loaded.values.push((metric, rate));
+    }
+    Ok(loaded)
+}
+
+fn node(session: &Session, mode: Mode, node: &Path, wrk: &Path) -> Result<Sample> {
+    let port = free_port()?;
+    let script = session.front.scratch.path("server.js");
+    std::fs::write(&script, node_script(port))?;
+    let mut launch = session.front.launch(mode, node);
+    launch.command.arg(&script);
+    let server = Program::start(launch, "node")?;
+    server.wait_for("listening")?;
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut loaded = load(session, mode, wrk, &url, &NODE)?;
+    // It ends without an answer.
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port))?.write_all(b"GET /end HTTP/1.0\r\n\r\n")?;
+    loaded.reports.extend(server.finish()?.1);
+    Ok(loaded.sample(mode))
+}
+
+fn node_script(port: u16) -> String {
+    let page = PAGE.trim_end();
+    format!(
+        "const answer = (request, response) => {{\n\
+         \x20 if (request.url == '/end') process.exit(0);\n\
+         \x20 response.end('{page}\\n');\n}};\n\
+         const server = require('http').createServer(answer);\n\
+         server.listen({port}, '127.0.0.1', () => console.log('listening'));\n"
+    )
 }
 
 fn nginx_config(dir: &Path, port: u16) -> String {
@@ -233,10 +295,17 @@ fn wrk_rate(output: &str) -> Result<(u64, f64)> {
 }
 
 /// These programs do not tell how many bytes they sent. The front's own sum is checked against what they must have sent.
-fn carriage(mode: Mode, least_bytes: u64, reports: &[Report]) -> Option<Carriage> {
+fn sample(
+    mode: Mode,
+    mut values: Vec<(Metric, f64)>,
+    least_bytes: u64,
+    reports: &[Report],
+) -> Sample {
     let counted = reports.iter().map(Report::sent_bytes).sum::<u64>();
-    (mode == Mode::Carried)
-        .then(|| Carriage::of(Check::Bytes, counted.max(least_bytes), 0, reports))
+    let carriage = (mode == Mode::Carried)
+        .then(|| Carriage::of(Check::Bytes, counted.max(least_bytes), 0, reports));
+    values.extend(Report::bells_per_message(reports).map(|bells| (BELLS, bells)));
+    Sample { values, carriage }
 }
 
 /// How long a program may take to come up, or to end.

@@ -12,6 +12,8 @@ pub enum Unit {
     BytesPerSecond,
     Bytes,
     Percent,
+    /// So many of something.
+    Count,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -42,6 +44,8 @@ pub const WINESERVER_CPU_PERCENT: Metric = metric("cpu, wineserver", Unit::Perce
 pub const MESSAGES: Metric = metric("messages/s", Unit::PerSecond, Better::Higher);
 pub const BYTES: Metric = metric("bytes/s", Unit::BytesPerSecond, Better::Higher);
 pub const CONNECTIONS: Metric = metric("connections/s", Unit::PerSecond, Better::Higher);
+/// What woke a sleeper: bytes on the stream and port bells, of both ends, for each message that was carried.
+pub const BELLS: Metric = metric("bells/message", Unit::Count, Better::Lower);
 pub const MEMORY: Metric = metric("memory/connection", Unit::Bytes, Better::Lower);
 
 /// A promise about one metric of one row.
@@ -49,6 +53,8 @@ pub const MEMORY: Metric = metric("memory/connection", Unit::Bytes, Better::Lowe
 pub enum Target {
     /// At least so many times better than plain TCP.
     Gain(f64),
+    /// At most this share of plain TCP's.
+    OfPlain(f64),
     /// At most so many times the raw cache-line round trip.
     TimesRaw(f64),
     /// The carried value stays under this.
@@ -61,6 +67,7 @@ impl Target {
     fn text(self, unit: Unit) -> String {
         match self {
             Self::Gain(n) => format!(">= {n}x"),
+            Self::OfPlain(n) => format!("<= {n} of plain"),
             Self::TimesRaw(n) => format!("<= {n} raw"),
             Self::Below(n) => format!("< {}", unit.show(n)),
             Self::ExtraBelow(n) => format!("< +{}", unit.show(n)),
@@ -73,6 +80,7 @@ impl Target {
         let carried = figure.carried.as_ref().map(|s| s.median)?;
         Some(match self {
             Self::Gain(n) => figure.gain? >= n,
+            Self::OfPlain(n) => figure.ratio? <= n,
             Self::TimesRaw(n) => figure.times_raw? <= n,
             Self::Below(n) => carried < n,
             Self::ExtraBelow(n) => carried - plain()? < n,
@@ -181,6 +189,7 @@ impl Unit {
             Self::BytesPerSecond => &[(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")],
             Self::Bytes => &[(1048576.0, "MiB"), (1024.0, "KiB"), (1.0, "B")],
             Self::Percent => &[(1.0, "%")],
+            Self::Count => &[(1.0, "")],
         };
         let fits = |step: &&(f64, &'static str)| value.abs() >= step.0;
         *steps.iter().find(fits).unwrap_or(&steps[steps.len() - 1])
@@ -189,6 +198,8 @@ impl Unit {
     pub fn show(self, value: f64) -> String {
         let (scale, suffix) = self.scale(value);
         format!("{} {suffix}", digits(value / scale))
+            .trim_end()
+            .to_owned()
     }
 
     /// `min..max` in the unit that suits `median`, without the suffix.

@@ -144,6 +144,9 @@ struct Connections {
 #[serde(default)]
 struct Bytes {
     tx_bytes: u64,
+    tx_messages: u64,
+    bells_sent: u64,
+    port_bells: u64,
 }
 
 impl Report {
@@ -173,6 +176,9 @@ impl Report {
         self.connections.carried += carried;
         self.connections.seen += carried + totals.stayed.load(Relaxed);
         self.carried.tx_bytes += totals.tx_bytes.load(Relaxed);
+        self.carried.tx_messages += totals.tx_messages.load(Relaxed);
+        self.carried.bells_sent += totals.bells_sent.load(Relaxed);
+        self.carried.port_bells += totals.port_bells.load(Relaxed);
         self.tcp.tx_bytes += totals.tcp_tx.load(Relaxed);
         for why in Reason::ALL.iter().filter(|why| **why != Reason::None) {
             *self.reasons.entry(why.word().to_owned()).or_default() +=
@@ -186,6 +192,9 @@ impl Report {
             (&mut self.connections.seen, before.connections.seen),
             (&mut self.connections.carried, before.connections.carried),
             (&mut self.carried.tx_bytes, before.carried.tx_bytes),
+            (&mut self.carried.tx_messages, before.carried.tx_messages),
+            (&mut self.carried.bells_sent, before.carried.bells_sent),
+            (&mut self.carried.port_bells, before.carried.port_bells),
             (&mut self.tcp.tx_bytes, before.tcp.tx_bytes),
         ] {
             *now = now.saturating_sub(then);
@@ -200,6 +209,14 @@ impl Report {
 
     pub fn carried_bytes(&self) -> u64 {
         self.carried.tx_bytes
+    }
+
+    /// Bells for each carried message of all `reports`; `None`: there was no message.
+    pub fn bells_per_message(reports: &[Self]) -> Option<f64> {
+        let sum = |part: fn(&Bytes) -> u64| reports.iter().map(|r| part(&r.carried)).sum::<u64>();
+        let messages = sum(|c| c.tx_messages);
+        let bells = sum(|c| c.bells_sent + c.port_bells);
+        (messages > 0).then(|| bells as f64 / messages as f64)
     }
 
     /// Bytes that programs sent, on either path.

@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::figure::{
-    BYTES, CLIENT_CPU_PERCENT, CONNECTIONS, CPU_PER_MESSAGE, CPU_PERCENT, Figure, MEAN, MEMORY,
-    MESSAGES, Metric, P50, P99, Target,
+    BELLS, BYTES, CLIENT_CPU_PERCENT, CONNECTIONS, CPU_PER_MESSAGE, CPU_PERCENT, Figure, MEAN,
+    MEMORY, MESSAGES, Metric, P50, P99, Target,
 };
-use super::front::{Carriage, Front, Mode};
+use super::front::{Carriage, Front, Mode, Report};
 use super::machine::{self, Machine};
 use super::pair::{self, Pair};
 use super::progress::Progress;
@@ -168,9 +168,14 @@ impl Session {
         if row.needs_two_cpus && self.machine.cpus < 2 {
             return Some("needs two CPUs".to_owned());
         }
-        if let Work::Crowd { idle, .. } = row.work {
+        let many = match row.work {
+            Work::Crowd { idle, .. } => Some(idle),
+            Work::Turns { connections, .. } | Work::Beat { connections, .. } => Some(connections),
+            _ => None,
+        };
+        if let Some(many) = many {
             // One descriptor for each connection at least; the front may need more.
-            let (wanted, needed) = (3 * idle as u64 + 1024, idle as u64 + 256);
+            let (wanted, needed) = (3 * many as u64 + 1024, many as u64 + 256);
             let limit = machine::raise_open_files(wanted);
             if limit < needed {
                 return Some(format!(
@@ -204,10 +209,9 @@ impl Session {
             let connections = pair.server.connections + pair.client.connections;
             Carriage::of(row.check, sent_bytes, connections, &pair.reports)
         });
-        Ok(Sample {
-            values: values(&row.work, &pair),
-            carriage,
-        })
+        let bells = Report::bells_per_message(&pair.reports).map(|bells| (BELLS, bells));
+        let values = values(&row.work, &pair).into_iter().chain(bells).collect();
+        Ok(Sample { values, carriage })
     }
 }
 
@@ -240,8 +244,10 @@ fn values(work: &Work, Pair { server, client, .. }: &Pair) -> Vec<(Metric, f64)>
     let percent = |cpu_ns: u64, wall_ns: u64| cpu_ns as f64 * 100.0 / wall_ns.max(1) as f64;
     match *work {
         Work::CacheLine { .. } => vec![(MEAN, client.mean_ns)],
-        Work::RoundTrip { .. } => [latency(), vec![(CPU_PER_MESSAGE, cpu_per_message)]].concat(),
-        Work::Paced { .. } => {
+        Work::RoundTrip { .. } | Work::Turns { .. } => {
+            [latency(), vec![(CPU_PER_MESSAGE, cpu_per_message)]].concat()
+        }
+        Work::Paced { .. } | Work::Beat { .. } => {
             let cpu = percent(server.cpu_ns + client.cpu_ns, client.wall_ns);
             [
                 latency(),

@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long)]
     wine: bool,
 
-    /// Also redis and nginx, where they are installed
+    /// Also redis, nginx and node, where they are installed
     #[arg(long)]
     apps: bool,
 }
@@ -293,7 +293,7 @@ mod tests {
         assert!(wine.starts_with("wine-rtt-64 "), "{wine}");
         assert_eq!([ours.as_str(), apps.as_str()], ["raw", ""]);
         assert_eq!(asked("--only wine"), asked("--wine"));
-        assert_eq!(asked("--wine --apps")[2], "redis nginx");
+        assert_eq!(asked("--wine --apps")[2], "redis nginx node");
         assert_eq!(
             asked("--only paced,wine-idle,nginx"),
             ["raw paced", "wine-idle", "nginx"]

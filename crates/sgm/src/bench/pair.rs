@@ -89,11 +89,15 @@ fn length_ms(work: &Work) -> u64 {
         }
         | Work::Crowd {
             mean_ms, timed_ms, ..
+        }
+        | Work::Turns {
+            mean_ms, timed_ms, ..
         } => mean_ms + timed_ms,
         Work::CacheLine { ms, .. }
         | Work::Paced { ms, .. }
         | Work::Stream { ms, .. }
         | Work::Connections { ms }
+        | Work::Beat { ms, .. }
         | Work::Idle { ms, .. } => ms,
     }
 }

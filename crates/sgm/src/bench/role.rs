@@ -56,6 +56,19 @@ pub enum Work {
         mean_ms: u64,
         timed_ms: u64,
     },
+    /// Round trips on a random one of `connections` of an epoll server, one at a time.
+    Turns {
+        connections: usize,
+        trips: u64,
+        mean_ms: u64,
+        timed_ms: u64,
+    },
+    /// `connections` of an epoll server that each make one round trip a second, on a fixed beat.
+    Beat {
+        connections: usize,
+        trips: u64,
+        ms: u64,
+    },
     /// `idle` connections on which nothing happens.
     Idle { idle: usize, trips: u64, ms: u64 },
 }

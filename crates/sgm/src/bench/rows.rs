@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::figure::{
-    BYTES, CLIENT_CPU_PERCENT, CONNECTIONS, CPU_PERCENT, MEAN, MEMORY, MESSAGES, Metric, Target,
+    BELLS, BYTES, CLIENT_CPU_PERCENT, CONNECTIONS, CPU_PERCENT, MEAN, MEMORY, MESSAGES, Metric,
+    P50, P99, Target,
 };
 use super::front::Check;
 use super::role::{Wait, Work};
@@ -35,6 +36,7 @@ pub struct Scale {
     pub connections_ms: u64,
     pub paced_ms: u64,
     pub idle_ms: u64,
+    pub beat_ms: u64,
     pub crowd: usize,
     pub slow_rounds: usize,
 }
@@ -47,6 +49,7 @@ pub const FULL: Scale = Scale {
     connections_ms: 150,
     paced_ms: 500,
     idle_ms: 3000,
+    beat_ms: 3000,
     crowd: 10_000,
     slow_rounds: 2,
 };
@@ -59,6 +62,7 @@ pub const QUICK: Scale = Scale {
     connections_ms: 50,
     paced_ms: 250,
     idle_ms: 2000,
+    beat_ms: 1500,
     crowd: 1_000,
     slow_rounds: 1,
 };
@@ -83,7 +87,7 @@ pub const GROUPS: [(&str, &str); 8] = [
     ("connections", "connect, exchange, close"),
     (
         "many",
-        "round trip of 64 B on one connection while others are idle (epoll server)",
+        "round trip of 64 B on one of many connections of an epoll server",
     ),
     ("cpu", "CPU time when there is little to do"),
     (
@@ -167,6 +171,7 @@ pub fn all(scale: &Scale, shared_file: PathBuf) -> Vec<Row> {
             .target(CONNECTIONS, Target::Gain(0.95)),
     );
     rows.extend(crowds(scale));
+    rows.extend(turns(scale));
     rows.extend(quiet(scale));
     rows
 }
@@ -192,8 +197,10 @@ fn round_trips(scale: &Scale) -> Vec<Row> {
         row("rtt-16k", "16 KiB", 16 << 10, Wait::Blocking),
         row("rtt-64k", "64 KiB", 64 << 10, Wait::Blocking),
         row("rtt-1m", "1 MiB", 1 << 20, Wait::Blocking),
-        row("rtt-64-busy", "64 B, non-blocking loop", 64, Wait::Busy).on_two_cpus(),
-        row("rtt-64-epoll", "64 B, epoll", 64, Wait::Epoll),
+        row("rtt-64-busy", "64 B, non-blocking loop", 64, Wait::Busy)
+            .on_two_cpus()
+            .target(MEAN, Target::TimesRaw(3.0)),
+        row("rtt-64-epoll", "64 B, epoll", 64, Wait::Epoll).target(P99, Target::OfPlain(0.05)),
         row("rtt-64-poll", "64 B, poll", 64, Wait::Poll),
         row("one-core", "64 B, both on one CPU", 64, Wait::Blocking)
             .on_one_cpu()
@@ -238,7 +245,30 @@ fn crowds(scale: &Scale) -> Vec<Row> {
     vec![row(100), row(scale.crowd).at_most(scale.slow_rounds)]
 }
 
+fn turns(scale: &Scale) -> Vec<Row> {
+    [100, 1000]
+        .map(|connections| {
+            let work = Work::Turns {
+                connections,
+                trips: PROMOTED_AFTER,
+                mean_ms: scale.mean_ms,
+                timed_ms: scale.timed_ms,
+            };
+            let name = format!("turns-{connections}");
+            Row::new(&name, "many", "a random one of all", work)
+                .check(Check::Connections)
+                .target(MEAN, Target::Gain(10.0))
+                .target(BELLS, Target::Below(0.05))
+        })
+        .into()
+}
+
 fn quiet(scale: &Scale) -> Vec<Row> {
+    let beat = Work::Beat {
+        connections: scale.crowd,
+        trips: PROMOTED_AFTER,
+        ms: scale.beat_ms,
+    };
     let paced = Work::Paced {
         size: 64,
         warm: 100,
@@ -251,7 +281,14 @@ fn quiet(scale: &Scale) -> Vec<Row> {
         ms: scale.idle_ms,
     };
     vec![
-        Row::new("paced", "cpu", "64 B, 1000 requests/s", paced),
+        Row::new("paced", "cpu", "64 B, 1000 requests/s", paced)
+            .target(P50, Target::OfPlain(0.6))
+            .target(P99, Target::OfPlain(0.9))
+            .target(CPU_PERCENT, Target::OfPlain(0.7)),
+        Row::new("beat", "cpu", "each of many once a second", beat)
+            .check(Check::Connections)
+            .at_most(scale.slow_rounds)
+            .target(CPU_PERCENT, Target::OfPlain(1.0)),
         Row::new("idle", "cpu", "16 idle connections", idle)
             .check(Check::Connections)
             .at_most(scale.slow_rounds)

@@ -1,6 +1,6 @@
 //! The table that people read, one row at a time as the rows are finished.
 
-use super::figure::{CPU_PER_MESSAGE, Figure, Metric, P50, P99, digits};
+use super::figure::{BELLS, CPU_PER_MESSAGE, Figure, Metric, P50, P99, Unit, digits};
 use super::machine::Machine;
 use super::measure::RowResult;
 use super::rows::GROUPS;
@@ -11,8 +11,12 @@ pub struct Table {
     group: &'static str,
 }
 
-/// Shown together on a line of their own, below the mean.
-const DETAILS: [Metric; 3] = [P50, P99, CPU_PER_MESSAGE];
+/// Shown together on a line of their own, below the mean, where nothing is promised for them.
+const DETAILS: [Metric; 4] = [P50, P99, CPU_PER_MESSAGE, BELLS];
+
+fn is_detail(figure: &Figure) -> bool {
+    DETAILS.contains(&figure.metric) && figure.targets.is_empty()
+}
 
 pub fn header(machine: &Machine, rounds: usize) -> String {
     let Machine {
@@ -48,7 +52,7 @@ fn line(
     raw: &str,
     targets: &str,
 ) -> String {
-    format!("{label:<40} {plain:<25} {carried:<25} {ratio:>8} {gain:>8} {raw:>6}  {targets}")
+    format!("{label:<56} {plain:<25} {carried:<25} {ratio:>8} {gain:>8} {raw:>6}  {targets}")
         .trim_end()
         .to_owned()
 }
@@ -77,7 +81,7 @@ impl Table {
         let main: Vec<&Figure> = row
             .figures
             .iter()
-            .filter(|f| !DETAILS.contains(&f.metric))
+            .filter(|f| !is_detail(f))
             .take(most)
             .collect();
         for (i, figure) in main.iter().enumerate() {
@@ -142,26 +146,36 @@ fn figure_line(label: &str, figure: &Figure) -> String {
     )
 }
 
-/// `p50 | p99 | cpu/message`, as far as the row has them.
+/// `p50 | p99 | cpu/message | bells/message`, as far as the row has them.
 fn details(figures: &[Figure]) -> Option<String> {
-    let figures: Vec<&Figure> = figures
-        .iter()
-        .filter(|f| DETAILS.contains(&f.metric))
-        .collect();
+    let figures: Vec<&Figure> = figures.iter().filter(|f| is_detail(f)).collect();
     let names: Vec<&str> = figures.iter().map(|f| f.metric.name).collect();
     let side = |carried: bool| {
-        let values: Option<Vec<String>> = figures
-            .iter()
-            .map(|f| {
-                if carried { &f.carried } else { &f.plain }
-                    .as_ref()
-                    .map(|s| digits(s.median / 1000.0))
-            })
-            .collect();
-        values.map_or_else(
-            || "-".to_owned(),
-            |values| format!("{} us", values.join(" | ")),
-        )
+        let summary = |f: &&Figure| {
+            if carried {
+                f.carried.clone()
+            } else {
+                f.plain.clone()
+            }
+        };
+        let values = |times: bool| -> Vec<String> {
+            figures
+                .iter()
+                .filter(|f| (f.metric.unit == Unit::Nanoseconds) == times)
+                .filter_map(|f| {
+                    Some(digits(
+                        summary(f)?.median / if times { 1000.0 } else { 1.0 },
+                    ))
+                })
+                .collect()
+        };
+        let times = values(true).join(" | ");
+        let times = (!times.is_empty()).then(|| format!("{times} us"));
+        let parts: Vec<String> = times.into_iter().chain(values(false)).collect();
+        match parts.is_empty() {
+            true => "-".to_owned(),
+            false => parts.join(" | "),
+        }
     };
     if figures.is_empty() {
         return None;

@@ -104,7 +104,8 @@ pub fn all() -> Vec<Row> {
             .target(MEAN, Target::Gain(100.0)),
         Row::new("wine-select", "64 B, select", Work::RoundTrip(Wait::Select))
             .target(MEAN, Target::Gain(20.0)),
-        Row::new("wine-events", "64 B, events", Work::RoundTrip(Wait::Events)),
+        Row::new("wine-events", "64 B, events", Work::RoundTrip(Wait::Events))
+            .target(MEAN, Target::Gain(100.0)),
         Row::new("wine-msgs-64", "64 B, one way", Work::Stream { size: 64 })
             .target(MESSAGES, Target::Gain(50.0)),
         Row::new(

@@ -9,6 +9,7 @@ mod paced;
 mod roundtrip;
 mod stream;
 mod timing;
+mod turns;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -61,6 +62,12 @@ fn serve(work: &Work, listener: &TcpListener) -> Result<Outcome> {
         Work::Crowd { idle, trips, .. } | Work::Idle { idle, trips, .. } => {
             crowd::server(listener, idle, trips)
         }
+        Work::Turns {
+            connections, trips, ..
+        }
+        | Work::Beat {
+            connections, trips, ..
+        } => crowd::server(listener, connections, trips),
         Work::CacheLine { .. } => unreachable!("has no socket"),
     }
 }
@@ -88,6 +95,17 @@ fn request(work: &Work, port: u16) -> Result<Outcome> {
             mean_ms,
             timed_ms,
         } => crowd::client(port, idle, trips, (mean_ms, timed_ms)),
+        Work::Turns {
+            connections,
+            trips,
+            mean_ms,
+            timed_ms,
+        } => turns::client(port, connections, trips, (mean_ms, timed_ms)),
+        Work::Beat {
+            connections,
+            trips,
+            ms,
+        } => turns::beat(port, connections, trips, ms),
         Work::Idle { idle, trips, ms } => idle::client(port, idle, trips, ms),
         Work::CacheLine { .. } => unreachable!("has no socket"),
     }

@@ -18,6 +18,20 @@ pub fn client(port: u16, size: usize, warm: u64, per_s: u64, ms: u64) -> Result<
         connections: 1,
         ..Outcome::default()
     };
+    on_beat(&mut outcome, per_s, ms, || caller.trip())?;
+    caller.trip_checked_whole()?;
+    outcome.sent_bytes = caller.sent_bytes();
+    caller.close()?;
+    Ok(outcome)
+}
+
+/// Makes `per_s` trips a second for `ms`, each timed, into `outcome`.
+pub fn on_beat(
+    outcome: &mut Outcome,
+    per_s: u64,
+    ms: u64,
+    mut trip: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let mut histogram = Histogram::default();
     let mut total = Duration::ZERO;
     let requests = (per_s * ms / 1000).max(1);
@@ -28,20 +42,17 @@ pub fn client(port: u16, size: usize, warm: u64, per_s: u64, ms: u64) -> Result<
         due = later(due, step_ns);
         while clock_nanosleep_absolute(ClockId::Monotonic, &due) == Err(rustix::io::Errno::INTR) {}
         let start = Instant::now();
-        caller.trip()?;
+        trip()?;
         let taken = start.elapsed();
         total += taken;
         histogram.add(taken.as_nanos() as u64);
     }
-    meter.stop(&mut outcome);
+    meter.stop(outcome);
     outcome.messages = requests;
     outcome.mean_ns = total.as_nanos() as f64 / requests as f64;
     outcome.p50_ns = histogram.quantile(0.50);
     outcome.p99_ns = histogram.quantile(0.99);
-    caller.trip_checked_whole()?;
-    outcome.sent_bytes = caller.sent_bytes();
-    caller.close()?;
-    Ok(outcome)
+    Ok(())
 }
 
 fn later(time: Timespec, by_ns: i64) -> Timespec {
