@@ -14,7 +14,8 @@ const struct test_case cases[] = {END_OF_CASES};
 
 /* Where the words are: see crates/ring/src/layout.rs. */
 enum {
-    HEADER = 4096,
+    PAGE = 4096,
+    HEADER = 896,
     DECISION = 16,
     DIRECTIONS = 128,
     DIRECTION = 384,
@@ -59,7 +60,7 @@ static bool find_segment(void)
         unsigned long start, end;
         if (strstr(line, "/seg-") && sscanf(line, "%lx-%lx", &start, &end) == 2) {
             header = (void *)start;
-            ring_bytes = (end - start - HEADER) / 2;
+            ring_bytes = (end - start - PAGE) / 2;
             snprintf(its_file, sizeof its_file, "/proc/self/map_files/%lx-%lx", start, end);
         }
     }

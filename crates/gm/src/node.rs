@@ -2,7 +2,7 @@
 //! to a socket.
 //!
 //! ```text
-//! <dir>/node-v3            header, tables of listeners, offers and held sockets (this file)
+//! <dir>/node-v4            header, tables of listeners, offers and held sockets (this file)
 //! <dir>/port-<pid>-<start> one per process family (see port.rs)
 //! <dir>/seg-<random>       a segment, from the offer until both ends are over (see segment.rs)
 //! ```
@@ -30,6 +30,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
 const BUCKETS: usize = 256;
 const BUCKET: usize = 16;
 const OFFERS: usize = 8192;
+/// Offers are short-lived: nearly always there is room among the first ones, and the rest of the table stays cold.
+const NEAR: usize = 256;
 const PROBE: usize = 16;
 const LISTENERS_OFFSET: usize = 4096;
 const OFFERS_OFFSET: usize = LISTENERS_OFFSET + BUCKETS * BUCKET * size_of::<Listener>();
@@ -70,6 +72,12 @@ pub struct Listener {
 }
 
 const _: () = assert!(size_of::<Listener>() == 64);
+
+/// Where an offer for `key` may be: from here on, `PROBE` entries each.
+fn places_of(key: &Key) -> [usize; 2] {
+    let hash = key.hash64() as usize;
+    [(hash >> 32) % (NEAR - PROBE), hash % (OFFERS - PROBE)]
+}
 
 /// What an offer that brought nothing adds to a listener's `thrift`, and one that paid takes from it: wasted offers are not
 /// more than half of those that pay, whatever the mixture of connections.
@@ -386,12 +394,14 @@ impl Node {
 
     /// Posts an offer: segment `segment` is for connection `key`.
     pub fn offer(&self, key: &Key, segment: u64) -> Result<Entry, Error> {
-        let offers = self.offers();
-        let start = key.hash64() as usize % (OFFERS - PROBE);
-        let window = &offers[start..start + PROBE];
-        let i = take_entry(window.iter().map(|o| (&o.state, &o.pid, &o.start)))
-            .ok_or(Error::Full("offers"))?;
-        let o = &window[i];
+        let take = |start: usize| {
+            let window = self.offers()[start..start + PROBE].iter();
+            Some(start + take_entry(window.map(|o| (&o.state, &o.pid, &o.start)))?)
+        };
+        let places = places_of(key);
+        let i = places.into_iter().find_map(take);
+        let i = i.ok_or(Error::Full("offers"))?;
+        let o = &self.offers()[i];
         for (slot, w) in o.key.iter().zip(key.words()) {
             slot.store(w, Relaxed);
         }
@@ -400,22 +410,23 @@ impl Node {
         o.start.store(self.me().start, Relaxed);
         o.state.store(LIVE, Release);
         self.header().offers_generation.fetch_add(1, AcqRel);
-        Ok(Entry((start + i) as u32))
+        Ok(Entry(i as u32))
     }
 
     /// Looks for an offer for `key`. Returns the segment's id.
     pub fn find_offer(&self, key: &Key) -> Option<(Entry, u64)> {
-        let start = key.hash64() as usize % (OFFERS - PROBE);
         let words = key.words();
         let matches = |o: &Offer| {
             o.state.load(Acquire) == LIVE
                 && o.key.iter().zip(words).all(|(s, w)| s.load(Relaxed) == w)
         };
-        let i = self.offers()[start..start + PROBE]
-            .iter()
-            .position(matches)?;
-        let segment = self.offers()[start + i].segment.load(Relaxed);
-        Some((Entry((start + i) as u32), segment))
+        let look = |start: usize| {
+            let window = &self.offers()[start..start + PROBE];
+            Some(start + window.iter().position(matches)?)
+        };
+        let i = places_of(key).into_iter().find_map(look)?;
+        let segment = self.offers()[i].segment.load(Relaxed);
+        Some((Entry(i as u32), segment))
     }
 
     /// Gives an offer's entry back, if it still holds `segment`.

@@ -14,9 +14,10 @@ use crate::os::{self, Mapping};
 use crate::port::Port;
 use crate::{Error, Node};
 
-/// Pages that exist from the start: the header and the first page of each ring. The others come as the rings are
-/// first passed through (see [`Segment::grow`]).
 const CHUNK_MIN: usize = 4096;
+/// So much of each ring exists from the start: up to the end of the page that it begins on, which for the first one is the
+/// header's. So a quiet connection has two pages; others come as the rings are first passed through (see [`Segment::grow`]).
+const FIRST: usize = CHUNK_MIN - DATA_OFFSET;
 const CHUNK_MAX: usize = 64 * 1024;
 
 /// Which end of the connection we are.
@@ -88,8 +89,8 @@ impl Segment {
         };
         let first = me
             .map
-            .populate(0, DATA_OFFSET + CHUNK_MIN)
-            .and_then(|()| me.map.populate(DATA_OFFSET + ring_bytes, CHUNK_MIN));
+            .populate(0, DATA_OFFSET + FIRST)
+            .and_then(|()| me.map.populate(DATA_OFFSET + ring_bytes, FIRST));
         if let Err(e) = first {
             os::remove(&path);
             return Err(Error::os("populate", &path, e));
@@ -249,9 +250,9 @@ impl Segment {
     /// far they do; returns the new value. Pages come in growing chunks, so that a quiet connection has few.
     pub fn grow(&self, grown: usize, upto: usize) -> Result<usize, Error> {
         let target = upto.min(self.ring_bytes());
-        let mut grown = grown.max(CHUNK_MIN);
+        let mut grown = grown.max(FIRST);
         while grown < target {
-            let chunk = grown
+            let chunk = (grown + DATA_OFFSET)
                 .clamp(CHUNK_MIN, CHUNK_MAX)
                 .min(self.ring_bytes() - grown);
             let offset = DATA_OFFSET + self.tx_index() * self.ring_bytes() + grown;

@@ -6,10 +6,10 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"SGMSEG01"`, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SGMSEG01");
 /// Layout version: two builds talk to each other only if it is equal. It is part of the node directory's file names.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
-/// Header page of a segment; the rings' bytes follow at [`DATA_OFFSET`].
-pub const DATA_OFFSET: usize = 4096;
+/// The header of a segment is before; the rings' bytes follow, on the same page.
+pub const DATA_OFFSET: usize = 1024;
 /// Bounds for the size of one ring, in bytes; always a power of two.
 pub const RING_BYTES_MIN: usize = 4096;
 pub const RING_BYTES_MAX: usize = 1 << 26;

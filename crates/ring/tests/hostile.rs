@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use heap::{Heap, PAGE};
 use proptest::prelude::*;
-use sgm_ring::layout::{MAGIC, MOVED, RING_BYTES_MAX, RING_BYTES_MIN, segment_bytes};
+use sgm_ring::layout::{self, MAGIC, MOVED, RING_BYTES_MAX, RING_BYTES_MIN, segment_bytes};
 use sgm_ring::sync::Ordering::Relaxed;
 use sgm_ring::{Corrupt, Decision, Direction, Key, ReadCache, SegmentHeader, VERSION, WriteCache};
 
@@ -388,7 +388,7 @@ proptest! {
         let n = h.ring_bytes as usize;
         let fits = n.is_power_of_two()
             && (RING_BYTES_MIN..=RING_BYTES_MAX).contains(&n)
-            && PAGE + 2 * n <= h.mapped;
+            && layout::DATA_OFFSET + 2 * n <= h.mapped;
         let known = h.magic == MAGIC && h.version == VERSION && h.key == key().words();
         let sound = fits && known && h.decision != 0;
         let expected = if sound { Ok(n) } else { Err(Corrupt) };

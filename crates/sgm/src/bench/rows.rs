@@ -240,7 +240,7 @@ fn crowds(scale: &Scale) -> Vec<Row> {
         };
         Row::new(&format!("many-{idle}"), "many", "idle connections", work)
             .check(Check::Connections)
-            .target(MEMORY, Target::ExtraBelow(16.0 * 1024.0))
+            .target(MEMORY, Target::ExtraBelow(12.0 * 1024.0))
     };
     vec![row(100), row(scale.crowd).at_most(scale.slow_rounds)]
 }
