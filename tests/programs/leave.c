@@ -293,6 +293,53 @@ static void vfork_server(int fd)
 }
 static void vfork_client(int fd) { ask(fd, 20); }
 
+/* What a peer left that is gone, read by a program that a vfork child became; then by the parent, whose child had the socket for
+ * its output and did nothing. */
+static void vfork_left_server(int fd)
+{
+    struct stream stream = {23, 0};
+    int ends[2];
+    echo_lines(fd, 10);
+    CHECK(hear() == 1);
+    await_events(fd, POLLRDHUP);
+    MUST(pipe2(ends, O_CLOEXEC));
+    pid_t child = vfork();
+    if (child == 0) {
+        dup2(fd, 0);
+        dup2(ends[1], 1);
+        execl("/bin/cat", "cat", NULL);
+        _exit(127);
+    }
+    MUST(close(ends[1]));
+    say("%zu bytes", stream_receive_to_end(&stream, ends[0]));
+    wait_child(child);
+}
+static void vfork_left_client(int fd)
+{
+    struct stream stream = {23, 0};
+    ask(fd, 10);
+    stream_send(&stream, fd, 5000, 700);
+    MUST(close(fd));
+    tell(1);
+}
+static void vfork_idle_server(int fd)
+{
+    struct stream stream = {23, 0};
+    echo_lines(fd, 10);
+    CHECK(hear() == 1);
+    await_events(fd, POLLRDHUP);
+    pid_t child = vfork();
+    if (child == 0) {
+        dup2(fd, 1);
+        execl("/bin/true", "true", NULL);
+        _exit(127);
+    }
+    wait_child(child);
+    CALL("write", write(fd, "x", 1));
+    say("%zu bytes", stream_receive_to_end(&stream, fd));
+}
+static void vfork_idle_client(int fd) { vfork_left_client(fd); }
+
 /* Out-of-band data: one urgent byte beside the stream. */
 static void urgent_server(int fd)
 {
@@ -346,6 +393,6 @@ static void urgent_inline_client(int fd)
 const struct test_case cases[] = {
     RAW_CASE(passed),      RAW_CASE(passed_unread), RAW_CASE(passed_and_closed), RAW_CASE(exec_same), RAW_CASE(exec_plain), RAW_CASE(spawn_same),
     RAW_CASE(spawn_plain), RAW_CASE(shell),         RAW_CASE(exec_closes), CASE(vfork),        CASE(urgent),
-    CASE(exec_lists), CASE(exec_fails),
+    CASE(exec_lists), CASE(exec_fails), CASE(vfork_left), CASE(vfork_idle),
     CASE(urgent_inline),   END_OF_CASES,
 };

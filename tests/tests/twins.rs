@@ -362,6 +362,8 @@ twins! {
         pair exec_lists: PROMOTED;
         pair exec_fails: PROMOTED;
         pair vfork: Any;
+        pair vfork_left: PROMOTED;
+        pair vfork_idle: PROMOTED;
         #[ignore = "pending: the urgent mark among carried bytes"]
         pair urgent: Any;
         pair urgent_inline: Any;

@@ -16,7 +16,8 @@ use sockets::{Conn, Copied, Fault, Given, Kernel, RecvOptions};
 
 use crate::fds::{self, Inside};
 use crate::kernel::Fd;
-use crate::{ctx, epoll, quiet, real};
+use crate::process::vfork;
+use crate::{adopt, ctx, epoll, quiet, real};
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
@@ -110,7 +111,8 @@ fn is_peer(socket: Fd, inside: &Inside) -> bool {
 /// it has those bytes, and then the end. `None`: that can't be done.
 fn substitute(inside: &Inside) -> Option<()> {
     let (fresh, source) = loopback_pair().ok()?;
-    let shared = inside.conn().end().refs.load(Acquire) > 1;
+    let guest = vfork::is_guest(inside.ctx());
+    let shared = guest || inside.conn().end().refs.load(Acquire) > 1;
     let whole = match shared {
         true => pour_copy(inside, &source),
         false => pour(inside, &source),
@@ -120,7 +122,10 @@ fn substitute(inside: &Inside) -> Option<()> {
         let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
     }
     drop(source);
-    take_place(inside, &fresh);
+    match guest {
+        true => take_place_in_guest(inside, &fresh),
+        false => take_place(inside, &fresh),
+    }
     Some(())
 }
 
@@ -202,6 +207,28 @@ fn borrow(inside: &Inside) -> BorrowedFd<'_> {
 
 /// All descriptors of this process on the socket become `fresh`, which is nobody's business but the kernel's.
 fn take_place(inside: &Inside, fresh: &OwnedFd) {
+    make_alike(inside, fresh);
+    for fd in fds::of_slot(inside.slot) {
+        put(fresh, fd);
+        epoll::on_substituted(inside.slot, fd);
+        fds::stale(fd);
+    }
+}
+
+/// As [`take_place`], for a child whose descriptors are not in the tables: those that it has in common with its parent stay
+/// the parent's.
+fn take_place_in_guest(inside: &Inside, fresh: &OwnedFd) {
+    let cookie = inside.conn().end().cookie.load(Relaxed);
+    make_alike(inside, fresh);
+    adopt::each_tcp(|fd| {
+        if adopt::cookie(fd) == cookie {
+            put(fresh, fd);
+        }
+    });
+}
+
+/// `fresh` gets what the program has set.
+fn make_alike(inside: &Inside, fresh: &OwnedFd) {
     let old = borrow(inside);
     if let Ok(flags) = rustix::fs::fcntl_getfl(old) {
         let _ = rustix::fs::fcntl_setfl(fresh, flags);
@@ -214,18 +241,18 @@ fn take_place(inside: &Inside, fresh: &OwnedFd) {
     if inside.conn().end().has(flag::WRITE_SHUT) {
         let _ = net::shutdown(fresh, net::Shutdown::Write);
     }
-    for fd in fds::of_slot(inside.slot) {
-        // SAFETY: the descriptor is open: it is in the table.
-        let cloexec = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })
-            .is_ok_and(|f| f.contains(FdFlags::CLOEXEC));
-        let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
-        let saved = crate::errno();
-        // SAFETY: plain numbers.
-        unsafe { real::dup3(fresh.as_raw_fd(), fd, flags) };
-        crate::set_errno(saved);
-        epoll::on_substituted(inside.slot, fd);
-        fds::stale(fd);
-    }
+}
+
+/// A copy of `fresh` under the number `fd`, which is open.
+fn put(fresh: &OwnedFd, fd: c_int) {
+    // SAFETY: by the caller.
+    let cloexec = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })
+        .is_ok_and(|f| f.contains(FdFlags::CLOEXEC));
+    let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+    let saved = crate::errno();
+    // SAFETY: plain numbers.
+    unsafe { real::dup3(fresh.as_raw_fd(), fd, flags) };
+    crate::set_errno(saved);
 }
 
 /// Two ends of a fresh TCP connection.

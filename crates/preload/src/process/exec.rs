@@ -51,10 +51,9 @@ fn stays_open(fd: c_int) -> bool {
 }
 
 fn way_of_exec(ctx: &Ctx) -> Way {
-    if vfork::is_child() || ctx.node.me().pid != vfork::pid() {
-        Way::Guest
-    } else {
-        Way::Exec
+    match vfork::is_guest(ctx) {
+        true => Way::Guest,
+        false => Way::Exec,
     }
 }
 

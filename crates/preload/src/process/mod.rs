@@ -68,8 +68,8 @@ fn leave() {
     }
     let Some(ctx) = ctx::opened() else { return };
     let me = ctx.node.me();
-    if vfork::is_child() || me.pid != vfork::pid() {
-        // A child of vfork or of a raw clone: not a member of the family.
+    if vfork::is_guest(ctx) {
+        // Not a member of the family.
         return;
     }
     let _whole = quiet::uncancelled();

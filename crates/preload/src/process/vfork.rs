@@ -34,6 +34,11 @@ fn runs_here() -> bool {
     parent != 0 && parent != pid()
 }
 
+/// Is this process a child that shares our memory, or one that the tables know nothing of? Its descriptors are its own.
+pub fn is_guest(ctx: &ctx::Ctx) -> bool {
+    is_child() || ctx.node.me().pid != pid()
+}
+
 /// A socket that is followed from now on; a vfork child may have to tell which one it is.
 pub fn note_new() {
     NEW.store(true, Relaxed);
