@@ -80,8 +80,8 @@ impl Conn {
         we_did && (self.segment().is_some_and(said) || end.has(flag::KERNEL_EOF))
     }
 
-    /// Both halves are shut in the ring, and all of ours is read: no doorbell will be needed and nothing has to go back to
-    /// TCP, so the kernel may close its own half. To be called once our half is shut.
+    /// Both halves are shut in the ring, or we have shut both ways, and all of ours is read: no doorbell will be needed and nothing
+    /// has to go back to TCP, so the kernel may close its own half. To be called once our half is shut.
     pub(crate) fn shuts_kernel_half(&self, rx: Rx<'_>) -> bool {
         let end = self.end;
         let over = rx.flags() & layout::FIN != 0 || end.has(flag::KERNEL_ENDS);

@@ -190,7 +190,9 @@ impl Conn {
         // A peer that died leaves the ring writable; the kernel's socket knows better.
         let unchecked = self.unchecked_sends.load(Relaxed);
         self.unchecked_sends.store(unchecked + 1, Relaxed);
-        if unchecked >= CHECK_PEER_EVERY {
+        // Nor may one that has shut both ways be sent more than the byte that its kernel answers with a reset.
+        let deaf = tx.reading_is_shut() && segment.rx().finished();
+        if unchecked >= CHECK_PEER_EVERY || deaf {
             self.unchecked_sends.store(0, Relaxed);
             // After a bell that was answered, it lives.
             let answered = unchecked == AFTER_A_BELL && !tx.bell_under_way();

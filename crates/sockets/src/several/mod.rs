@@ -6,9 +6,12 @@
 //!
 //! 1. Nobody sleeps without arming every carried member first and looking at all of them once more (INV-5).
 //! 2. What a ring has ends the wait at once, but the others are asked as well then: a call reports all that is ready.
-//! 3. Where a doorbell can't be counted on the sleep is cut into slices ([`Conn::room_slice_us`], and here).
+//! 3. Who always finds something in the rings still hears of peers that are gone, which the system alone knows ([`System`]).
+//! 4. Where a doorbell can't be counted on the sleep is cut into slices ([`Conn::room_slice_us`], and here).
 
+use gm::clock::{TICKS_PER_US, ticks};
 use gm::{End, EventQueue, Path};
+use ring::sync::{AtomicU64, Ordering::Relaxed};
 
 use crate::{Conn, Deadline, Kernel, Ready, Spin, Spun};
 
@@ -213,6 +216,29 @@ pub trait Below<S: Socket> {
 
 static SPIN: Spin = Spin::new();
 
+/// When the system was last asked by a call of this process that needed no answer from it.
+struct System(AtomicU64);
+
+static SYSTEM: System = System(AtomicU64::new(0));
+
+impl System {
+    /// Once in so long, in µs, and for each member: to ask costs a fraction of that.
+    const EVERY_US: u64 = 1_000;
+    const EVERY_OF_EACH_US: u64 = 10;
+
+    /// Is it time to ask? Then it counts as asked.
+    #[inline]
+    fn is_due(&self, members: usize) -> bool {
+        let now = ticks();
+        let every = Self::EVERY_US + members as u64 * Self::EVERY_OF_EACH_US;
+        let due = now.wrapping_sub(self.0.load(Relaxed)) > every * TICKS_PER_US;
+        if due {
+            self.0.store(now, Relaxed);
+        }
+        due
+    }
+}
+
 /// Waits until a socket of the call is ready, or the time is over; what the members have is in `got` then. One of them at
 /// least is carried, or the system could have been asked by itself.
 pub fn wait<S: Socket, B: Below<S>>(
@@ -222,7 +248,7 @@ pub fn wait<S: Socket, B: Below<S>>(
 ) -> Result<(), B::Fault> {
     loop {
         if look(members) {
-            if below.has_others() {
+            if below.has_others() || SYSTEM.is_due(members.len()) {
                 ask(members, Ask::Look, below)?;
             }
             return Ok(());
