@@ -6,8 +6,8 @@
 
 use gm::Role;
 use ring::sync::Ordering::Relaxed;
-use sockets::several::{self, Ask, Below, Socket};
-use sockets::{Conn, Kernel, Ready};
+use sockets::several::{self, Below, Socket};
+use sockets::{Ask, Conn, Kernel, Ready};
 
 use crate::answer::Code;
 use crate::kernel::{self, poll_many};

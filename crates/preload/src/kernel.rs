@@ -413,10 +413,6 @@ impl Kernel for Fd {
         gm::events::tell(ctx::opened()?.node.dir(), queue, entry, may_open)
     }
 
-    fn came_to_ring(&self) {
-        crate::epoll::came_to_ring();
-    }
-
     fn poll(&self) -> Ready {
         let all = PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP;
         let fd = self.get();

@@ -121,9 +121,6 @@ pub trait Kernel {
     fn list(&self, _queue: u64, _entry: u32) -> Option<bool> {
         None
     }
-    /// Receiving has come to the ring behind the back of an edge-triggered waiter, who had armed before, and was not rung for: what
-    /// is in the ring since is news to him. No locks of a waiter's may be taken.
-    fn came_to_ring(&self) {}
     /// What poll says of the socket now (without sleeping).
     fn poll(&self) -> crate::Ready;
     /// Takes a pending error off the socket (SO_ERROR), and says which it was.

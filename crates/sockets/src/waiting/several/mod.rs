@@ -10,7 +10,8 @@
 
 use gm::{End, EventQueue, Path};
 
-use crate::{Conn, Deadline, Kernel, Ready, Spin, Spun};
+use super::{Ask, Spin, Spun, sleep_limit_ns};
+use crate::{Conn, Deadline, Kernel, Ready};
 
 #[cfg(test)]
 mod tests;
@@ -165,15 +166,6 @@ impl<S: Socket> Member<S> {
     }
 }
 
-/// How the system is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// What is there now, by the way.
-    Look,
-    /// As the program's own call: until there is something, at most for so many ns (`None`: without limit).
-    Sleep(Option<u64>),
-}
-
 /// The system, which knows of all sockets of a call.
 pub trait Below<S: Socket> {
     type Fault;
@@ -320,9 +312,9 @@ fn sleep<S: Socket, B: Below<S>>(
     let over = if look(members) {
         Ok(false)
     } else {
-        let left = deadline.left_ns(|| below.now_ns());
         let trusted = queue.map(|_| crate::QUEUE_SLICE_US * 1000);
-        let limit = left.into_iter().chain(slice).chain(trusted).min();
+        let slice = slice.into_iter().chain(trusted).min();
+        let limit = sleep_limit_ns(deadline, slice, || below.now_ns());
         let start = gm::clock::ticks();
         let ready = ask_prepared(members, Ask::Sleep(limit), below);
         SPIN.slept(gm::clock::ticks().wrapping_sub(start));

@@ -7,7 +7,8 @@ use ring::layout;
 use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Rx};
 
-use crate::{Conn, Fault, Kernel, Peeked, Spun};
+use super::Spun;
+use crate::{Conn, Fault, Kernel, Peeked};
 
 /// See [`Conn::check_idle_wake`]: some tens of milliseconds.
 const IDLE_WAKES_TO_YIELD: u32 = 100;
