@@ -112,7 +112,11 @@ impl Kernel for Socket {
     fn wake_word(&self, _word: &AtomicU32) {}
 
     fn list(&self, queue: u64, entry: u32) -> Option<bool> {
-        gm::events::tell(self.place.node.dir(), queue, entry, true)
+        let told = gm::events::tell(self.place.node.dir(), queue, entry, true);
+        if told == Some(true) {
+            self.place.rung.borrow_mut().push(queue);
+        }
+        told
     }
 
     fn poll(&self) -> Ready {
@@ -211,6 +215,8 @@ pub(crate) struct NodeDir {
     port: &'static Port,
     dir: PathBuf,
     now_ns: Rc<Cell<u64>>,
+    /// Event queues whose bell was rung, and not heard yet.
+    rung: RefCell<Vec<u64>>,
 }
 
 impl NodeDir {
@@ -224,7 +230,16 @@ impl NodeDir {
             port: Box::leak(Box::new(port)),
             dir,
             now_ns: Rc::default(),
+            rung: RefCell::default(),
         })
+    }
+
+    /// Was the bell of this event queue rung since it was last heard?
+    pub(crate) fn hear(&self, queue: u64) -> bool {
+        let mut rung = self.rung.borrow_mut();
+        let before = rung.len();
+        rung.retain(|id| *id != queue);
+        rung.len() != before
     }
 }
 

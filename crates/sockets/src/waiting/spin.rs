@@ -99,6 +99,12 @@ impl Spin {
         }
     }
 
+    /// The next wait looks once.
+    #[cfg(test)]
+    pub fn tire(&self) {
+        self.budget.store(0, Relaxed);
+    }
+
     /// Polls `found` within the budget.
     #[inline]
     pub fn wait(&self, cpus: u32, give_way: impl Fn(), found: impl FnMut() -> bool) -> Spun {

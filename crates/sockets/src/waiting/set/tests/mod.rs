@@ -113,7 +113,7 @@ fn exclusive_members_come_to_the_ring_and_wake() {
             || true
         ));
         engaged(&thread, &mut thread.members(), 0, &socket);
-        assert!(system.entries.borrow()[&7].exclusive);
+        assert_eq!(system.entries.borrow()[&7].about, About::Index(0));
         system.settle();
         let arrival = || assert_eq!(pair.client.send(b"x"), 1);
         assert_eq!(system.wait_while(&[&arrival]), [told(7, Ready::IN)]);
@@ -199,40 +199,82 @@ fn what_is_taken_out_while_another_thread_sleeps_is_not_told() {
 
 #[test]
 fn a_set_that_is_ended_while_a_thread_sleeps_tells_of_no_member() {
-    for poor in [false, true] {
+    for others in [vec![], vec![3]] {
         let pair = Pair::carried();
         let seat = Seat::of(&pair.server);
-        let system = System::poor(&pair, poor);
+        let system = System::of(&pair);
         system.add(seat.side(7, LEVEL_IN));
         system.settle();
         let second = || {
             end(&system.thread());
             assert_eq!((system.given_back.get(), seat.sets.get()), (0, 0));
-            pair.client.send(b"x");
             // The stream's end, say, and what is the program's own.
             pair.client.socket.shutdown(false, true).unwrap();
-            system.others.borrow_mut().push(3);
+            *system.others.borrow_mut() = others.clone();
         };
-        assert_eq!(system.wait_while(&[&second]), [told(3, Ready::IN)]);
+        let all: Vec<Event> = others.iter().map(|o| told(*o, Ready::IN)).collect();
+        assert_eq!(system.wait_while(&[&second]), all);
         assert_eq!(system.given_back.get(), 1);
     }
 }
 
+/// The program closed what it did not open: the set gets another one, and no member stays in the old.
 #[test]
-fn one_end_in_two_sets_wakes_both() {
+fn a_queue_whose_bell_is_gone_is_left() {
     let pair = Pair::carried();
     let seat = Seat::of(&pair.server);
-    let (one, two) = (System::of(&pair), System::of(&pair));
-    one.add(seat.side(7, LEVEL_IN));
-    one.settle();
-    two.add(seat.side(8, LEVEL_IN));
-    two.settle();
-    one.settle();
+    let system = System::of(&pair);
+    system.add(seat.side(7, LEVEL_IN));
+    system.settle();
+    let queue = system.queue.get().unwrap();
+    queue.bell().close();
     let arrival = || assert_eq!(pair.client.send(b"x"), 1);
-    let second = || assert_eq!(two.wait_while(&[&arrival]), [told(8, Ready::IN)]);
-    assert_eq!(one.wait_while(&[&second]), [told(7, Ready::IN)]);
-    // Not by their queues, of which it could be in one only.
-    assert!(bells(&pair) > 0);
+    assert_eq!(system.wait_while(&[&arrival]), [told(7, Ready::IN)]);
+    assert_eq!((system.queue.get().is_none(), bells(&pair)), (true, 1));
+    pair.server.recv(8);
+    system.settle();
+    assert_ne!(system.queue.get().unwrap().id(), queue.id());
+}
+
+/// Every connection is the system's alone again, registered as the program asked.
+#[test]
+fn what_goes_back_is_the_systems() {
+    let (one, two) = two_pairs();
+    let seats = [Seat::of(&one.server), Seat::of(&two.server)];
+    let system = System::of(&one);
+    system.add(seats[0].side(7, LEVEL_IN));
+    let dormant = system.add(seats[1].side(8, EDGES));
+    let thread = system.thread();
+    let refuse = || unreachable!("it dozes");
+    assert!(take_out(&thread, &mut thread.members(), dormant, refuse));
+    system.settle();
+    system.plain.set(true);
+    become_plain(&thread);
+    assert!(system.queue.get().is_none() && !system.state.has_carried());
+    let entries = system.entries.borrow();
+    let known: Vec<_> = entries.values().map(|e| (e.about, e.want)).collect();
+    assert_eq!(known, [(About::Data(7), Ready::IN)]);
+}
+
+#[test]
+fn one_end_in_two_sets_wakes_both() {
+    for (poor, poor_too) in [(false, false), (false, true), (true, false)] {
+        let pair = Pair::carried();
+        let seat = Seat::of(&pair.server);
+        let one = System::poor(&pair, poor);
+        let two = System::poor(&pair, poor_too);
+        one.add(seat.side(7, LEVEL_IN));
+        one.settle();
+        two.add(seat.side(8, LEVEL_IN));
+        two.settle();
+        one.settle();
+        let arrival = || assert_eq!(pair.client.send(b"x"), 1);
+        let second = || assert_eq!(two.wait_while(&[&arrival]), [told(8, Ready::IN)]);
+        assert_eq!(one.wait_while(&[&second]), [told(7, Ready::IN)]);
+        // Not by their queues, of which it could be in one only.
+        assert!(bells(&pair) > 0);
+        assert_eq!(one.clock.now_ns.get(), 0);
+    }
 }
 
 #[test]
@@ -251,9 +293,11 @@ fn a_queue_wakes_without_a_doorbell_and_a_set_without_one_by_it() {
         assert_eq!(bells(&pair), u32::from(poor));
         let slice = (!poor).then_some(QUEUE_SLICE_US * 1000);
         assert_eq!(*system.slept.borrow(), [slice]);
-        // Who is awake is not rung.
+        // Who is awake is not rung, and what it looks at itself is not listed.
         pair.client.send(b"z");
         assert_eq!(bells(&pair), u32::from(poor));
+        let listed = |queue: &EventQueue| queue.words().has_any();
+        assert!(!system.queue.get().is_some_and(listed));
     }
 }
 
@@ -335,44 +379,47 @@ fn after_a_fork_parent_and_child_are_both_woken() {
     assert!(parent.queue.get().is_none() && bells(&pair) > 0);
 }
 
-/// Whenever it arrives before the sleep, nobody sleeps over it: the system would say that nothing ends the sleep.
+/// A wait in which something arrives at step `at`, or else while it sleeps; by the steps of the thread, or those of its only
+/// member's kernel. False: it has not so many.
+fn arrives_at(at: u32, poor: bool, inside: bool) -> bool {
+    let pair = Pair::carried();
+    let seat = Seat::of(&pair.server);
+    let happened = Cell::new(false);
+    let arrival = || {
+        happened.set(true);
+        assert_eq!(pair.client.send(b"x"), 1);
+    };
+    let system = System::poor(&pair, poor);
+    let i = system.add(seat.side(7, LEVEL_IN));
+    system.settle();
+    // As by a wait that came back: hot.
+    system.modify(i, (LEVEL_IN, 7));
+    let late = || {
+        if !happened.get() {
+            pair.client.send(b"x");
+        }
+    };
+    let mut thread = Thread::of(&system, &[&late]);
+    if inside {
+        let mut members = system.members.borrow_mut();
+        members.watch_mut(i).unwrap().member.happens = Some((at, &arrival));
+    } else {
+        thread.happens = Some((at, &arrival));
+    }
+    system.state.spin.tire();
+    assert_eq!(thread.wait(8, None), [told(7, Ready::IN)], "at {at}");
+    // Not by the end of a slice.
+    assert_eq!(system.clock.now_ns.get(), 0, "at {at}");
+    happened.get()
+}
+
+/// Whenever it arrives before the sleep, nobody sleeps over it.
 #[test]
 fn an_arrival_at_any_step_ends_the_wait() {
-    for poor in [false, true] {
-        for at in 0.. {
-            let pair = Pair::carried();
-            let seat = Seat::of(&pair.server);
-            let happened = Cell::new(false);
-            let arrival = || {
-                happened.set(true);
-                assert_eq!(pair.client.send(b"x"), 1);
-            };
-            let system = System::poor(&pair, poor);
-            let mut side = seat.side(7, LEVEL_IN);
-            // Once it has a queue, if it gets one.
-            side.happens = Some((u32::MAX, &arrival));
-            let i = system.add(side);
-            system.settle();
-            {
-                let mut members = system.members.borrow_mut();
-                let side = &mut members.watch_mut(i).unwrap().member;
-                side.uses.set(0);
-                side.happens = Some((at, &arrival));
-            }
-            // Armed as by a wait that came back, and hot.
-            system.modify(i, (LEVEL_IN, 7));
-            let late = || {
-                if !happened.get() {
-                    pair.client.send(b"x");
-                }
-            };
-            assert_eq!(system.wait_while(&[&late]), [told(7, Ready::IN)]);
-            if !happened.get() {
-                // Steps of a wait: arming, the last look.
-                assert!(at >= 2, "{at} steps");
-                break;
-            }
-        }
+    for (poor, inside) in [(false, false), (false, true), (true, false), (true, true)] {
+        let steps = (0..).take_while(|at| arrives_at(*at, poor, inside)).count();
+        // Arming and the last look, at least.
+        assert!(steps >= 2, "{steps} steps");
     }
 }
 

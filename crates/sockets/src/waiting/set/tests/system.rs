@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
 use super::super::*;
 use crate::Deadline;
@@ -102,7 +103,6 @@ pub(super) struct Entry {
     pub about: About,
     pub want: Ready,
     pub edge: bool,
-    pub exclusive: bool,
     /// The edges of each kind that it told of.
     pub told: (Option<u64>, bool),
 }
@@ -137,6 +137,8 @@ pub(super) struct System<'a> {
     pub queue: Cell<Option<&'static EventQueue>>,
     /// It can have no queue.
     pub poor: bool,
+    /// No member is followed.
+    pub plain: Cell<bool>,
     pub shared: Cell<u64>,
     pub given_back: Cell<u32>,
     /// How long each sleep was allowed to be.
@@ -156,6 +158,7 @@ impl<'a> System<'a> {
             others: RefCell::default(),
             queue: Cell::default(),
             poor: false,
+            plain: Cell::default(),
             shared: Cell::default(),
             given_back: Cell::default(),
             slept: RefCell::default(),
@@ -177,7 +180,6 @@ impl<'a> System<'a> {
             about,
             want,
             edge,
-            exclusive: member.exclusive,
             told: (None, !want.intersects(Ready::OUT)),
         };
         self.entries.borrow_mut().insert(member.number, entry);
@@ -251,6 +253,37 @@ impl<'a> System<'a> {
 pub(super) struct Thread<'s, 'a> {
     pub system: &'s System<'a>,
     pub sleeps: RefCell<Vec<&'s dyn Fn()>>,
+    /// Steps: where others may do something in between.
+    pub steps: Cell<u32>,
+    /// What happens at the nth.
+    pub happens: Option<(u32, &'s dyn Fn())>,
+}
+
+/// The members, locked; to give them back is a step.
+pub(super) struct Held<'h, 's, 'a> {
+    thread: &'h Thread<'s, 'a>,
+    members: Option<RefMut<'h, Members<Side<'a>>>>,
+}
+
+impl<'a> Deref for Held<'_, '_, 'a> {
+    type Target = Members<Side<'a>>;
+
+    fn deref(&self) -> &Members<Side<'a>> {
+        self.members.as_ref().unwrap()
+    }
+}
+
+impl<'a> DerefMut for Held<'_, '_, 'a> {
+    fn deref_mut(&mut self) -> &mut Members<Side<'a>> {
+        self.members.as_mut().unwrap()
+    }
+}
+
+impl Drop for Held<'_, '_, '_> {
+    fn drop(&mut self) {
+        self.members = None;
+        self.thread.step();
+    }
 }
 
 impl<'s, 'a> Thread<'s, 'a> {
@@ -258,6 +291,16 @@ impl<'s, 'a> Thread<'s, 'a> {
         Self {
             system,
             sleeps: RefCell::new(sleeps.iter().rev().copied().collect()),
+            steps: Cell::new(0),
+            happens: None,
+        }
+    }
+
+    fn step(&self) {
+        if let Some((at, event)) = self.happens
+            && self.steps.replace(self.steps.get() + 1) == at
+        {
+            event();
         }
     }
 
@@ -280,10 +323,10 @@ impl Drop for System<'_> {
     }
 }
 
-impl<'a> Below for Thread<'_, 'a> {
+impl<'s, 'a> Below for Thread<'s, 'a> {
     type Member = Side<'a>;
     type Held<'h>
-        = RefMut<'h, Members<Side<'a>>>
+        = Held<'h, 's, 'a>
     where
         Self: 'h;
     type Fault = ();
@@ -292,8 +335,12 @@ impl<'a> Below for Thread<'_, 'a> {
         &self.system.state
     }
 
-    fn members(&self) -> Self::Held<'_> {
-        self.system.members.borrow_mut()
+    fn members(&self) -> Held<'_, 's, 'a> {
+        self.step();
+        Held {
+            thread: self,
+            members: Some(self.system.members.borrow_mut()),
+        }
     }
 
     fn give_back(&self) {
@@ -302,6 +349,10 @@ impl<'a> Below for Thread<'_, 'a> {
 
     fn is_there(&self) -> bool {
         true
+    }
+
+    fn follows_none(&self) -> bool {
+        self.system.plain.get()
     }
 
     fn register(&self, how: Put, member: &Side<'a>, index: usize, out: bool) -> bool {
@@ -348,17 +399,17 @@ impl<'a> Below for Thread<'_, 'a> {
             self.system.slept.borrow().len() < MOST,
             "it sleeps for ever"
         );
-        self.system.slept.borrow_mut().push(limit);
-        let was_asleep = self
-            .system
-            .queue
-            .get()
-            .is_some_and(|q| q.words().sleeper().is_some());
+        self.step();
+        let system = self.system;
+        system.slept.borrow_mut().push(limit);
+        let queue = || system.queue.get();
+        let is_asleep = |q: &EventQueue| q.words().sleeper().is_some();
+        let was_asleep = queue().is_some_and(is_asleep);
         // Another thread may use the set meanwhile.
         let event = self.sleeps.borrow_mut().pop();
         event.into_iter().for_each(|event| event());
-        let queue = self.system.queue.get().filter(|_| was_asleep);
-        let rung = queue.is_some_and(|q| q.words().sleeper().is_none());
+        let rung =
+            queue().is_some_and(|q| system.place.hear(q.id()) || was_asleep && !is_asleep(q));
         let n = self.system.take_told(out, rung);
         if n == 0 {
             self.system
@@ -377,6 +428,7 @@ impl<'a> Below for Thread<'_, 'a> {
     }
 
     fn queue(&self) -> Option<&'static EventQueue> {
+        self.step();
         self.system.queue.get()
     }
 
