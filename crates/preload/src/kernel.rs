@@ -319,12 +319,13 @@ impl Kernel for Fd {
         fds::is_watched(self.0)
     }
 
-    fn sleep_rung(&self, queue: &EventQueue, timeout_us: u64) -> Result<Option<Peeked>, Fault> {
-        let most = match timeout_us {
-            0 => sockets::QUEUE_SLICE_US,
-            us => us,
-        };
-        let limit = Some(time::timespec_of(most.saturating_mul(1000)));
+    fn sleep_rung(
+        &self,
+        queue: &EventQueue,
+        limit_us: u64,
+        timed: bool,
+    ) -> Result<Option<Peeked>, Fault> {
+        let limit = Some(time::timespec_of(limit_us.saturating_mul(1000)));
         let entry = |fd, events| libc::pollfd {
             fd,
             events,
@@ -333,13 +334,11 @@ impl Kernel for Fd {
         let socket = entry(self.0, libc::POLLIN | libc::POLLRDHUP);
         let mut entries = [socket, entry(queue.bell().descriptor(), libc::POLLIN)];
         match faults_of(|| ppoll(&mut entries, limit, std::ptr::null()) as isize) {
-            Ok(0) if timeout_us == 0 => return Ok(None),
+            Ok(0) if !timed => return Ok(None),
             Ok(0) => return Err(Fault::WouldBlock),
             Ok(_) => {}
             // With a time-out the kernel lets no handler's wish count.
-            Err(Fault::Interrupted)
-                if timeout_us == 0 && !cancel::is_on() && !signals::ended_sleep() =>
-            {
+            Err(Fault::Interrupted) if !timed && !cancel::is_on() && !signals::ended_sleep() => {
                 return Ok(None);
             }
             Err(Fault::Other(libc::EINVAL)) => {

@@ -62,7 +62,7 @@ pub const PAID_AFTER_MESSAGES: u64 = 16;
 
 /// A sleep on an event queue is this long at most, in µs, and all that it waits for is looked at again then: whoever may write
 /// into the node's files may spoil a queue's words or take what was rung.
-pub const QUEUE_SLICE_US: u64 = 10_000_000;
+const QUEUE_SLICE_US: u64 = 10_000_000;
 
 static PROMOTE_AFTER: AtomicU32 = AtomicU32::new(PROMOTE_CALLS);
 
