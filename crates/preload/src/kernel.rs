@@ -9,7 +9,7 @@ use gm::EventQueue;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
+use sockets::{Buffers, Fault, Host, Kernel, Peeked, Ready, Stream};
 
 use crate::process::confine;
 use crate::queues::{self, Lent};
@@ -215,6 +215,23 @@ fn set_buffer_locks(fd: RawFd, locks: u32) {
         crate::real::setsockopt(fd, libc::SOL_SOCKET, SO_BUF_LOCK, at, 4)
     };
     crate::set_errno(saved);
+}
+
+/// This machine, and this process on it.
+pub struct Here;
+
+impl Host for Here {
+    fn now_ns(&self) -> u64 {
+        gm::os::monotonic_ns()
+    }
+
+    fn yield_now(&self) {
+        rustix::thread::sched_yield();
+    }
+
+    fn cpus(&self) -> u32 {
+        cpus()
+    }
 }
 
 impl Kernel for Fd {

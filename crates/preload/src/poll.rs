@@ -11,7 +11,7 @@ use sockets::several::{self, Below, Socket};
 use sockets::{Ask, Conn, Ready};
 
 use crate::fds::{self, Inside, enter};
-use crate::kernel::{self, Fd};
+use crate::kernel::{self, Fd, Here};
 use crate::queues::{self, Lent};
 use crate::scratch::List;
 use crate::time::{self, Deadline};
@@ -149,6 +149,7 @@ pub struct Failed;
 
 impl Below<Place> for Array<'_> {
     type Fault = Failed;
+    type Host = Here;
 
     fn ask(&mut self, members: &mut [Member], how: Ask) -> Result<bool, Failed> {
         let (limit_ns, mask) = match how {
@@ -206,16 +207,8 @@ impl Below<Place> for Array<'_> {
         true
     }
 
-    fn now_ns(&self) -> u64 {
-        gm::os::monotonic_ns()
-    }
-
-    fn yield_now() {
-        rustix::thread::sched_yield();
-    }
-
-    fn cpus() -> u32 {
-        kernel::cpus()
+    fn host(&self) -> Here {
+        Here
     }
 }
 

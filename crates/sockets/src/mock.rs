@@ -11,7 +11,7 @@ use gm::held::Place;
 use gm::{Node, Path, Port, Role};
 use ring::sync::{AtomicU32, Ordering::Relaxed};
 
-use crate::{Conn, Fault, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
+use crate::{Conn, Fault, Host, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
 
 /// What goes from one side to the other.
 #[derive(Default)]
@@ -174,6 +174,18 @@ impl Kernel for Socket {
     fn now_us(&self) -> u64 {
         self.now_ns.get() / 1000
     }
+
+    fn cpus(&self) -> u32 {
+        2
+    }
+}
+
+impl Host for Socket {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    fn yield_now(&self) {}
 
     fn cpus(&self) -> u32 {
         2

@@ -11,7 +11,7 @@ use sockets::{Ask, Conn, Ready};
 
 use super::sets::{Held, Set, find};
 use crate::fds::{Inside, Slot};
-use crate::kernel::{self, Fd};
+use crate::kernel::{Fd, Here};
 use crate::poll::{Failed, reported, wanted};
 use crate::process::confine;
 use crate::queues::{self, Kept};
@@ -151,6 +151,7 @@ impl set::Below for Base {
     type Member = Member;
     type Held<'a> = Held;
     type Fault = Failed;
+    type Host = Here;
 
     #[inline]
     fn state(&self) -> &State {
@@ -274,16 +275,8 @@ impl set::Below for Base {
         }
     }
 
-    fn now_ns(&self) -> u64 {
-        gm::os::monotonic_ns()
-    }
-
-    fn yield_now() {
-        rustix::thread::sched_yield();
-    }
-
-    fn cpus() -> u32 {
-        kernel::cpus()
+    fn host(&self) -> Here {
+        Here
     }
 }
 

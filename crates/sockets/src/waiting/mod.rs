@@ -26,6 +26,16 @@ pub enum Ask {
     Sleep(Option<u64>),
 }
 
+/// The machine, as far as who waits must know it.
+pub trait Host {
+    /// Nanoseconds of a monotonic clock.
+    fn now_ns(&self) -> u64;
+    /// Lets another thread of this CPU run.
+    fn yield_now(&self);
+    /// CPUs this process may run on.
+    fn cpus(&self) -> u32;
+}
+
 /// How long a sleep may last, in ns: to the deadline, and no longer than a slice.
 fn sleep_limit_ns(
     deadline: Deadline,

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use gm::EventQueue;
 
-use crate::waiting::{Ask, Spin};
+use crate::waiting::{Ask, Host, Spin};
 use crate::{Conn, Kernel, Ready};
 
 pub use self::change::{
@@ -110,6 +110,7 @@ pub trait Below {
     where
         Self: 'a;
     type Fault;
+    type Host: Host;
 
     fn state(&self) -> &State;
     /// Locks the members.
@@ -146,12 +147,7 @@ pub trait Below {
     /// Tells the process that made the queue `id` to leave it.
     fn share_queue(&self, id: u64);
 
-    /// Nanoseconds of a monotonic clock.
-    fn now_ns(&self) -> u64;
-    /// Lets another thread of this CPU run.
-    fn yield_now();
-    /// CPUs this process may run on.
-    fn cpus() -> u32;
+    fn host(&self) -> Self::Host;
 }
 
 /// What is known of a set without its lock.

@@ -7,7 +7,7 @@ use gm::{End, EventQueue, Path};
 
 use super::change::{arm_for_sleepers, forget, plain_again};
 use super::{Below, EventOf, Member, Members, Told, leave_sleepers, queue};
-use crate::waiting::{Ask, Spun, sleep_limit_ns};
+use crate::waiting::{Ask, Host, Spun, sleep_limit_ns};
 use crate::{Deadline, Kernel, QUEUE_SLICE_US, Ready};
 
 /// The system's set is asked so often while polling, in µs.
@@ -112,7 +112,7 @@ fn round<B: Below>(
         leave(below);
         return Ok(Some(n));
     }
-    if !deadline.passed(|| below.now_ns()) {
+    if !deadline.passed(|| below.host().now_ns()) {
         let mut found = 0;
         let mut last = gm::clock::ticks();
         let news = || {
@@ -123,7 +123,9 @@ fn round<B: Below>(
             }
             found > 0 || any_listed(below) || any_hot_due(below)
         };
-        if state.spin.wait(B::cpus(), B::yield_now, news) == Spun::Found {
+        let host = below.host();
+        let spun = state.spin.wait(host.cpus(), || host.yield_now(), news);
+        if spun == Spun::Found {
             if found > 0 {
                 leave(below);
                 return Ok(Some(found));
@@ -164,7 +166,7 @@ fn sleep<B: Below>(
     let trusted_us = asleep.queue.map(|_| QUEUE_SLICE_US);
     let slice_us = slice_us.into_iter().chain(trusted_us).min();
     let slice_ns = slice_us.map(|us| us * 1000);
-    let limit = sleep_limit_ns(deadline, slice_ns, || below.now_ns());
+    let limit = sleep_limit_ns(deadline, slice_ns, || below.host().now_ns());
     let start = gm::clock::ticks();
     let slept = below.ask(out, Ask::Sleep(limit));
     let over = state.is_over();
@@ -175,7 +177,7 @@ fn sleep<B: Below>(
         return slept.map(|n| Some(foreign::<B>(&mut out[..n])));
     }
     match slept? {
-        0 if slice_ns.is_some() && !deadline.passed(|| below.now_ns()) => {
+        0 if slice_ns.is_some() && !deadline.passed(|| below.host().now_ns()) => {
             below.members().heat_roomless();
             Ok(None)
         }
@@ -192,7 +194,7 @@ fn sleep<B: Below>(
                 n += collect(below, out, n);
             }
             leave(below);
-            Ok((n > 0 || deadline.passed(|| below.now_ns())).then_some(n))
+            Ok((n > 0 || deadline.passed(|| below.host().now_ns())).then_some(n))
         }
     }
 }

@@ -307,7 +307,7 @@ impl<'s, 'a> Thread<'s, 'a> {
     pub fn wait(&self, most: usize, limit_us: Option<u64>) -> Vec<Event> {
         let mut out = vec![told(0, Ready::NONE); most];
         let deadline = limit_us.map_or(Deadline::NEVER, |us| {
-            Deadline::after_us(us, || self.now_ns())
+            Deadline::after_us(us, || self.host().now_ns())
         });
         let n = wait(self, &mut out, deadline).unwrap();
         out.truncate(n.expect("the set is there"));
@@ -330,6 +330,7 @@ impl<'s, 'a> Below for Thread<'s, 'a> {
     where
         Self: 'h;
     type Fault = ();
+    type Host = mock::Socket;
 
     fn state(&self) -> &State {
         &self.system.state
@@ -453,14 +454,8 @@ impl<'s, 'a> Below for Thread<'s, 'a> {
         EventQueue::share(self.system.place.node.dir(), id);
     }
 
-    fn now_ns(&self) -> u64 {
-        self.system.clock.now_ns.get()
-    }
-
-    fn yield_now() {}
-
-    fn cpus() -> u32 {
-        2
+    fn host(&self) -> mock::Socket {
+        self.system.clock.clone()
     }
 }
 
