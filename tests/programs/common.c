@@ -48,7 +48,8 @@ const char *events_name(unsigned events)
         unsigned bit;
         const char *name;
     } names[] = {{EPOLLIN, "IN"},   {EPOLLPRI, "PRI"}, {EPOLLOUT, "OUT"},    {EPOLLERR, "ERR"},
-                 {EPOLLHUP, "HUP"}, {POLLNVAL, "NVAL"}, {EPOLLRDHUP, "RDHUP"}};
+                 {EPOLLHUP, "HUP"}, {POLLNVAL, "NVAL"}, {EPOLLRDHUP, "RDHUP"},
+                 {EPOLLRDNORM, "RDNORM"}, {EPOLLWRNORM, "WRNORM"}};
     static __thread char text[2][64]; /* two, so that one say() can name two sets */
     static __thread int turn;
     char *out = text[turn ^= 1];

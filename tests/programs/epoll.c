@@ -39,6 +39,42 @@ static void level_client(int fd)
     }
 }
 
+/* Events have two names. */
+static void other_names_server(int fd)
+{
+    int set = new_set();
+    char text[64];
+    add(set, fd, EPOLLRDNORM, 1);
+    wait_show("nothing", set, 0);
+    tell(1);
+    await_unread(fd, 5);
+    wait_show("input", set, -1);
+    CALL("read", read(fd, text, 64));
+    tell(thread_id());
+    wait_show("asleep until input", set, -1);
+    CALL("read", read(fd, text, 64));
+    modify(set, fd, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM, 2);
+    wait_show("room", set, -1);
+    modify(set, fd, EPOLLWRNORM | EPOLLET, 3);
+    wait_show("room", set, -1);
+    wait_show("once only", set, 0);
+    tell(2);
+    await_unread(fd, 4);
+    wait_show("input is no room", set, 0);
+    modify(set, fd, EPOLLRDNORM | EPOLLET, 4);
+    wait_show("input", set, -1);
+    wait_show("once only", set, 0);
+}
+static void other_names_client(int fd)
+{
+    CHECK(hear() == 1);
+    send_text(fd, "hello");
+    await_asleep(hear());
+    send_text(fd, "more");
+    CHECK(hear() == 2);
+    send_text(fd, "more");
+}
+
 /* Edge triggered: reported once an arrival, however much is left unread. */
 static void edge_server(int fd)
 {
@@ -418,6 +454,6 @@ static void fair_client(int port)
 }
 
 const struct test_case cases[] = {
-    CASE(level), CASE(edge),     CASE(edge_out),  CASE(room_asked_late), CASE(in_and_out), CASE(one_shot), CASE(ends),
+    CASE(level), CASE(other_names), CASE(edge),     CASE(edge_out),  CASE(room_asked_late), CASE(in_and_out), CASE(one_shot), CASE(ends),
     CASE(reset), CASE(two_sets), CASE(duplicate), RAW_CASE(fair), END_OF_CASES,
 };

@@ -135,6 +135,7 @@ twins! {
     }
     epoll {
         pair level: PROMOTED;
+        pair other_names: PROMOTED;
         pair edge: PROMOTED;
         pair edge_out: Carried(128 * KIB);
         pair room_asked_late: Carried(128 * KIB);

@@ -6,8 +6,8 @@
 
 use gm::Role;
 use ring::sync::Ordering::Relaxed;
-use sockets::several::{self, Ask, Below, Socket};
-use sockets::{Conn, Kernel, Ready};
+use sockets::several::{self, Below, Socket};
+use sockets::{Ask, Conn, Host, Kernel, Ready};
 
 use crate::answer::Code;
 use crate::kernel::{self, poll_many};
@@ -78,6 +78,7 @@ pub fn wait(members: &mut [Member], deadline: Deadline, lower: &mut AskLower) ->
 
 impl Below<Inside> for System<'_, '_> {
     type Fault = Code;
+    type Host = Here;
 
     fn ask(&mut self, members: &mut [Member], how: Ask) -> Result<bool, Code> {
         let limit_us = match how {
@@ -105,15 +106,24 @@ impl Below<Inside> for System<'_, '_> {
         (m.below != Ready::NONE).then(|| m.socket.socket().poll())
     }
 
+    fn host(&self) -> Here {
+        Here
+    }
+}
+
+/// This machine, and this process on it.
+struct Here;
+
+impl Host for Here {
     fn now_ns(&self) -> u64 {
         gm::os::monotonic_ns()
     }
 
-    fn yield_now() {
+    fn yield_now(&self) {
         kernel::yield_now();
     }
 
-    fn cpus() -> u32 {
+    fn cpus(&self) -> u32 {
         kernel::cpus()
     }
 }

@@ -9,7 +9,7 @@ use gm::EventQueue;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use sockets::{Buffers, Fault, Kernel, Peeked, Ready, Stream};
+use sockets::{Buffers, Fault, Host, Kernel, Peeked, Ready, Stream};
 
 use crate::process::confine;
 use crate::queues::{self, Lent};
@@ -217,6 +217,23 @@ fn set_buffer_locks(fd: RawFd, locks: u32) {
     crate::set_errno(saved);
 }
 
+/// This machine, and this process on it.
+pub struct Here;
+
+impl Host for Here {
+    fn now_ns(&self) -> u64 {
+        gm::os::monotonic_ns()
+    }
+
+    fn yield_now(&self) {
+        rustix::thread::sched_yield();
+    }
+
+    fn cpus(&self) -> u32 {
+        cpus()
+    }
+}
+
 impl Kernel for Fd {
     fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
         let flags = RecvFlags::DONTWAIT
@@ -319,12 +336,13 @@ impl Kernel for Fd {
         fds::is_watched(self.0)
     }
 
-    fn sleep_rung(&self, queue: &EventQueue, timeout_us: u64) -> Result<Option<Peeked>, Fault> {
-        let most = match timeout_us {
-            0 => sockets::QUEUE_SLICE_US,
-            us => us,
-        };
-        let limit = Some(time::timespec_of(most.saturating_mul(1000)));
+    fn sleep_rung(
+        &self,
+        queue: &EventQueue,
+        limit_us: u64,
+        timed: bool,
+    ) -> Result<Option<Peeked>, Fault> {
+        let limit = Some(time::timespec_of(limit_us.saturating_mul(1000)));
         let entry = |fd, events| libc::pollfd {
             fd,
             events,
@@ -333,13 +351,11 @@ impl Kernel for Fd {
         let socket = entry(self.0, libc::POLLIN | libc::POLLRDHUP);
         let mut entries = [socket, entry(queue.bell().descriptor(), libc::POLLIN)];
         match faults_of(|| ppoll(&mut entries, limit, std::ptr::null()) as isize) {
-            Ok(0) if timeout_us == 0 => return Ok(None),
+            Ok(0) if !timed => return Ok(None),
             Ok(0) => return Err(Fault::WouldBlock),
             Ok(_) => {}
             // With a time-out the kernel lets no handler's wish count.
-            Err(Fault::Interrupted)
-                if timeout_us == 0 && !cancel::is_on() && !signals::ended_sleep() =>
-            {
+            Err(Fault::Interrupted) if !timed && !cancel::is_on() && !signals::ended_sleep() => {
                 return Ok(None);
             }
             Err(Fault::Other(libc::EINVAL)) => {
@@ -411,10 +427,6 @@ impl Kernel for Fd {
     fn list(&self, queue: u64, entry: u32) -> Option<bool> {
         let may_open = !confine::is_confined();
         gm::events::tell(ctx::opened()?.node.dir(), queue, entry, may_open)
-    }
-
-    fn came_to_ring(&self) {
-        crate::epoll::came_to_ring();
     }
 
     fn poll(&self) -> Ready {

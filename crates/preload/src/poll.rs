@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering::Acquire;
 
 use gm::EventQueue;
 use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
-use sockets::several::{self, Ask, Below, Socket};
-use sockets::{Conn, Ready};
+use sockets::several::{self, Below, Socket};
+use sockets::{Ask, Conn, Ready};
 
 use crate::fds::{self, Inside, enter};
-use crate::kernel::{self, Fd};
+use crate::kernel::{self, Fd, Here};
 use crate::queues::{self, Lent};
 use crate::scratch::List;
 use crate::time::{self, Deadline};
@@ -56,7 +56,7 @@ fn gather(members: &mut Members, fds: &[pollfd]) -> Option<usize> {
             carried += usize::from(engaged);
             let events = p.events;
             let place = Place { at, events, inside };
-            if !members.push(Member::new(place, wanted(events), engaged)) {
+            if !members.push(Member::new(place, wanted(bits(events)), engaged)) {
                 return None;
             }
         }
@@ -64,29 +64,33 @@ fn gather(members: &mut Members, fds: &[pollfd]) -> Option<usize> {
     Some(carried)
 }
 
-fn wanted(events: i16) -> Ready {
-    const SAME: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
-    let mut want = Ready((events & SAME) as u32);
-    if events & libc::POLLRDNORM != 0 {
+/// What poll's events, or epoll's of the same numbers, mean.
+pub fn wanted(events: u32) -> Ready {
+    let mut want = Ready(events) & (Ready::IN | Ready::OUT | Ready::PRI | Ready::RDHUP);
+    if events & libc::POLLRDNORM as u32 != 0 {
         want |= Ready::IN;
     }
-    if events & libc::POLLWRNORM != 0 {
+    if events & libc::POLLWRNORM as u32 != 0 {
         want |= Ready::OUT;
     }
     want
 }
 
-/// What poll reports of `ready` to somebody who asked for `events`.
-fn reported(ready: Ready, events: i16) -> i16 {
-    let r = ready.0 as i16;
-    let mut out = r & (events | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
-    if r & libc::POLLIN != 0 {
-        out |= events & libc::POLLRDNORM;
+/// What is reported of `ready` to somebody who asked for `events`.
+pub fn reported(ready: Ready, events: u32) -> u32 {
+    const ALWAYS: Ready = Ready(Ready::ERR.0 | Ready::HUP.0 | Ready::NVAL.0);
+    let mut out = ready.0 & (events | ALWAYS.0);
+    if ready.intersects(Ready::IN) {
+        out |= events & libc::POLLRDNORM as u32;
     }
-    if r & libc::POLLOUT != 0 {
-        out |= events & libc::POLLWRNORM;
+    if ready.intersects(Ready::OUT) {
+        out |= events & libc::POLLWRNORM as u32;
     }
     out
+}
+
+fn bits(events: i16) -> u32 {
+    u32::from(events as u16)
 }
 
 /// The call behind poll, ppoll and select.
@@ -121,7 +125,7 @@ fn wait_for_any(fds: &mut [pollfd], deadline: Deadline, mask: *const sigset_t) -
 /// Fills in the carried ones' events; the others' are the kernel's. Returns how many have some.
 fn answer(fds: &mut [pollfd], members: &[Member]) -> c_int {
     for m in members.iter().filter(|m| m.is_carried()) {
-        fds[m.socket.at].revents = reported(m.got, m.socket.events);
+        fds[m.socket.at].revents = reported(m.got, bits(m.socket.events)) as i16;
     }
     fds.iter().filter(|p| p.revents != 0).count() as c_int
 }
@@ -141,10 +145,11 @@ struct Bell {
 }
 
 /// errno says why.
-struct Failed;
+pub struct Failed;
 
 impl Below<Place> for Array<'_> {
     type Fault = Failed;
+    type Host = Here;
 
     fn ask(&mut self, members: &mut [Member], how: Ask) -> Result<bool, Failed> {
         let (limit_ns, mask) = match how {
@@ -163,7 +168,7 @@ impl Below<Place> for Array<'_> {
         }
         for m in members.iter_mut().filter(|m| m.is_carried()) {
             let revents = self.fds[m.socket.at].revents;
-            m.below = Ready(u32::from(revents as u16));
+            m.below = Ready(bits(revents));
             ready -= c_int::from(revents != 0);
         }
         Ok(ready > 0)
@@ -202,16 +207,8 @@ impl Below<Place> for Array<'_> {
         true
     }
 
-    fn now_ns(&self) -> u64 {
-        gm::os::monotonic_ns()
-    }
-
-    fn yield_now() {
-        rustix::thread::sched_yield();
-    }
-
-    fn cpus() -> u32 {
-        kernel::cpus()
+    fn host(&self) -> Here {
+        Here
     }
 }
 

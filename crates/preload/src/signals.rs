@@ -1,4 +1,4 @@
-//! Signals while a send waits (see `sockets::wait`): which have handlers, and which of those end a blocked call.
+//! Signals while a send waits (see the engine's `waiting::signals`): which have handlers, and which of those end a blocked call.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;

@@ -41,9 +41,14 @@ pub fn passed(deadline: Deadline) -> bool {
     deadline.passed(monotonic_ns)
 }
 
+/// What is left, in ns.
+pub fn left_ns(deadline: Deadline) -> Option<u64> {
+    deadline.left_ns(monotonic_ns)
+}
+
 /// What is left, for a system call.
 pub fn left(deadline: Deadline) -> Option<timespec> {
-    deadline.left_ns(monotonic_ns).map(timespec_of)
+    left_ns(deadline).map(timespec_of)
 }
 
 pub fn timespec_of(ns: u64) -> timespec {

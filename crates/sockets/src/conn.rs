@@ -10,7 +10,7 @@ use ring::sync::{
 };
 use ring::{ReadCache, WriteCache};
 
-use crate::Spin;
+use crate::waiting::Spin;
 
 /// Process-private part of a socket. Everything that other holders must see is in `end`.
 pub struct Conn {

@@ -235,7 +235,7 @@ mod tests {
         let (conn, socket) = (&pair.server.conn, &pair.server.socket);
         // By a fork there are two. The other one closes this moment, and the next connection gets the end.
         conn.end.refs.store(2, Relaxed);
-        let last = conn.leave(&pair.node, socket, || {
+        let last = conn.leave(&pair.place.node, socket, || {
             let last = conn.end.refs.fetch_sub(1, AcqRel) == 1;
             conn.end.reset(Role::Server, 1);
             conn.end.set_state(State::Claimed);
@@ -251,7 +251,7 @@ mod tests {
     fn the_last_holder_says_the_end() {
         let pair = Pair::carried();
         let (conn, socket) = (&pair.server.conn, &pair.server.socket);
-        assert!(conn.leave(&pair.node, socket, || {
+        assert!(conn.leave(&pair.place.node, socket, || {
             conn.end.refs.fetch_sub(1, AcqRel) == 1
         }));
         let rings = pair.client.conn.rings().map(|s| s.rx().flags());

@@ -92,9 +92,14 @@ pub trait Kernel {
     fn is_watched(&self) -> bool {
         false
     }
-    /// As [`Kernel::sleep_readable`], at most for `timeout_us` (`WouldBlock`; 0: no limit), or until the bell of `queue` rings:
-    /// `None`, as for a handler that does not end the call.
-    fn sleep_rung(&self, _queue: &EventQueue, _timeout_us: u64) -> Result<Option<Peeked>, Fault> {
+    /// As [`Kernel::sleep_readable`], or until the bell of `queue` rings: `None`, as for a handler that does not end the call. At
+    /// most for `limit_us`; if that is `timed`, by the program's own time-out, its end is `WouldBlock`, else `None` as well.
+    fn sleep_rung(
+        &self,
+        _queue: &EventQueue,
+        _limit_us: u64,
+        _timed: bool,
+    ) -> Result<Option<Peeked>, Fault> {
         Ok(None)
     }
     /// Sleeps until the kernel's stream takes bytes again, or `timeout_us` is over (`WouldBlock`; 0: no limit).
@@ -121,9 +126,6 @@ pub trait Kernel {
     fn list(&self, _queue: u64, _entry: u32) -> Option<bool> {
         None
     }
-    /// Receiving has come to the ring behind the back of an edge-triggered waiter, who had armed before, and was not rung for: what
-    /// is in the ring since is news to him. No locks of a waiter's may be taken.
-    fn came_to_ring(&self) {}
     /// What poll says of the socket now (without sleeping).
     fn poll(&self) -> crate::Ready;
     /// Takes a pending error off the socket (SO_ERROR), and says which it was.

@@ -8,9 +8,7 @@
 //! * `rejoin`: an end that other processes hold as well
 //! * `recv`, `send`: bytes, waiting, and the path each direction is on (INV-2)
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
-//! * `several`: waiting for several sockets at once
-//! * `idle`: a reader that finds nothing; `bells`: doorbells on its stream
-//! * `wait`: signals while a send waits
+//! * `waiting`: all of that; `bells`: doorbells on the stream of a reader that slept
 //! * `back`: the way back to TCP; `end`: shutdown and close
 
 #![forbid(unsafe_code)]
@@ -19,10 +17,8 @@ mod back;
 mod bells;
 mod conn;
 mod copy;
-mod deadline;
 mod end;
 mod gate;
-mod idle;
 mod kernel;
 mod lock;
 #[cfg(test)]
@@ -32,20 +28,17 @@ mod ready;
 mod recv;
 mod rejoin;
 mod send;
-pub mod several;
-mod spin;
-mod wait;
+mod waiting;
 
 pub use back::Given;
 pub use conn::Conn;
 pub use copy::Copied;
-pub use deadline::Deadline;
 pub use gate::Gate;
 pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};
 pub use ready::Ready;
 pub use recv::RecvOptions;
 pub use send::SendOptions;
-pub use spin::{Spin, Spun};
+pub use waiting::{Ask, Deadline, Host, set, several};
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -69,7 +62,7 @@ pub const PAID_AFTER_MESSAGES: u64 = 16;
 
 /// A sleep on an event queue is this long at most, in µs, and all that it waits for is looked at again then: whoever may write
 /// into the node's files may spoil a queue's words or take what was rung.
-pub const QUEUE_SLICE_US: u64 = 10_000_000;
+const QUEUE_SLICE_US: u64 = 10_000_000;
 
 static PROMOTE_AFTER: AtomicU32 = AtomicU32::new(PROMOTE_CALLS);
 

@@ -5,12 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU16;
 
 use gm::held::Place;
 use gm::{Node, Path, Port, Role};
-use ring::sync::AtomicU32;
+use ring::sync::{AtomicU32, Ordering::Relaxed};
 
-use crate::{Conn, Fault, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
+use crate::{Conn, Fault, Host, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
 
 /// What goes from one side to the other.
 #[derive(Default)]
@@ -29,27 +30,37 @@ pub(crate) struct Socket {
     pub(crate) now_ns: Rc<Cell<u64>>,
     port: u16,
     peer_port: u16,
+    place: Rc<NodeDir>,
 }
 
 impl Socket {
-    pub(crate) fn pair() -> (Self, Self) {
+    fn pair(place: &Rc<NodeDir>) -> (Self, Self) {
+        static PORTS: AtomicU16 = AtomicU16::new(1);
         let (a, b) = (Rc::<Queue>::default(), Rc::<Queue>::default());
-        let (one, two) = (1, 2);
+        let one = PORTS.fetch_add(2, Relaxed);
+        let two = one + 1;
         let client = Self {
             out: a.clone(),
             inn: b.clone(),
-            now_ns: Rc::default(),
+            now_ns: place.now_ns.clone(),
             port: one,
             peer_port: two,
+            place: place.clone(),
         };
         let server = Self {
             out: b,
             inn: a,
-            now_ns: client.now_ns.clone(),
+            now_ns: place.now_ns.clone(),
             port: two,
             peer_port: one,
+            place: place.clone(),
         };
         (client, server)
+    }
+
+    /// All bytes that ever came; their end counts as one more.
+    pub(crate) fn came(&self) -> u64 {
+        self.inn.sent.get() + u64::from(self.inn.over.get())
     }
 
     pub(crate) fn pass_ns(&self, ns: u64) {
@@ -99,6 +110,14 @@ impl Kernel for Socket {
     }
 
     fn wake_word(&self, _word: &AtomicU32) {}
+
+    fn list(&self, queue: u64, entry: u32) -> Option<bool> {
+        let told = gm::events::tell(self.place.node.dir(), queue, entry, true);
+        if told == Some(true) {
+            self.place.rung.borrow_mut().push(queue);
+        }
+        told
+    }
 
     fn poll(&self) -> Ready {
         let mut ready = Ready::OUT;
@@ -161,6 +180,18 @@ impl Kernel for Socket {
     }
 }
 
+impl Host for Socket {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    fn yield_now(&self) {}
+
+    fn cpus(&self) -> u32 {
+        2
+    }
+}
+
 /// One end of a carried connection.
 pub(crate) struct End {
     pub(crate) conn: Conn,
@@ -190,39 +221,84 @@ impl End {
     }
 }
 
+/// A node that is gone with its last connection.
+pub(crate) struct NodeDir {
+    pub(crate) node: Node,
+    port: &'static Port,
+    dir: PathBuf,
+    now_ns: Rc<Cell<u64>>,
+    /// Event queues whose bell was rung, and not heard yet.
+    rung: RefCell<Vec<u64>>,
+}
+
+impl NodeDir {
+    fn new() -> Rc<Self> {
+        let name = format!("sgm-sockets-{:016x}", gm::os::random());
+        let dir = std::env::temp_dir().join(name);
+        let node = Node::open(&dir).unwrap();
+        let port = Port::create(&dir, node.me(), 0).unwrap();
+        Rc::new(Self {
+            node,
+            port: Box::leak(Box::new(port)),
+            dir,
+            now_ns: Rc::default(),
+            rung: RefCell::default(),
+        })
+    }
+
+    /// Was the bell of this event queue rung since it was last heard?
+    pub(crate) fn hear(&self, queue: u64) -> bool {
+        let mut rung = self.rung.borrow_mut();
+        let before = rung.len();
+        rung.retain(|id| *id != queue);
+        rung.len() != before
+    }
+}
+
+impl Drop for NodeDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
 /// A connection, both of whose directions are in rings.
 pub(crate) struct Pair {
     pub(crate) client: End,
     pub(crate) server: End,
-    pub(crate) node: Node,
-    dir: PathBuf,
+    pub(crate) place: Rc<NodeDir>,
 }
 
 impl Pair {
     pub(crate) fn carried() -> Self {
-        let name = format!("sgm-sockets-{:016x}", gm::os::random());
-        let dir = std::env::temp_dir().join(name);
-        let node = Node::open(&dir).unwrap();
-        let port: &'static Port = Box::leak(Box::new(Port::create(&dir, node.me(), 0).unwrap()));
-        let (one, two) = Socket::pair();
+        Self::at(NodeDir::new())
+    }
+
+    /// Another one of the same node.
+    pub(crate) fn beside(&self) -> Self {
+        Self::at(self.place.clone())
+    }
+
+    fn at(place: Rc<NodeDir>) -> Self {
+        let (one, two) = Socket::pair(&place);
+        let (node, port) = (&place.node, place.port);
         let end = |role, socket| {
             let index = port.allocate(None, role, node.me().pid).unwrap();
-            let place = Place {
+            let at = Place {
                 port: node.me(),
                 index,
             };
             let end = &port.ends()[index as usize];
             end.set(gm::end::flag::LISTENED);
             End {
-                conn: Conn::new(end, place),
+                conn: Conn::new(end, at),
                 socket,
             }
         };
         let (client, server) = (end(Role::Client, one), end(Role::Server, two));
         // Offer, claim, confirm.
-        assert!(!client.conn.step(&node, &client.socket));
-        assert!(server.conn.step(&node, &server.socket));
-        assert!(client.conn.step(&node, &client.socket));
+        assert!(!client.conn.step(node, &client.socket));
+        assert!(server.conn.step(node, &server.socket));
+        assert!(client.conn.step(node, &client.socket));
         server.conn.ready(&server.socket, None);
         client.conn.ready(&client.socket, None);
         // The switches are passed by reading.
@@ -237,14 +313,7 @@ impl Pair {
         Self {
             client,
             server,
-            node,
-            dir,
+            place,
         }
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

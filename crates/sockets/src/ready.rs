@@ -27,6 +27,12 @@ impl Ready {
     pub fn intersects(self, other: Ready) -> bool {
         self.0 & other.0 != 0
     }
+
+    /// Is there any besides `other`?
+    #[inline]
+    pub fn has_other_than(self, other: Ready) -> bool {
+        self.0 & !other.0 != 0
+    }
 }
 
 impl std::ops::BitOr for Ready {

@@ -567,7 +567,7 @@ impl Conn {
         self.end.rx_passed.store(passed, Release);
         rx.pass(passed, self.end.tcp_rx.load(Relaxed));
         if rx.is_edge_armed() {
-            k.came_to_ring();
+            crate::waiting::set::came_to_ring();
         }
         self.note_kernel(k.poll());
         Ok(())

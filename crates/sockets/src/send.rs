@@ -7,10 +7,10 @@ use gm::{End, Path, Reason};
 use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Tx, layout};
 
-use crate::wait::Waiting;
 use gm::Segment;
 
-use crate::{Conn, Fault, Kernel, Ready, Spun};
+use crate::waiting::{Spun, Waiting};
+use crate::{Conn, Fault, Kernel, Ready};
 
 /// Flags of one sending call.
 #[derive(Clone, Copy, Default)]

@@ -179,9 +179,11 @@ impl Fd {
         limit_us: u64,
         given_up: impl Fn() -> bool,
     ) -> Result<(), Fault> {
-        let until = (limit_us > 0).then(|| gm::os::monotonic_ns() / 1000 + limit_us);
+        let limit = (limit_us > 0).then_some(limit_us);
+        let deadline = crate::wait::after_us(limit);
         loop {
-            let left = until.map(|u| u.saturating_sub(gm::os::monotonic_ns() / 1000));
+            let left_ns = deadline.left_ns(gm::os::monotonic_ns);
+            let left = left_ns.map(|ns| ns.div_ceil(1000));
             let mut list = [PollFd {
                 fd: self.0,
                 events: events.0 as i16,

@@ -1,41 +1,27 @@
-//! epoll. The kernel's set stays true: every member is in it. A carried member is in it edge-triggered, for doorbells
-//! and the peer's end, with a tag of ours as its data; what the program asked for is kept here.
+//! epoll. How a set waits is the engine's ([`sockets::set`]); here are its calls, and what it asks of the kernel's set, which
+//! stays true: every member is in it, a carried one edge-triggered with a tag of ours as its data.
 //!
-//! ```text
-//!   hot    used lately: looked at directly on every wait, not armed (its writer rings no bell)
-//!   cold   quiet: its writer lists it in the set's event queue (`queue`), or, where there is none, rings a bell, which comes
-//!          through the kernel's set; either makes it hot again
-//! ```
-//!
-//! Rules:
-//! 1. A set's lock is held for looking and changing, never while sleeping. A member's connection can't go away while
-//!    it is held: closing takes the member out first.
-//! 2. Before anybody sleeps in the kernel, every member is armed and was looked at after that.
-//! 3. While another thread sleeps on the same set, nothing stays hot when a wait returns.
-//! 4. A carried member that the program takes out goes *dormant*: it stays in the kernel's set until the kernel speaks of it
-//!    or the process forks, so that a program which changes what it waits for by DEL and ADD pays no call for it.
+//! `base`: the kernel's set; `sets`: which descriptor names which set, and what closing and forking mean to them.
 
-mod members;
-mod queue;
+mod base;
 mod sets;
-mod wait;
 
 use std::ffi::c_int;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::Acquire;
 
 use libc::{epoll_event, sigset_t, timespec};
+use sockets::set;
 
-use self::members::{Members, Seen, Watch, register};
-use self::sets::{Set, find_or_make};
+use self::base::{Base, EXCLUSIVE, Member, ask};
+use self::sets::{Members, Set, find, find_or_make};
 pub use self::sets::{
     after_fork, alias_set, be_watched, become_plain, before_fork, close_set, close_sets,
     forget_free, in_child, is_busy, is_set, on_close, on_engaged, on_substituted,
 };
-pub use self::wait::came_to_ring;
-use self::wait::wait;
 use crate::fds::{Inside, enter};
-use crate::real;
-use crate::time;
+use crate::poll::Failed;
+use crate::time::{self, Deadline};
+use crate::{cancel, real};
 
 /// # Safety
 /// As epoll_create(2).
@@ -79,7 +65,8 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
         }
         return plain();
     };
-    let room = |set: &Set| set.is_mine() || op != libc::EPOLL_CTL_ADD || set.members().make_room();
+    let room =
+        |set: &'static Set| set.is_mine() || op != libc::EPOLL_CTL_ADD || set.members().make_room();
     let Some(set) = find_or_make(epfd).filter(|set| room(set)) else {
         inside.conn().end().keep_tcp(gm::Reason::TableFull);
         return plain();
@@ -87,169 +74,142 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
     if set.is_mine() || event.is_null() && op != libc::EPOLL_CTL_DEL {
         return plain();
     }
-    if set.queue.is_inherited() {
-        set.queue.share(&mut set.members());
-    }
+    let base = Base {
+        set,
+        epfd,
+        mask: std::ptr::null(),
+    };
+    set::mind_inherited(&base);
     // SAFETY: the caller's event, not null.
     let asked = unsafe { event.as_ref() }.copied();
     match (op, asked) {
-        (libc::EPOLL_CTL_ADD, Some(e)) => add(set, epfd, &inside, e, plain),
-        (libc::EPOLL_CTL_MOD, Some(e)) => modify(set, epfd, &inside, e, plain),
-        (libc::EPOLL_CTL_DEL, _) => remove(set, &inside, plain),
+        (libc::EPOLL_CTL_ADD, Some(e)) => add(&base, &inside, e, plain),
+        (libc::EPOLL_CTL_MOD, Some(e)) => modify(&base, &inside, e, plain),
+        (libc::EPOLL_CTL_DEL, _) => remove(&base, &inside, plain),
         _ => plain(),
     }
 }
 
-fn add(
-    set: &'static Set,
-    epfd: c_int,
-    inside: &Inside,
-    e: epoll_event,
-    plain: impl FnOnce() -> c_int,
-) -> c_int {
-    if set.watched.load(Acquire) {
+fn position(members: &Members, inside: &Inside) -> Option<usize> {
+    members.position(inside.number, |w| w.is_of(inside.slot))
+}
+
+fn answer(done: bool) -> c_int {
+    if done { 0 } else { -1 }
+}
+
+fn refuse(code: c_int) -> c_int {
+    crate::set_errno(code);
+    -1
+}
+
+fn add(base: &Base, inside: &Inside, e: epoll_event, plain: impl FnOnce() -> c_int) -> c_int {
+    if base.set.watched.load(Acquire) {
         let why = gm::Reason::Unsupported;
         crate::giving::hand_back(inside, why);
     }
     // May promote, which changes sets: not under the lock.
     let carried = inside.engaged();
-    let mut m = set.members();
-    if let Some(i) = m.position(inside.number, inside.slot)
+    let mut m = base.set.members();
+    if let Some(i) = position(&m, inside)
         && m.is_dormant(i)
     {
         if carried {
-            change(set, epfd, &mut m, i, inside, e);
-            return 0;
+            return answer(set::modify(base, &mut m, i, e, &inside.fd(), || false));
         }
-        set.forget(epfd, &mut m, i);
+        set::forget(base, &mut m, i);
     }
-    let i = m.free.pop().unwrap_or(m.list.len());
-    let w = Watch {
-        fd: inside.number,
-        slot: inside.slot,
-        conn: inside.conn(),
-        events: e.events,
-        data: e.u64,
-        carried,
-        kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
-        hot: false,
-        spent: false,
-        dormant: false,
-        seen: Seen::at_first(inside.conn(), &inside.fd()),
-        kernel_edge: false,
-        quiet: 0,
-    };
-    let r = if carried {
-        register(epfd, libc::EPOLL_CTL_ADD, &w, i)
-    } else {
-        plain()
-    };
-    if r != 0 {
-        if i < m.list.len() {
-            m.free.push(i);
-        }
-        return r;
-    }
-    inside.slot.watches.fetch_add(1, AcqRel);
-    m.insert(i, w);
-    if carried {
-        set.carried.fetch_add(1, AcqRel);
-        warm_up(set, &mut m, epfd, i);
-    }
-    0
+    let member = (Member::new(inside, e), carried);
+    let plain = || plain() == 0;
+    answer(set::add(base, &mut m, member, &inside.fd(), plain))
 }
 
-/// A member was added or changed: it is looked at by the next wait, and by a wait that already sleeps.
-fn warm_up(set: &Set, m: &mut Members, epfd: c_int, i: usize) {
-    m.heat(i);
-    set.arm_for_sleepers(m, epfd, i);
-}
-
-fn modify(
-    set: &'static Set,
-    epfd: c_int,
-    inside: &Inside,
-    e: epoll_event,
-    plain: impl FnOnce() -> c_int,
-) -> c_int {
-    let mut m = set.members();
-    let Some(i) = m.position(inside.number, inside.slot) else {
-        return plain();
-    };
-    let Some(w) = m.list[i].as_mut() else {
-        return plain();
-    };
-    if w.dormant {
-        crate::set_errno(libc::ENOENT);
-        return -1;
-    }
-    if !w.carried {
-        let r = plain();
-        if r == 0 {
-            w.events = e.events;
-            w.data = e.u64;
-        }
-        return r;
-    }
-    let exclusive = libc::EPOLLEXCLUSIVE as u32;
-    if (w.events | e.events) & exclusive != 0 {
-        crate::set_errno(libc::EINVAL);
-        return -1;
-    }
-    change(set, epfd, &mut m, i, inside, e);
-    0
-}
-
-/// A carried member is asked for (again) with other events.
-fn change(set: &Set, epfd: c_int, m: &mut Members, i: usize, inside: &Inside, e: epoll_event) {
-    let Some(w) = m.list[i].as_mut() else { return };
-    w.events = e.events;
-    w.data = e.u64;
-    w.spent = false;
-    w.dormant = false;
-    w.seen = Seen::at_first(inside.conn(), &inside.fd());
-    if w.seen.leaves_to_kernel() {
-        register(epfd, libc::EPOLL_CTL_MOD, w, i);
-    }
-    warm_up(set, m, epfd, i);
-}
-
-fn remove(set: &'static Set, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
-    let mut m = set.members();
-    let Some(i) = m.position(inside.number, inside.slot) else {
+fn modify(base: &Base, inside: &Inside, e: epoll_event, plain: impl FnOnce() -> c_int) -> c_int {
+    let mut m = base.set.members();
+    let Some(i) = position(&m, inside) else {
         return plain();
     };
     if m.is_dormant(i) {
-        crate::set_errno(libc::ENOENT);
-        return -1;
+        return refuse(libc::ENOENT);
     }
-    // With a holder in another process the kernel would keep it in the set beyond our close.
-    let alone = inside.conn().end().refs.load(Acquire) == 1;
-    // Not `inside.engaged()`, which may promote, and that takes the lock.
-    let carried = inside.conn().is_engaged() && m.list[i].as_ref().is_some_and(|w| w.carried);
-    if carried && alone {
-        m.sleep(i);
-        return 0;
+    let exclusive = m
+        .get(i)
+        .is_some_and(|w| (w.events | e.events) & EXCLUSIVE != 0);
+    if m.is_carried(i) && exclusive {
+        return refuse(libc::EINVAL);
     }
-    let r = plain();
-    if r == 0
-        && let Some(w) = m.take(i)
-    {
-        set.drop_watch(w);
+    let plain = || plain() == 0;
+    answer(set::modify(base, &mut m, i, e, &inside.fd(), plain))
+}
+
+fn remove(base: &Base, inside: &Inside, plain: impl FnOnce() -> c_int) -> c_int {
+    let mut m = base.set.members();
+    let Some(i) = position(&m, inside) else {
+        return plain();
+    };
+    if m.is_dormant(i) {
+        return refuse(libc::ENOENT);
     }
-    r
+    answer(set::take_out(base, &mut m, i, || plain() == 0))
 }
 
 /// The kernel is about to be asked for a member by another way: one that the program took out must be out.
 pub fn forget_dormant(epfd: c_int, fd: c_int) {
-    if let (Some(inside), Some(set)) = (enter(fd), sets::find(epfd))
+    if let (Some(inside), Some(set)) = (enter(fd), find(epfd))
         && !set.is_mine()
     {
+        let base = Base {
+            set,
+            epfd,
+            mask: std::ptr::null(),
+        };
         let mut m = set.members();
-        if let Some(i) = m.position(inside.number, inside.slot)
+        if let Some(i) = position(&m, &inside)
             && m.is_dormant(i)
         {
-            set.forget(epfd, &mut m, i);
+            set::forget(&base, &mut m, i);
+        }
+    }
+}
+
+/// A whole wait: until there is something to report, the time is over, or a signal came. Answers as epoll_pwait(2),
+/// whose `mask` it is (null: none).
+fn wait(epfd: c_int, out: &mut [epoll_event], deadline: Deadline, mask: *const sigset_t) -> c_int {
+    cancel::point();
+    let r = wait_for_any(epfd, out, deadline, mask);
+    cancel::end();
+    r
+}
+
+fn wait_for_any(
+    epfd: c_int,
+    out: &mut [epoll_event],
+    deadline: Deadline,
+    mask: *const sigset_t,
+) -> c_int {
+    loop {
+        let base = |set| Base { set, epfd, mask };
+        let Some(set) = find(epfd) else {
+            let r = ask(epfd, out, time::left_ns(deadline), mask);
+            // A set may have been made, and a member of it promoted, while we slept.
+            let Some(set) = find(epfd).filter(|_| r > 0) else {
+                return r;
+            };
+            let n = set::sort(&base(set), out, 0, r as usize);
+            if n == 0 && !time::passed(deadline) {
+                continue;
+            }
+            return n as c_int;
+        };
+        if set.is_mine() {
+            // A handler that interrupted a wait on this very set.
+            return refuse(libc::EINTR);
+        }
+        match set::wait(&base(set), out, deadline) {
+            Ok(Some(n)) => return n as c_int,
+            // It was closed meanwhile.
+            Ok(None) => {}
+            Err(Failed) => return -1,
         }
     }
 }

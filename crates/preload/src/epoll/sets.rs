@@ -6,15 +6,16 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
-use sockets::Spin;
+use sockets::set::{self, State};
 
-use super::members::{Members, Seen, Watch, register, unregister};
-use super::queue::SetQueue;
+use super::base::{Base, Member};
 use crate::arena::{Arena, Place, Placed};
 use crate::fds::{self, Inside, Slot};
 use crate::lock::{Guard, Lock};
 use crate::process::vfork;
-use crate::queues;
+use crate::queues::{self, Kept};
+
+pub type Members = set::Members<Member>;
 
 /// Sets on descriptors beyond this are not followed (their members stay plain).
 const SETS_MAX: usize = 1 << 16;
@@ -28,45 +29,36 @@ pub struct Set {
     closed_late: AtomicBool,
     late_slots: [AtomicPtr<Slot>; 8],
     place: Place,
-    /// Threads asleep in the kernel on this set.
-    pub sleepers: AtomicU32,
-    /// Members that are carried.
-    pub carried: AtomicU32,
-    /// Rings alone filled the last wait: the kernel's members come first in the next.
-    pub filled: AtomicBool,
+    pub state: State,
+    /// Its event queue.
+    pub kept: AtomicPtr<Kept>,
     /// Descriptors that name this set, and one of them.
-    pub fds: AtomicU32,
-    pub fd: AtomicI32,
+    fds: AtomicU32,
+    fd: AtomicI32,
     /// Its own readiness counts for somebody: see [`be_watched`].
     pub watched: AtomicBool,
-    pub spin: Spin,
-    /// It was closed while threads sleep on it: the last of them gives it back.
-    over: AtomicBool,
-    pub queue: SetQueue,
-    /// What was last seen of [`super::came_to_ring`]'s count.
-    pub came: AtomicU32,
 }
 
 /// The members of a set, locked. What could not be done meanwhile is done afterwards.
-pub struct Held<'a> {
-    set: &'a Set,
-    guard: Option<Guard<'a, Members>>,
+pub struct Held {
+    set: &'static Set,
+    guard: Option<Guard<'static, Members>>,
 }
 
-impl Deref for Held<'_> {
+impl Deref for Held {
     type Target = Members;
     fn deref(&self) -> &Members {
         self.guard.as_ref().expect("there until it is dropped")
     }
 }
 
-impl DerefMut for Held<'_> {
+impl DerefMut for Held {
     fn deref_mut(&mut self) -> &mut Members {
         self.guard.as_mut().expect("there until it is dropped")
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
         self.guard = None;
@@ -85,7 +77,7 @@ impl Placed for Set {
 impl Set {
     /// Not in a signal handler that interrupted the one who holds them ([`Set::is_mine`]).
     #[inline]
-    pub fn members(&self) -> Held<'_> {
+    pub fn members(&'static self) -> Held {
         Held {
             set: self,
             guard: Some(self.lock.lock()),
@@ -111,7 +103,7 @@ impl Set {
     }
 
     #[cold]
-    fn catch_up(&self) {
+    fn catch_up(&'static self) {
         self.late.store(false, Relaxed);
         for place in &self.late_slots {
             let p = place.swap(std::ptr::null_mut(), AcqRel);
@@ -120,111 +112,31 @@ impl Set {
                 continue;
             };
             let mut m = self.lock.lock();
-            for i in m.of_slot(slot, -1) {
-                let gone = |w: &Watch| !fds::is_of(w.fd, slot);
-                if m.list[i].as_ref().is_some_and(gone)
-                    && let Some(w) = m.take(i)
-                {
-                    self.drop_watch(w);
+            for i in m.of_socket(-1, |w| w.is_of(slot)) {
+                if m.get(i).is_some_and(|w| !fds::is_of(w.fd, slot)) {
+                    set::take(&self.base(), &mut m, i);
                 }
             }
             drop(m);
             fds::let_go(slot);
         }
         if self.fds.load(Acquire) == 0 && self.closed_late.swap(false, AcqRel) {
-            self.end();
+            set::end(&self.base());
         }
     }
 
-    /// Nobody names it any more.
-    fn end(&self) {
-        let mut members = std::mem::take(&mut *self.lock.lock());
-        members.listen_no_more();
-        self.over.swap(true, AcqRel);
-        let asleep = self.sleepers.load(Acquire) > 0;
-        self.queue.end(&mut members, self.fd.load(Relaxed), asleep);
-        let saved = crate::errno();
-        for w in members.list.into_iter().flatten() {
-            if asleep && w.dormant {
-                // As for the bell.
-                unregister(self.fd.load(Relaxed), &w);
-            }
-            self.drop_watch(w);
-        }
-        crate::set_errno(saved);
-        self.give_if_over();
-    }
-
-    /// Was it closed while this thread slept on it?
-    pub fn is_over(&self) -> bool {
-        self.over.load(Acquire)
-    }
-
-    /// A thread sleeps here no more. Returns how many did.
-    pub fn leave_sleepers(&self) -> u32 {
-        // In a child that a handler forked, what that interrupted is not counted.
-        let one_less = |n: u32| n.checked_sub(1);
-        let before = self.sleepers.fetch_update(AcqRel, Acquire, one_less);
-        self.give_if_over();
-        before.unwrap_or(0)
-    }
-
-    fn give_if_over(&self) {
-        // Each of the two who may do so stores first and looks second.
-        let idle = || self.sleepers.fetch_add(0, AcqRel) == 0;
-        if self.over.load(Acquire) && idle() && self.over.swap(false, AcqRel) {
-            // SAFETY: sets are made in the arena alone, and never freed.
-            ARENA.give(unsafe { &*std::ptr::from_ref(self) });
+    /// The set, by one of its descriptors.
+    fn base(&'static self) -> Base {
+        Base {
+            set: self,
+            epfd: self.fd.load(Relaxed),
+            mask: std::ptr::null(),
         }
     }
 
-    /// Somebody may be asleep on this set, and this member may be hot: then it must wake that one, now if it has news.
-    pub fn arm_for_sleepers(&self, m: &mut Members, epfd: c_int, i: usize) {
-        if self.sleepers.load(Acquire) == 0 || m.cool(epfd, i) {
-            return;
-        }
-        match (self.queue.get(), u32::try_from(i)) {
-            (Some(queue), Ok(entry)) if queue.list(entry).is_some() => {}
-            _ => {
-                if let Some(Some(w)) = m.list.get_mut(i) {
-                    // The socket is writable, so this registration fires at once.
-                    w.kernel_out = true;
-                    register(epfd, libc::EPOLL_CTL_MOD, w, i);
-                }
-            }
-        }
-    }
-
-    /// The count-keeping for a member that was taken out.
-    pub fn drop_watch(&self, w: Watch) {
-        if w.carried {
-            self.carried.fetch_sub(1, AcqRel);
-        }
-        w.slot.watches.fetch_sub(1, AcqRel);
-    }
-
-    /// Ends a dormant member.
-    pub fn forget(&self, epfd: c_int, m: &mut Members, i: usize) {
-        let saved = crate::errno();
-        if let Some(w) = m.take(i) {
-            unregister(epfd, &w);
-            self.drop_watch(w);
-        }
-        crate::set_errno(saved);
-    }
-
-    /// Ends all dormant members.
-    fn forget_all(&self) {
-        let epfd = self.fd.load(Relaxed);
-        if self.is_mine() {
-            return;
-        }
-        let mut m = self.members();
-        for i in 0..m.list.len() {
-            if m.is_dormant(i) {
-                self.forget(epfd, &mut m, i);
-            }
-        }
+    /// Nobody uses it any more.
+    pub fn give_back(&'static self) {
+        ARENA.give(self);
     }
 }
 
@@ -293,7 +205,7 @@ pub fn close_set(fd: c_int) {
         set.late.store(true, Release);
         return;
     }
-    set.end();
+    set::end(&set.base());
 }
 
 pub fn close_sets(first: usize, last: usize) {
@@ -324,96 +236,43 @@ pub fn be_watched(fd: c_int) {
 }
 
 #[cold]
-fn watch(set: &Set, fd: c_int) {
+fn watch(set: &'static Set, fd: c_int) {
     set.watched.store(true, Release);
     let saved = crate::errno();
-    set.forget_all();
-    let members: Vec<c_int> = set.members().list.iter().flatten().map(|w| w.fd).collect();
+    let base = Base {
+        epfd: fd,
+        ..set.base()
+    };
+    set::forget_all(&base);
+    let members: Vec<c_int> = set.members().iter().map(|w| w.fd).collect();
     for member in members {
         crate::process::give_away(member, gm::Reason::Unsupported);
     }
-    set.plain_again(fd, &mut set.members());
+    set::plain_again(&base, &mut set.members());
     crate::set_errno(saved);
 }
 
-/// A stream that took no more than this was not full yet (the smallest SO_SNDBUF is larger). Who has sent more may be waiting
-/// for room, and there is some now: in the ring.
-const NEVER_FULL: u64 = 2048;
-
-/// A connection was promoted while it is a member of sets: its registrations change to ours.
+/// A connection was promoted while it is a member of sets.
 pub fn on_engaged(inside: &Inside) {
     let saved = crate::errno();
-    let (slot, conn) = (inside.slot, inside.conn());
     for set in live_sets() {
-        let epfd = set.fd.load(Relaxed);
-        let mut m = set.members();
-        for i in m.of_slot(slot, inside.number) {
-            let Some(w) = m.list[i].as_mut().filter(|w| !w.carried) else {
-                continue;
-            };
-            w.carried = true;
-            w.spent = w.events & libc::EPOLLONESHOT as u32 != 0 && is_spent(epfd, w.fd);
-            // What is on the stream the kernel reports as it is registered anew; but the peer may have put bytes into the
-            // ring already.
-            w.seen = Seen::at_first(conn, &inside.fd());
-            if conn.end().tcp_tx.load(Relaxed) < NEVER_FULL {
-                w.seen.fulls = Some(conn.edges().1);
-                w.seen.kernel_out = false;
-            }
-            w.conn = conn;
-            w.kernel_out = conn.end().tx_path() != gm::Path::Ring;
-            set.carried.fetch_add(1, AcqRel);
-            if register(epfd, libc::EPOLL_CTL_MOD, w, i) != 0 {
-                // EPOLLEXCLUSIVE members can't be modified, only made anew.
-                unregister(epfd, w);
-                register(epfd, libc::EPOLL_CTL_ADD, w, i);
-            }
-            m.heat(i);
-            set.arm_for_sleepers(&mut m, epfd, i);
+        let (base, mut m) = (set.base(), set.members());
+        for i in m.of_socket(inside.number, |w| w.is_of(inside.slot)) {
+            set::engaged(&base, &mut m, i, &inside.fd());
         }
     }
     crate::set_errno(saved);
 }
 
-/// Another kernel socket has taken the place of a member's: it is registered as the program wants it.
+/// Another kernel socket has taken the place of a member's.
 pub fn on_substituted(slot: &'static Slot, fd: c_int) {
     for set in live_sets() {
-        let mut m = set.members();
-        for i in m.of_slot(slot, fd) {
-            let Some(w) = m.take(i) else { continue };
-            if !w.dormant && w.fd == fd {
-                let mut e = libc::epoll_event {
-                    events: if w.spent { 0 } else { w.events },
-                    u64: w.data,
-                };
-                let epfd = set.fd.load(Relaxed);
-                // SAFETY: a local event.
-                unsafe { crate::real::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd, &mut e) };
-            }
-            set.drop_watch(w);
+        let (base, mut m) = (set.base(), set.members());
+        for i in m.of_socket(fd, |w| w.is_of(slot)) {
+            let put = m.get(i).is_some_and(|w| w.fd == fd);
+            set::substituted(&base, &mut m, i, put);
         }
     }
-}
-
-/// Has the kernel shot this one-shot member? Then it shows no event that it waits for. Nobody told us, while the member was
-/// the kernel's alone. A member that can't be looked up counts as not shot.
-fn is_spent(epfd: c_int, fd: c_int) -> bool {
-    const PRIVATE: u32 = (libc::EPOLLONESHOT | libc::EPOLLET) as u32
-        | libc::EPOLLWAKEUP as u32
-        | libc::EPOLLEXCLUSIVE as u32;
-    let _whole = crate::quiet::uncancelled();
-    let Ok(text) = std::fs::read_to_string(format!("/proc/self/fdinfo/{epfd}")) else {
-        return false;
-    };
-    let events = |line: &str| {
-        let mut words = line.strip_prefix("tfd:")?.split_ascii_whitespace();
-        let number: c_int = words.next()?.parse().ok()?;
-        (number == fd).then_some(())?;
-        u32::from_str_radix(words.nth(1)?, 16).ok()
-    };
-    text.lines()
-        .find_map(events)
-        .is_some_and(|e| e & !PRIVATE == 0)
 }
 
 fn live_sets() -> impl Iterator<Item = &'static Set> {
@@ -433,16 +292,14 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
             set.note_late(slot);
             continue;
         }
-        let mut m = set.members();
-        for i in m.of_slot(slot, fd) {
-            let Some(w) = &m.list[i] else { continue };
-            if w.dormant && w.fd == fd && !last {
+        let (base, mut m) = (set.base(), set.members());
+        for i in m.of_socket(fd, |w| w.is_of(slot)) {
+            let here = m.get(i).is_some_and(|w| w.fd == fd);
+            if m.is_dormant(i) && here && !last {
                 // The kernel would keep it in the set, under a number that is free now.
-                set.forget(set.fd.load(Relaxed), &mut m, i);
-            } else if (last || w.fd == fd && !w.carried)
-                && let Some(w) = m.take(i)
-            {
-                set.drop_watch(w);
+                set::forget(&base, &mut m, i);
+            } else if last || here && !m.is_carried(i) {
+                set::take(&base, &mut m, i);
             }
         }
     }
@@ -453,20 +310,15 @@ pub fn on_close(slot: &'static Slot, fd: c_int, last: bool) {
 pub fn become_plain() {
     let saved = crate::errno();
     for set in live_sets().filter(|set| !set.is_mine()) {
-        set.forget_all();
-        let (epfd, mut m) = (set.fd.load(Relaxed), set.members());
-        if set.queue.get().is_some() {
-            set.queue.leave(epfd, &mut m);
-        }
-        set.plain_again(epfd, &mut m);
+        set::become_plain(&set.base());
     }
     crate::set_errno(saved);
 }
 
 /// Before fork: no set may be half changed, and the kernel's, which the child shares, are as the program knows them.
 pub fn before_fork() {
-    for set in live_sets() {
-        set.forget_all();
+    for set in live_sets().filter(|set| !set.is_mine()) {
+        set::forget_all(&set.base());
     }
     for set in ARENA.all() {
         set.lock.hold();
@@ -484,10 +336,8 @@ pub fn after_fork() {
 pub fn in_child() {
     for set in ARENA.all() {
         set.lock.in_child();
-        set.sleepers.store(0, Relaxed);
-        if !set.is_mine() {
-            set.queue.in_child(&mut set.lock.lock());
-        }
+        let mut members = (!set.is_mine()).then(|| set.lock.lock());
+        set::in_child(&set.base(), members.as_deref_mut());
     }
     queues::in_child();
 }

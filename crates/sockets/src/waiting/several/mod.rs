@@ -13,7 +13,8 @@ use gm::clock::{TICKS_PER_US, ticks};
 use gm::{End, EventQueue, Path};
 use ring::sync::{AtomicU64, Ordering::Relaxed};
 
-use crate::{Conn, Deadline, Kernel, Ready, Spin, Spun};
+use super::{Ask, Host, Spin, Spun, sleep_limit_ns};
+use crate::{Conn, Deadline, Kernel, Ready};
 
 #[cfg(test)]
 mod tests;
@@ -168,18 +169,10 @@ impl<S: Socket> Member<S> {
     }
 }
 
-/// How the system is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// What is there now, by the way.
-    Look,
-    /// As the program's own call: until there is something, at most for so many ns (`None`: without limit).
-    Sleep(Option<u64>),
-}
-
 /// The system, which knows of all sockets of a call.
 pub trait Below<S: Socket> {
     type Fault;
+    type Host: Host;
 
     /// Asks for `ask` of every member, and for sockets that are no members at all; fills in `below` (it is NONE before). True:
     /// one of those has something.
@@ -204,14 +197,7 @@ pub trait Below<S: Socket> {
         Some(member.below)
     }
 
-    /// Nanoseconds of a monotonic clock.
-    fn now_ns(&self) -> u64;
-
-    /// Lets another thread of this CPU run.
-    fn yield_now();
-
-    /// CPUs this process may run on.
-    fn cpus() -> u32;
+    fn host(&self) -> Self::Host;
 }
 
 static SPIN: Spin = Spin::new();
@@ -253,7 +239,7 @@ pub fn wait<S: Socket, B: Below<S>>(
             }
             return Ok(());
         }
-        if deadline.passed(|| below.now_ns()) {
+        if deadline.passed(|| below.host().now_ns()) {
             // Peers that are gone, the system knows of.
             ask(members, Ask::Sleep(Some(0)), below)?;
             return Ok(());
@@ -311,6 +297,7 @@ enum Polled {
 
 fn poll<S: Socket, B: Below<S>>(members: &mut [Member<S>], below: &mut B) -> Polled {
     let often = below.has_others() && below.looks_fast();
+    let host = below.host();
     let mut rounds = 0_u32;
     let mut others = false;
     let news = || {
@@ -321,7 +308,8 @@ fn poll<S: Socket, B: Below<S>>(members: &mut [Member<S>], below: &mut B) -> Pol
             && matches!(ask(members, Ask::Look, below), Ok(true));
         others || members.iter().any(Member::has_news)
     };
-    match (SPIN.wait(B::cpus(), B::yield_now, news), others) {
+    let spun = SPIN.wait(host.cpus(), || host.yield_now(), news);
+    match (spun, others) {
         (Spun::Nothing, _) => Polled::Nothing,
         (Spun::Found, false) => Polled::Rings,
         (Spun::Found, true) => Polled::Others,
@@ -346,16 +334,16 @@ fn sleep<S: Socket, B: Below<S>>(
     let over = if look(members) {
         Ok(false)
     } else {
-        let left = deadline.left_ns(|| below.now_ns());
         let trusted = queue.map(|_| crate::QUEUE_SLICE_US * 1000);
-        let limit = left.into_iter().chain(slice).chain(trusted).min();
+        let slice = slice.into_iter().chain(trusted).min();
+        let limit = sleep_limit_ns(deadline, slice, || below.host().now_ns());
         let start = gm::clock::ticks();
         let ready = ask_prepared(members, Ask::Sleep(limit), below);
         SPIN.slept(gm::clock::ticks().wrapping_sub(start));
         for conn in members.iter().filter_map(Member::carried) {
             End::count(&conn.end().sleeps, 1);
         }
-        ready.map(|ready| ready || deadline.passed(|| below.now_ns()))
+        ready.map(|ready| ready || deadline.passed(|| below.host().now_ns()))
     };
     members.iter_mut().for_each(|m| m.disarm(queue));
     if let (Some(queue), Some(asleep)) = (queue, asleep) {

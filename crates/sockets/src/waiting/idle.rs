@@ -7,7 +7,8 @@ use ring::layout;
 use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Rx};
 
-use crate::{Conn, Fault, Kernel, Peeked, Spun};
+use super::Spun;
+use crate::{Conn, Fault, Kernel, Peeked, QUEUE_SLICE_US};
 
 /// See [`Conn::check_idle_wake`]: some tens of milliseconds.
 const IDLE_WAKES_TO_YIELD: u32 = 100;
@@ -162,8 +163,11 @@ impl Conn {
         let sleep = queue.words().fall_asleep();
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
             true => self.count_sleep(|| {
-                let limit = self.end.receive_timeout_us.load(Relaxed);
-                match k.sleep_rung(queue, limit) {
+                let (limit_us, timed) = match self.end.receive_timeout_us.load(Relaxed) {
+                    0 => (QUEUE_SLICE_US, false),
+                    us => (us, true),
+                };
+                match k.sleep_rung(queue, limit_us, timed) {
                     Ok(None) => Slept::Rung,
                     Ok(Some(peeked)) => Slept::Stream(Ok(peeked)),
                     Err(f) => Slept::Stream(Err(f)),

@@ -11,10 +11,6 @@ impl Deadline {
         Self(Some(now_ns().saturating_add(us.saturating_mul(1000))))
     }
 
-    pub fn sooner(self, other: Self) -> Self {
-        Self(self.0.into_iter().chain(other.0).min())
-    }
-
     pub fn left_ns(self, now_ns: impl FnOnce() -> u64) -> Option<u64> {
         self.0.map(|at| at.saturating_sub(now_ns()))
     }

@@ -71,6 +71,7 @@ impl<'a> System<'a> {
 
 impl<'a> Below<Side<'a>> for System<'_> {
     type Fault = ();
+    type Host = mock::Socket;
 
     fn ask(&mut self, members: &mut [Member<Side<'a>>], how: Ask) -> Result<bool, ()> {
         const MOST: usize = 10_000;
@@ -106,14 +107,8 @@ impl<'a> Below<Side<'a>> for System<'_> {
         true
     }
 
-    fn now_ns(&self) -> u64 {
-        self.clock.now_ns.get()
-    }
-
-    fn yield_now() {}
-
-    fn cpus() -> u32 {
-        2
+    fn host(&self) -> mock::Socket {
+        self.clock.clone()
     }
 }
 
@@ -121,7 +116,7 @@ impl<'a> Below<Side<'a>> for System<'_> {
 fn wait_for(pair: &Pair, want: Ready, limit_us: Option<u64>, system: &mut System) -> Ready {
     let mut members = [Member::new(Side::of(&pair.server), want, true)];
     let deadline = limit_us.map_or(Deadline::NEVER, |us| {
-        Deadline::after_us(us, || system.now_ns())
+        Deadline::after_us(us, || system.clock.now_ns())
     });
     assert_eq!(wait(&mut members, deadline, system), Ok(()));
     members[0].got
@@ -165,7 +160,7 @@ fn a_time_out_lasts_as_long_as_it_was_asked_to() {
         let mut system = System::of(&pair);
         let got = wait_for(&pair, Ready::IN, Some(us), &mut system);
         assert!(!got.intersects(Ready::IN));
-        assert_eq!(system.now_ns(), us * 1000);
+        assert_eq!(system.clock.now_ns(), us * 1000);
         assert_eq!(system.asked, [Ask::Sleep(Some(us * 1000))]);
     }
 }
