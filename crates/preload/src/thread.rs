@@ -70,6 +70,10 @@ pub struct Words {
     /// It is in a fork; changes of the table that it is at (`fds::fork`).
     pub forks: Cell<bool>,
     pub changes: Cell<u32>,
+    /// It is between counting a change for itself and for all.
+    pub counting: Cell<bool>,
+    /// Forks that this thread is the child of.
+    pub births: Cell<u32>,
     /// It is in our own `fork`, which tells how that ended.
     pub fork_told: Cell<bool>,
     /// It was cancelled in a sleep, which had this buffer (`cancel`).

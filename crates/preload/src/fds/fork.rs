@@ -20,6 +20,8 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 static TORN: AtomicBool = AtomicBool::new(false);
 /// Yields, after which a wait ends whatever is the case: a change takes no time, a fork of a large process some of it.
 const CHANGE_PATIENCE: u32 = 10_000;
+/// The same where the change that is left may be the forking thread's own, which a handler interrupted.
+const DOUBTFUL_PATIENCE: u32 = 3;
 const FORK_PATIENCE: u32 = 1_000_000;
 const FORKS_IN_A_ROW: u32 = 100;
 
@@ -32,34 +34,53 @@ fn wait(patience: u32, over: impl Fn() -> bool) {
     }
 }
 
+/// Counts a change of this thread, or counts it off. A handler may fork in the midst of it: its thread's word is never behind then,
+/// and in the child what was counted for all is made to agree, for it has this thread alone.
+fn count(words: &crate::thread::Words, for_itself_first: bool, step: impl Fn()) {
+    let (births, changes) = (words.births.get(), words.changes.get());
+    let counting = words.counting.replace(true);
+    if for_itself_first {
+        words.changes.set(changes + 1);
+        step();
+    } else {
+        step();
+        words.changes.set(changes - 1);
+    }
+    words.counting.set(counting);
+    if words.births.get() != births {
+        CHANGES.store(words.changes.get(), SeqCst);
+    }
+}
+
 /// A change of the table and of what counts its entries. Nothing that waits is done meanwhile.
 pub(super) struct Change(());
 
 impl Change {
     pub fn begin() -> Change {
         let words = words();
-        CHANGES.fetch_add(1, SeqCst);
         // A handler that interrupted a change does not wait for the fork that waits for that one; nor does who forks.
         let waits = words.changes.get() == 0 && !words.forks.get();
-        // Another fork may begin as one ends.
-        for _ in 0..FORKS_IN_A_ROW {
-            if !waits || FORKS.load(SeqCst) == 0 {
-                break;
-            }
-            CHANGES.fetch_sub(1, SeqCst);
-            wait(FORK_PATIENCE, || FORKS.load(SeqCst) == 0);
+        count(words, true, || {
             CHANGES.fetch_add(1, SeqCst);
-        }
-        words.changes.set(words.changes.get() + 1);
+            // Another fork may begin as one ends.
+            for _ in 0..FORKS_IN_A_ROW {
+                if !waits || FORKS.load(SeqCst) == 0 {
+                    break;
+                }
+                CHANGES.fetch_sub(1, SeqCst);
+                wait(FORK_PATIENCE, || FORKS.load(SeqCst) == 0);
+                CHANGES.fetch_add(1, SeqCst);
+            }
+        });
         Change(())
     }
 }
 
 impl Drop for Change {
     fn drop(&mut self) {
-        let words = words();
-        words.changes.set(words.changes.get() - 1);
-        CHANGES.fetch_sub(1, SeqCst);
+        count(words(), false, || {
+            CHANGES.fetch_sub(1, SeqCst);
+        });
     }
 }
 
@@ -71,7 +92,10 @@ pub fn before_fork() {
     }
     FORKS.fetch_add(1, SeqCst);
     let own = words().changes.get();
-    wait(CHANGE_PATIENCE, || CHANGES.load(SeqCst) <= own);
+    match words().counting.get() {
+        true => wait(DOUBTFUL_PATIENCE, || CHANGES.load(SeqCst) < own),
+        false => wait(CHANGE_PATIENCE, || CHANGES.load(SeqCst) <= own),
+    }
     each_slot_once(|inside| {
         inside.conn().end().refs.fetch_add(1, AcqRel);
     });
@@ -102,6 +126,7 @@ pub fn after_fork_in_child() {
     words().forks.set(false);
     words().fork_told.set(false);
     FORKS.store(0, Relaxed);
+    words().births.set(words().births.get() + 1);
     CHANGES.store(words().changes.get(), Relaxed);
     ROUNDS.store(0, Relaxed);
     let torn = TORN.swap(false, Relaxed);
