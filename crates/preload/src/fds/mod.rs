@@ -31,6 +31,7 @@ pub use self::fork::{
     after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
 };
 pub use self::leave::at_exit;
+pub use self::rest::wake_all;
 use self::rest::{ASLEEP, CLEANED, CLOSED, LIVE, enter_at_rest, is_in_use};
 
 /// Descriptors beyond this stay plain.
@@ -348,14 +349,12 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     if came == Came::Copied || !end.take_due() {
         end.refs.fetch_add(1, AcqRel);
     }
-    let conn = Conn::new(end, place);
-    // If its segment can't be had, calls say that the connection is reset.
-    conn.find_again(&ctx.node, &Fd::of(fd));
-    slot.begin(port, conn);
-    if end.is_promoted() {
+    slot.begin(port, Conn::new(end, place));
+    let listens = end.role() == Role::Listener;
+    if listens || end.is_promoted() {
         slot.dead.store(ASLEEP, Release);
     }
-    if end.role() != Role::Listener {
+    if !listens {
         let me = ctx.node.me().pid;
         let before = end.pid.swap(me, Relaxed);
         slot.pid_before
@@ -366,16 +365,12 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     let change = Change::begin();
     point(fd, slot);
     drop(change);
-    let listens = end.role() == Role::Listener;
-    if !listens && fd >= STDIO_FDS {
-        return;
-    }
-    let Some(inside) = enter(fd) else { return };
-    if listens {
-        crate::setup::register(&inside);
-    } else {
-        let why = gm::Reason::Stdio;
-        crate::giving::hand_back(&inside, why);
+    let stdio = !listens && fd < STDIO_FDS;
+    if (stdio || !listens && !rest::may_sleep())
+        && let Some(inside) = enter(fd)
+        && stdio
+    {
+        crate::giving::hand_back(&inside, gm::Reason::Stdio);
     }
 }
 

@@ -166,7 +166,7 @@ impl Given {
 unsafe fn before(
     ctx: &'static Ctx,
     way: Way,
-    target: Target<'_>,
+    judge: impl FnOnce() -> Verdict,
     env: *const *const c_char,
     room: Option<&mut [*const c_char; ENTRIES]>,
     given: &mut Given,
@@ -178,14 +178,14 @@ unsafe fn before(
     let keeps = unsafe { environment(ctx, env) };
     let verdict = match keeps {
         Environment::Refuses => Verdict::Stranger,
-        _ => judge(target),
+        _ => judge(),
     };
     if verdict == Verdict::Missing {
         return env;
     }
     let mut passed = env;
     // SAFETY: by the caller.
-    let mut carry = verdict == Verdict::Loads && unsafe { reaches(ctx, env) };
+    let mut carry = verdict == Verdict::Loads && unsafe { reaches(ctx, env, way == Way::Guest) };
     if carry && keeps == Environment::Lost {
         carry = room.is_some_and(|room| {
             passed = room.as_ptr();
@@ -262,8 +262,9 @@ unsafe fn exec(
     let way = way_of_exec(ctx);
     let mut room = [std::ptr::null(); ENTRIES];
     let mut given = Given::new();
+    let verdict = || lighter.verdict.unwrap_or_else(|| judge(target));
     // SAFETY: by the caller.
-    let env = unsafe { before(ctx, way, target, env, Some(&mut room), &mut given) };
+    let env = unsafe { before(ctx, way, verdict, env, Some(&mut room), &mut given) };
     if way == Way::Exec {
         leave_closing();
     }
@@ -391,8 +392,9 @@ unsafe fn spawn<T>(
         _ => Way::Spawn,
     };
     let mut given = Given::new();
+    let verdict = || lighter.verdict.unwrap_or_else(|| judge(target));
     // SAFETY: by the caller.
-    let env = unsafe { before(ctx, way, target, env, room, &mut given) };
+    let env = unsafe { before(ctx, way, verdict, env, room, &mut given) };
     crate::set_errno(saved);
     let (r, child) = call(env);
     if given.n > 0 {
