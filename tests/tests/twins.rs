@@ -159,6 +159,7 @@ twins! {
         pair close_while_waiting: PROMOTED;
         pair inherited: PROMOTED;
         raw over_the_switch: PROMOTED;
+        raw behind_unread: PROMOTED;
     }
     ends {
         pair half_close: Carried(8 * MIB);

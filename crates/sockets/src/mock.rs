@@ -27,6 +27,8 @@ pub(crate) struct Socket {
     out: Rc<Queue>,
     inn: Rc<Queue>,
     pub(crate) now_ns: Rc<Cell<u64>>,
+    /// How often it was told that receiving came to the ring behind a waiter's back.
+    pub(crate) came: Rc<Cell<u32>>,
     port: u16,
     peer_port: u16,
 }
@@ -39,6 +41,7 @@ impl Socket {
             out: a.clone(),
             inn: b.clone(),
             now_ns: Rc::default(),
+            came: Rc::default(),
             port: one,
             peer_port: two,
         };
@@ -46,6 +49,7 @@ impl Socket {
             out: b,
             inn: a,
             now_ns: client.now_ns.clone(),
+            came: Rc::default(),
             port: two,
             peer_port: one,
         };
@@ -137,6 +141,10 @@ impl Kernel for Socket {
 
     fn abort_on_close(&self) {}
 
+    fn came_to_ring(&self) {
+        self.came.set(self.came.get() + 1);
+    }
+
     fn shutdown(&self, _read: bool, write: bool) -> Result<(), Fault> {
         self.out.over.set(self.out.over.get() || write);
         Ok(())
@@ -190,7 +198,7 @@ impl End {
     }
 }
 
-/// A connection, both of whose directions are in rings.
+/// A connection, both of whose ends know that it is carried.
 pub(crate) struct Pair {
     pub(crate) client: End,
     pub(crate) server: End,
@@ -199,7 +207,24 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// Both directions are in rings.
     pub(crate) fn carried() -> Self {
+        let pair = Self::with_unread(b"");
+        let (client, server) = (&pair.client, &pair.server);
+        // The switches are passed by reading.
+        assert_eq!((client.send(b"a"), server.recv(1)), (1, 1));
+        assert_eq!((server.send(b"b"), client.recv(1)), (1, 1));
+        for conn in [&client.conn, &server.conn] {
+            assert_eq!(
+                (conn.end.rx_path(), conn.end.tx_path()),
+                (Path::Ring, Path::Ring)
+            );
+        }
+        pair
+    }
+
+    /// The server sent `unread` before; what it sends from now on is in the ring.
+    pub(crate) fn with_unread(unread: &[u8]) -> Self {
         let name = format!("sgm-sockets-{:016x}", gm::os::random());
         let dir = std::env::temp_dir().join(name);
         let node = Node::open(&dir).unwrap();
@@ -219,21 +244,14 @@ impl Pair {
             }
         };
         let (client, server) = (end(Role::Client, one), end(Role::Server, two));
+        server.socket.send(unread).unwrap();
+        server.conn.count_plain(unread.len(), 0);
         // Offer, claim, confirm.
         assert!(!client.conn.step(&node, &client.socket));
         assert!(server.conn.step(&node, &server.socket));
         assert!(client.conn.step(&node, &client.socket));
         server.conn.ready(&server.socket, None);
         client.conn.ready(&client.socket, None);
-        // The switches are passed by reading.
-        assert_eq!((client.send(b"a"), server.recv(1)), (1, 1));
-        assert_eq!((server.send(b"b"), client.recv(1)), (1, 1));
-        for conn in [&client.conn, &server.conn] {
-            assert_eq!(
-                (conn.end.rx_path(), conn.end.tx_path()),
-                (Path::Ring, Path::Ring)
-            );
-        }
         Self {
             client,
             server,

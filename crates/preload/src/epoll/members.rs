@@ -55,6 +55,8 @@ pub struct Watch {
     /// Registered there for writability: sending is on TCP, or a sleeper had to be woken.
     pub kernel_out: bool,
     pub hot: bool,
+    /// Cold, and rung for one by one: no writer lists it.
+    pub armed: bool,
     /// One-shot, and it was shot.
     pub spent: bool,
     /// The program took it out; the kernel's set has it still (rule 4 of the parent module).
@@ -176,9 +178,17 @@ impl Watch {
         self.events & OUT != 0
     }
 
-    /// Is room one of the things that it is to be told of?
-    fn asks_for_room(&self) -> bool {
-        self.wants_out() && self.carried && !self.spent && !self.dormant
+    fn is_asked_for(&self) -> bool {
+        self.carried && !self.spent && !self.dormant
+    }
+
+    /// How long, in µs, a sleep may last before it is looked at again. `None`: as long as it likes.
+    fn slice_us(&self) -> Option<u64> {
+        let room = || self.conn().room_slice_us();
+        let behind = || self.conn().unread_slice_us(&Fd::of(self.fd));
+        let room = (self.is_asked_for() && self.wants_out()).then(room);
+        let behind = (self.is_asked_for() && self.armed).then(behind);
+        room.flatten().into_iter().chain(behind.flatten()).min()
     }
 
     pub fn event(&self, events: u32) -> epoll_event {
@@ -324,11 +334,16 @@ impl Members {
                 let slot = w.slot;
                 let alone = || slot.watches.load(Acquire) == 1;
                 let (conn, fd) = (w.conn(), Fd::of(w.fd));
-                if !conn.listen(&fd, queue, entry, alone) {
+                let listens = conn.listen(&fd, queue, entry, alone);
+                if !listens {
                     conn.arm_instead(&fd, queue);
                 }
+                w.armed = !listens;
             }
-            _ => w.conn().arm_edge(&Fd::of(w.fd)),
+            _ => {
+                w.armed = true;
+                w.conn().arm_edge(&Fd::of(w.fd));
+            }
         }
         let tx_on_tcp = w.conn().end().tx_path() != gm::Path::Ring;
         if tx_on_tcp != w.kernel_out && w.wants_out() {
@@ -336,7 +351,7 @@ impl Members {
             register(epfd, libc::EPOLL_CTL_MOD, w, i);
         }
         // Before the look: what comes after this is seen by that one, or within a slice.
-        let waits = w.asks_for_room() && w.conn().room_slice_us().is_some();
+        let waits = w.slice_us().is_some();
         let quiet = w.due(None) == 0;
         if waits && !self.roomless.contains(&i) {
             self.roomless.push(i);
@@ -344,7 +359,7 @@ impl Members {
         quiet
     }
 
-    /// The longest sleep, in µs, while members wait for room; 0: one has it. Its bell may have been taken off by another
+    /// The longest sleep, in µs, while members wait for room, or for what lies behind a switch; 0: one has it. Its bell may have been taken off by another
     /// holder of the connection, so it is to be looked at.
     pub fn room_slice_us(&mut self) -> Option<u64> {
         let mut slice = None;
@@ -352,11 +367,11 @@ impl Members {
             let Some(Some(w)) = self
                 .list
                 .get(i)
-                .filter(|w| w.as_ref().is_some_and(Watch::asks_for_room))
+                .filter(|w| w.as_ref().is_some_and(Watch::is_asked_for))
             else {
                 continue;
             };
-            let most = w.conn().room_slice_us();
+            let most = w.slice_us();
             slice = slice.into_iter().chain([most.unwrap_or(0)]).min();
             match most {
                 Some(_) => self.roomless.push(i),

@@ -133,6 +133,7 @@ fn add(
         carried,
         kernel_out: carried && inside.conn().end().tx_path() != gm::Path::Ring,
         hot: false,
+        armed: false,
         spent: false,
         dormant: false,
         seen: Seen::at_first(inside.conn(), &inside.fd()),
