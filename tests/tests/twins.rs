@@ -362,6 +362,7 @@ twins! {
         raw exec_closes: Any;
         pair exec_lists: PROMOTED;
         pair exec_fails: PROMOTED;
+        raw exec_fails_as_others_close: PROMOTED;
         pair vfork: Any;
         #[ignore = "pending: the urgent mark among carried bytes"]
         pair urgent: Any;

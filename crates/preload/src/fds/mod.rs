@@ -57,8 +57,8 @@ pub struct Slot {
     shelf: Shelf,
     /// Members of epoll sets that point here.
     pub watches: AtomicU32,
-    /// Its end has a holder less because exec was called; to be put right if that fails.
-    pub left_by_exec: AtomicBool,
+    /// Not 0: its end has a holder less because exec was called; to be put right if that fails (`process::exec`).
+    pub left_by_exec: AtomicU32,
     /// A program that will be spawned gets a copy, even if this process's descriptors close on exec.
     pub spawn_copy: AtomicBool,
     /// Not 0: exec was called, and a descriptor of it stays open.
@@ -429,7 +429,7 @@ fn new_slot() -> Slot {
         seen: AtomicU32::new(0),
         shelf: Shelf::new(),
         watches: AtomicU32::new(0),
-        left_by_exec: AtomicBool::new(false),
+        left_by_exec: AtomicU32::new(0),
         spawn_copy: AtomicBool::new(false),
         stays: AtomicU32::new(0),
         ends: AtomicBool::new(false),
@@ -585,6 +585,23 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         inside.slot.dead.store(CLOSED, Release);
     }
     true
+}
+
+/// The socket's end is nobody's any more, or another socket's: its descriptors are the kernel's alone from now on.
+pub fn abandon(inside: &Inside) {
+    let slot = inside.slot;
+    for fd in of_slot(slot) {
+        let Some(cell) = cell(fd) else { continue };
+        let change = Change::begin();
+        cell.store(std::ptr::null_mut(), Release);
+        let last_here = slot.fds.fetch_sub(1, SeqCst) == 1;
+        drop(change);
+        if slot.watches.load(Acquire) > 0 {
+            crate::epoll::on_close(slot, fd, last_here);
+        }
+    }
+    slot.ends.store(false, Release);
+    slot.dead.store(CLOSED, Release);
 }
 
 /// The descriptors of one socket.

@@ -223,21 +223,38 @@ fn leave_closing() {
         }
     });
     fds::each_slot_once(|inside| {
-        let closes = inside.slot.stays.swap(0, Relaxed) == 0;
-        if closes {
+        let mut left = 0;
+        if inside.slot.stays.swap(0, Relaxed) == 0 {
             inside.wake();
-            inside.conn().before_closing_exec(&inside.fd());
-            inside.leave_end();
+            let (conn, end) = (inside.conn(), inside.conn().end());
+            conn.before_closing_exec(&inside.fd());
+            if end.refs.load(Relaxed) > 1 && end.cookie.load(Relaxed) == 0 {
+                end.cookie.store(adopt::cookie(inside.number), Relaxed);
+            }
+            let carried = if conn.is_engaged() { CARRIED } else { 0 };
+            let last = if inside.leave_end() { LAST } else { 0 };
+            left = LEFT | carried | last;
         }
-        inside.slot.left_by_exec.store(closes, Relaxed);
+        inside.slot.left_by_exec.store(left, Relaxed);
     });
 }
 
-/// Exec failed: the holders are all here still.
+/// In `Slot::left_by_exec`: its end has a holder less, which was the last one, and it was carried.
+const LEFT: u32 = 1;
+const LAST: u32 = 2;
+const CARRIED: u32 = 4;
+
+/// Exec failed: the holders are all here still. But where all others have closed the socket meanwhile, it is over for the ring.
 fn return_to_closing() {
     fds::each_slot_once(|inside| {
-        if inside.slot.left_by_exec.swap(false, Relaxed) {
-            inside.return_to_end();
+        let left = inside.slot.left_by_exec.swap(0, Relaxed);
+        if left == 0 || inside.return_to_end(left & LAST != 0) {
+            return;
+        }
+        fds::abandon(inside);
+        if left & CARRIED != 0 {
+            // What the peer was told can't be taken back: an error at both ends, no hang.
+            crate::giving::disconnect(inside.number);
         }
     });
 }
@@ -265,14 +282,16 @@ unsafe fn exec(
     let verdict = || lighter.verdict.unwrap_or_else(|| judge(target));
     // SAFETY: by the caller.
     let env = unsafe { before(ctx, way, verdict, env, Some(&mut room), &mut given) };
-    if way == Way::Exec {
+    // A call that is going to fail changes nothing.
+    let leaves = way == Way::Exec && lighter.verdict != Some(Verdict::Missing);
+    if leaves {
         leave_closing();
     }
     crate::set_errno(saved);
     let r = call(env);
     let saved = crate::errno();
     given.take_back(way);
-    if way == Way::Exec {
+    if leaves {
         return_to_closing();
     }
     crate::set_errno(saved);
