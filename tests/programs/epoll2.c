@@ -422,7 +422,47 @@ static void over_the_switch_client(int port)
     meet();
 }
 
+/* A thread that sleeps for edges, while bytes from before the promotion are unread: what comes behind them is told all the same.
+ * Another set waits for the connection as well. */
+static int behind_set;
+static void *wait_behind(void *unused)
+{
+    wait_show("before", behind_set, -1);
+    tell(thread_id());
+    wait_show("behind", behind_set, -1);
+    return unused;
+}
+static void behind_unread_server(int listener)
+{
+    struct stream out = {1, 0}, in = {2, 0};
+    int fd = accept_from(listener);
+    stream_send(&out, fd, BEHIND, BEHIND);
+    for (int i = 0; i < ROUNDS; i++) {
+        stream_receive(&in, fd, 1, 1);
+        meet();
+    }
+    await_asleep(hear());
+    stream_send(&out, fd, BEHIND, BEHIND);
+    meet();
+}
+static void behind_unread_client(int port)
+{
+    struct stream out = {2, 0}, in = {1, 0};
+    int other = new_set(), fd = connect_to(AF_INET, port);
+    stream_receive(&in, fd, 1, 1);
+    for (int i = 0; i < ROUNDS; i++) {
+        stream_send(&out, fd, 1, 1);
+        meet();
+    }
+    behind_set = new_set();
+    add(behind_set, fd, EPOLLIN | EPOLLET, 0);
+    add(other, fd, EPOLLIN | EPOLLET, 1);
+    pthread_join(start_thread(wait_behind, NULL), NULL);
+    stream_receive(&in, fd, 2 * BEHIND - 1, BEHIND);
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(errors), CASE(masks),     RAW_CASE(mixed), CASE(announced), CASE(paced), CASE(one_at_a_time), CASE(nested), RAW_CASE(early), CASE(enter_while_waiting),
-    CASE(close_while_waiting), CASE(inherited), RAW_CASE(over_the_switch), END_OF_CASES,
+    CASE(close_while_waiting), CASE(inherited), RAW_CASE(over_the_switch), RAW_CASE(behind_unread), END_OF_CASES,
 };

@@ -160,6 +160,7 @@ twins! {
         pair close_while_waiting: PROMOTED;
         pair inherited: PROMOTED;
         raw over_the_switch: PROMOTED;
+        raw behind_unread: PROMOTED;
     }
     ends {
         pair half_close: Carried(8 * MIB);
@@ -362,6 +363,7 @@ twins! {
         raw exec_closes: Any;
         pair exec_lists: PROMOTED;
         pair exec_fails: PROMOTED;
+        raw exec_fails_as_others_close: PROMOTED;
         pair vfork: Any;
         pair vfork_left: PROMOTED;
         pair vfork_idle: PROMOTED;

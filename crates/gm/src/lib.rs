@@ -64,7 +64,7 @@ impl Error {
     }
 
     /// Does it say that there is no such file, or nonsense in its place? Other errors tell of who asks.
-    fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         match self {
             Self::Os { error, .. } => matches!(
                 error.kind(),

@@ -187,9 +187,19 @@ impl Node {
 
     /// Opens the node, making directory and registry if they are missing.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_as(Self::identity_in(dir)?, dir)
+    }
+
+    /// The node of [`Node::dir_from_env`], made if it is missing.
+    pub fn open_from_env() -> Result<Self, Error> {
+        let outer = Self::outer_dir_from_env();
+        let who = Self::identity_in(&outer)?;
+        Self::open_as(who, &who.1.directory(outer))
+    }
+
+    fn open_as(who: (ProcessId, Realm), dir: &Path) -> Result<Self, Error> {
         let path = Self::file_in(dir);
-        let realm = Self::realm_of(dir)?;
-        match Self::attach_checked(dir, realm) {
+        match Self::attach_checked(dir, who) {
             Err(Error::Os { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
             other => return other,
         }
@@ -203,7 +213,7 @@ impl Node {
             os::remove(&draft);
             return Err(Error::os("populate", &draft, e));
         }
-        let node = Self::new(map, dir, realm);
+        let node = Self::new(map, dir, who);
         let h = node.header();
         h.version.store(ring::VERSION, Relaxed);
         h.made.store(os::monotonic_ns(), Relaxed);
@@ -212,7 +222,7 @@ impl Node {
             Ok(()) => Ok(node),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 os::remove(&draft);
-                Self::attach_checked(dir, realm)
+                Self::attach_checked(dir, who)
             }
             Err(e) => {
                 os::remove(&draft);
@@ -224,14 +234,14 @@ impl Node {
     /// Opens an existing node; makes nothing.
     pub fn attach(dir: &Path) -> Result<Self, Error> {
         os::check_dir(dir).map_err(|e| Error::os("node directory", dir, e))?;
-        Self::attach_checked(dir, Self::realm_of(dir)?)
+        Self::attach_checked(dir, Self::identity_in(dir)?)
     }
 
-    fn realm_of(dir: &Path) -> Result<Realm, Error> {
-        os::realm().map_err(|e| Error::os("processes of", dir, e))
+    fn identity_in(dir: &Path) -> Result<(ProcessId, Realm), Error> {
+        os::identity().map_err(|e| Error::os("processes of", dir, e))
     }
 
-    fn attach_checked(dir: &Path, realm: Realm) -> Result<Self, Error> {
+    fn attach_checked(dir: &Path, who: (ProcessId, Realm)) -> Result<Self, Error> {
         let path = Self::file_in(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
             std::io::ErrorKind::InvalidInput => {
@@ -239,7 +249,7 @@ impl Node {
             }
             _ => Error::os("open", &path, e),
         })?;
-        let node = Self::new(map, dir, realm);
+        let node = Self::new(map, dir, who);
         let h = node.header();
         if h.magic.load(Acquire) != MAGIC || h.version.load(Relaxed) != ring::VERSION {
             return Err(Error::unsound(&path, "not a registry of this version"));
@@ -251,8 +261,7 @@ impl Node {
         &self.dir
     }
 
-    fn new(map: Mapping, dir: &Path, realm: Realm) -> Self {
-        let me = ProcessId::me();
+    fn new(map: Mapping, dir: &Path, (me, realm): (ProcessId, Realm)) -> Self {
         Self {
             map,
             dir: dir.to_owned(),

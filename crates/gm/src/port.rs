@@ -79,6 +79,8 @@ pub struct Port {
     maker: ProcessId,
     /// Where the next look for ends of dead processes starts.
     cursor: AtomicU32,
+    /// This process made it before an exec.
+    is_old: bool,
 }
 
 impl Port {
@@ -96,15 +98,14 @@ impl Port {
         })
     }
 
-    /// Has this process a port already, from before an exec?
-    pub fn exists(dir: &Path, me: ProcessId) -> bool {
-        Self::file(dir, me).exists()
-    }
-
     /// Makes this process's port, or opens the one that it made before an exec. `run`: see [`PortHeader::run`].
     pub fn create(dir: &Path, me: ProcessId, run: u64) -> Result<Self, Error> {
         let path = Self::file(dir, me);
         if let Ok(port) = Self::open(&path) {
+            let port = Self {
+                is_old: true,
+                ..port
+            };
             port.join(me);
             port.free_closed(me.pid);
             return Ok(port);
@@ -122,6 +123,7 @@ impl Port {
             path,
             maker: me,
             cursor: AtomicU32::new(0),
+            is_old: false,
         };
         let h = port.header();
         h.version.store(ring::VERSION, Relaxed);
@@ -146,6 +148,7 @@ impl Port {
             path: path.to_owned(),
             maker: Self::maker_of(path).unwrap_or_default(),
             cursor: AtomicU32::new(0),
+            is_old: false,
         };
         let h = port.header();
         let sound = h.magic.load(Acquire) == MAGIC
@@ -178,6 +181,11 @@ impl Port {
     pub fn header(&self) -> &PortHeader {
         // SAFETY: the file is larger than the header (made so, or refused in `open`), page-aligned, all atomics.
         unsafe { &*self.map.base().cast::<PortHeader>() }
+    }
+
+    /// Is it this process's own, from before an exec?
+    pub fn is_old(&self) -> bool {
+        self.is_old
     }
 
     pub fn path(&self) -> &Path {

@@ -49,8 +49,8 @@ fn open_count() -> usize {
 
 /// Every descriptor of this process that seems to be a TCP socket. Takes no memory.
 pub fn each_tcp(mut f: impl FnMut(c_int)) {
-    /// A list of the descriptors costs as much as some questions.
-    const HOLES: usize = 8;
+    /// A list of the descriptors costs as much as so many questions.
+    const HOLES: usize = 100;
     let (count, mut found, mut next) = (open_count(), 0, 0);
     let most = if count == 0 { 0 } else { count + HOLES };
     while found < count && (next as usize) < most {

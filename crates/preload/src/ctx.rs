@@ -84,23 +84,17 @@ pub fn after_fork() {
 
 #[cold]
 fn open() -> Option<&'static Ctx> {
-    let mut fresh = false;
-    let ctx = CTX.get_or_make(|| {
+    CTX.get_or_make(|| {
         if std::env::var_os("SGM_DISABLE").is_some_and(|v| v != "0" && !v.is_empty()) {
             return None;
         }
-        let dir = Node::dir_from_env();
         if let Some(calls) = gm::node::promote_calls_from_env() {
             sockets::promote_after(calls);
         }
         let run = std::env::var("SGM_RUN")
             .ok()
             .and_then(|v| u64::from_str_radix(&v, 16).ok());
-        let node = Node::open(&dir).ok()?;
-        if Port::exists(&dir, node.me()) {
-            node.unlisten_mine();
-        }
-        fresh = true;
+        let node = Node::open_from_env().ok()?;
         Some(Box::leak(Box::new(Ctx {
             registry: CString::new(node.file().into_os_string().into_encoded_bytes()).ok()?,
             node,
@@ -109,22 +103,33 @@ fn open() -> Option<&'static Ctx> {
             run: run.unwrap_or(0),
             own: Once::new(),
         })))
-    });
-    if let Some(ctx) = ctx.filter(|_| fresh) {
-        let _quiet = crate::quiet::begin();
-        ctx.node.sweep_if_due();
-    }
-    ctx
+    })
 }
 
 impl Ctx {
     /// This process's own port, made when it is first wanted.
     #[inline]
     pub fn port(&self) -> Option<&'static Port> {
-        self.own.get_or_make(|| {
-            let port = Port::create(self.node.dir(), self.node.me(), self.run);
-            port.ok().map(remember)
-        })
+        self.own.get().or_else(|| self.make_port())
+    }
+
+    #[cold]
+    fn make_port(&self) -> Option<&'static Port> {
+        let mut fresh = false;
+        let port = self.own.get_or_make(|| {
+            let port = Port::create(self.node.dir(), self.node.me(), self.run).ok()?;
+            if port.is_old() {
+                // What it listened at before an exec.
+                self.node.unlisten_mine();
+            }
+            fresh = true;
+            Some(remember(port))
+        });
+        if fresh {
+            let _quiet = crate::quiet::begin();
+            self.node.sweep_if_due();
+        }
+        port
     }
 
     /// The port that `maker` made, with this process in its family.

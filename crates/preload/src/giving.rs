@@ -281,7 +281,7 @@ fn loopback_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Resets the kernel's connection, so that both ends see an error and no end-of-file.
-fn disconnect(fd: c_int) {
+pub fn disconnect(fd: c_int) {
     let unspec = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],

@@ -103,6 +103,14 @@ pub unsafe extern "C-unwind" fn syscall(
             }
             libc::SYS_prctl => process::confine::prctl(fd, b, c, d, e).into(),
             libc::SYS_unshare => process::confine::unshare(fd).into(),
+            libc::SYS_setrlimit => process::confine::setrlimit(a as c_uint, b as _).into(),
+            libc::SYS_prlimit64 => {
+                process::confine::prlimit64(fd, b as c_uint, c as _, d as _).into()
+            }
+            libc::SYS_landlock_restrict_self => {
+                crate::fds::wake_all();
+                real::syscall(number, a, b, c, d, e, f)
+            }
             libc::SYS_chroot => process::confine::chroot(a as _).into(),
             libc::SYS_setns => process::confine::setns(fd, b as c_int).into(),
             libc::SYS_pidfd_getfd => {

@@ -122,7 +122,7 @@ macro_rules! originals {
         /// dynamic linker takes locks and memory.
         pub fn find_all() {
             $(if stringify!($class) != "uring" {
-                find(&at::$name, name(concat!(stringify!($name), "\0")), "");
+                find(&at::$name, const { name(concat!(stringify!($name), "\0")) }, "");
             })*
         }
     $(
@@ -135,7 +135,7 @@ macro_rules! originals {
         pub unsafe fn $name($($arg: $ty),*) -> $ret {
             let mut p = at::$name.load(Relaxed);
             if p.is_null() {
-                p = find(&at::$name, name(concat!(stringify!($name), "\0")), stringify!($class));
+                p = find(&at::$name, const { name(concat!(stringify!($name), "\0")) }, stringify!($class));
             }
             // SAFETY: the symbol of that name in the C library has this signature (the table's row).
             unsafe {

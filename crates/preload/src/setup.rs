@@ -112,6 +112,8 @@ pub fn register(inside: &Inside) {
         return;
     }
     let saved = crate::errno();
+    // With it goes what this process listened at before an exec.
+    let _ = ctx.port();
     if let Some(at) = listen_address(inside) {
         inside.slot.set_listener(ctx.node.listen(&at).ok());
     }

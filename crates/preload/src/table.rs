@@ -83,6 +83,10 @@ macro_rules! for_each_hook {
             seteuid(user: c_uint) -> c_int, process, "as setuid";
             setreuid(user: c_uint, effective: c_uint) -> c_int, process, "as setuid";
             setresuid(user: c_uint, effective: c_uint, saved: c_uint) -> c_int, process, "as setuid";
+            setrlimit(kind: c_uint, limit: *const c_void) -> c_int, process, "connections that came by exec and were not used yet get what they need while it can be had";
+            setrlimit64(kind: c_uint, limit: *const c_void) -> c_int, process, "as setrlimit";
+            prlimit(pid: c_int, kind: c_uint, limit: *const c_void, before: *mut c_void) -> c_int, process, "as setrlimit";
+            prlimit64(pid: c_int, kind: c_uint, limit: *const c_void, before: *mut c_void) -> c_int, process, "as setrlimit";
             dl_iterate_phdr(callback: *mut c_void, data: *mut c_void) -> c_int, loader, "tells of this library last: AddressSanitizer wants to be first";
             execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "a program that will load the front joins the connections that stay open; for another they go back to TCP";
             execv(path: *const c_char, argv: *const *const c_char) -> c_int, process, "as execve";

@@ -261,7 +261,7 @@ impl Drop for NodeDir {
     }
 }
 
-/// A connection, both of whose directions are in rings.
+/// A connection, both of whose ends know that it is carried.
 pub(crate) struct Pair {
     pub(crate) client: End,
     pub(crate) server: End,
@@ -269,6 +269,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// Both directions are in rings.
     pub(crate) fn carried() -> Self {
         Self::at(NodeDir::new())
     }
@@ -279,6 +280,26 @@ impl Pair {
     }
 
     fn at(place: Rc<NodeDir>) -> Self {
+        let pair = Self::with_unread_at(place, b"");
+        let (client, server) = (&pair.client, &pair.server);
+        // The switches are passed by reading.
+        assert_eq!((client.send(b"a"), server.recv(1)), (1, 1));
+        assert_eq!((server.send(b"b"), client.recv(1)), (1, 1));
+        for conn in [&client.conn, &server.conn] {
+            assert_eq!(
+                (conn.end.rx_path(), conn.end.tx_path()),
+                (Path::Ring, Path::Ring)
+            );
+        }
+        pair
+    }
+
+    /// The server sent `unread` before; what it sends from now on is in the ring.
+    pub(crate) fn with_unread(unread: &[u8]) -> Self {
+        Self::with_unread_at(NodeDir::new(), unread)
+    }
+
+    fn with_unread_at(place: Rc<NodeDir>, unread: &[u8]) -> Self {
         let (one, two) = Socket::pair(&place);
         let (node, port) = (&place.node, place.port);
         let end = |role, socket| {
@@ -295,21 +316,14 @@ impl Pair {
             }
         };
         let (client, server) = (end(Role::Client, one), end(Role::Server, two));
+        server.socket.send(unread).unwrap();
+        server.conn.count_plain(unread.len(), 0);
         // Offer, claim, confirm.
         assert!(!client.conn.step(node, &client.socket));
         assert!(server.conn.step(node, &server.socket));
         assert!(client.conn.step(node, &client.socket));
         server.conn.ready(&server.socket, None);
         client.conn.ready(&client.socket, None);
-        // The switches are passed by reading.
-        assert_eq!((client.send(b"a"), server.recv(1)), (1, 1));
-        assert_eq!((server.send(b"b"), client.recv(1)), (1, 1));
-        for conn in [&client.conn, &server.conn] {
-            assert_eq!(
-                (conn.end.rx_path(), conn.end.tx_path()),
-                (Path::Ring, Path::Ring)
-            );
-        }
         Self {
             client,
             server,

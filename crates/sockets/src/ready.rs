@@ -208,6 +208,15 @@ impl Conn {
         }
     }
 
+    /// How long, in µs, a sleep of an edge-triggered waiter who is rung for may last before this end is looked at again, while bytes
+    /// from before a switch are unread: for what the peer puts into the ring meanwhile there is no bell, which would lie behind
+    /// them. They may be read by another call at any moment.
+    pub fn unread_slice_us(&self, k: &impl Kernel) -> Option<u64> {
+        let rx = self.segment()?.rx();
+        let may_come = self.end.rx_path() == Path::Tcp && rx.asked() & layout::PLEASE_DOWN == 0;
+        (may_come && k.queued() > 0).then_some(crate::send::ROOM_SLICE_US)
+    }
+
     /// TCP's buffers are larger than a ring. If it is full and the peer does not read, it may be waiting for us just so, and
     /// what we send goes over TCP until it has read that.
     pub(crate) fn mind_stall(&self, k: &impl Kernel, segment: &gm::Segment) {
@@ -414,5 +423,67 @@ impl Conn {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::Pair;
+    use crate::waiting::set::CAME_HERE;
+
+    const BEFORE: &[u8] = b"before the switch";
+    const BEHIND: &[u8] = b"behind it";
+
+    /// Bytes before the switch are unread when a waiter of edges arms, and others are put into the ring.
+    fn armed_before_the_switch() -> Pair {
+        let pair = Pair::with_unread(BEFORE);
+        let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+        conn.arm_edge(socket);
+        assert_eq!(pair.server.send(BEHIND), BEHIND.len());
+        assert_eq!(pair.server.conn.end.tx_path(), Path::Ring);
+        assert_eq!(conn.end.rx_path(), Path::Tcp);
+        // No doorbell lies behind them.
+        assert_eq!(socket.queued(), BEFORE.len());
+        pair
+    }
+
+    #[test]
+    fn who_waits_for_edges_is_told_when_another_call_comes_to_the_ring() {
+        let pair = armed_before_the_switch();
+        let (client, told) = (&pair.client, &CAME_HERE);
+        assert_eq!(client.recv(BEFORE.len() - 1), BEFORE.len() - 1);
+        client.conn.pass_switch(&client.socket);
+        assert_eq!(told.get(), 0);
+        assert_eq!(client.recv(1), 1);
+        client.conn.pass_switch(&client.socket);
+        assert_eq!(client.conn.end.rx_path(), Path::Ring);
+        assert_eq!(told.get(), 1);
+        // From here on he is rung for.
+        assert_eq!(client.recv(100), BEHIND.len());
+        assert_eq!(client.socket.queued(), 0);
+        assert_eq!(pair.server.send(BEHIND), BEHIND.len());
+        assert_eq!((client.socket.queued(), told.get()), (1, 1));
+    }
+
+    #[test]
+    fn nobody_is_told_who_does_not_wait_for_edges() {
+        let pair = Pair::with_unread(BEFORE);
+        let client = &pair.client;
+        assert_eq!(pair.server.send(BEHIND), BEHIND.len());
+        assert_eq!(client.recv(BEFORE.len()), BEFORE.len());
+        assert_eq!(client.recv(100), BEHIND.len());
+        assert_eq!(CAME_HERE.get(), 0);
+    }
+
+    #[test]
+    fn a_sleep_for_edges_before_unread_bytes_is_a_slice() {
+        let pair = armed_before_the_switch();
+        let client = &pair.client;
+        let slice = || client.conn.unread_slice_us(&client.socket);
+        assert_eq!(slice(), Some(crate::send::ROOM_SLICE_US));
+        assert_eq!(client.recv(BEFORE.len()), BEFORE.len());
+        client.conn.pass_switch(&client.socket);
+        assert_eq!(slice(), None);
     }
 }

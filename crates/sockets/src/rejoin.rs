@@ -57,18 +57,20 @@ impl Conn {
     /// The first half of [`Conn::rejoin`], which needs the node, and looks at nothing.
     pub fn find_again(&self, node: &Node, k: &impl Kernel) -> bool {
         let end = self.end;
-        if !end.is_promoted() {
+        if !end.is_promoted() || self.segment().is_some() {
             return true;
         }
         let id = end.segment.load(Relaxed);
         let key = self.noted_key();
-        let Ok(segment) = Segment::find(node.dir(), id, self.side()) else {
-            if end.state() == State::Claimed {
+        let segment = match Segment::find(node.dir(), id, self.side()) {
+            Ok(segment) => segment,
+            Err(e) if e.is_missing() && end.state() == State::Claimed => {
                 // It has no name any more: the client took its offer back, and nothing was ever in the ring.
                 end.keep_tcp(Reason::Withdrawn);
                 end.set_state(State::Plain);
+                return false;
             }
-            return false;
+            Err(_) => return false,
         };
         if end.state() == State::Offered
             && let Some((entry, at)) = node.find_offer(&key)

@@ -338,6 +338,11 @@ pub fn network_namespace() -> u32 {
     *KNOWN.get_or_init(|| raw::netns_cookie().map_or(0, super::namespace_of))
 }
 
+/// Who this process is, and its realm.
+pub fn identity() -> io::Result<(ProcessId, super::Realm)> {
+    Ok((ProcessId::me(), realm()?))
+}
+
 /// Under Wine a process is one of Linux's namespaces.
 pub fn realm() -> io::Result<super::Realm> {
     let first = super::Realm::FIRST;

@@ -10,7 +10,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
-use super::{HIGHEST, Inside, SLOTS, Slot, cell, each, has_lower, is_in_use};
+use super::rest::{ASLEEP, WAKING, is_in_use};
+use super::{HIGHEST, Inside, SLOTS, Slot, cell, each, has_lower};
 use crate::thread::words;
 
 /// Changes and forks under way.
@@ -145,8 +146,10 @@ pub fn after_fork_in_child() {
             // Else a handler forks that interrupted this very thread's calls: they go on in the child.
             slot.gate.reset();
         }
-        if !is_in_use(slot.dead.load(Relaxed)) {
-            cell.store(std::ptr::null_mut(), Relaxed);
+        match slot.dead.load(Relaxed) {
+            WAKING => slot.dead.store(ASLEEP, Relaxed),
+            dead if !is_in_use(dead) => cell.store(std::ptr::null_mut(), Relaxed),
+            _ => {}
         }
     }
     for slot in SLOTS.all() {

@@ -83,13 +83,25 @@ impl Inside {
         self.slot.listener_pid.store(NO_LISTENER, Relaxed);
     }
 
-    /// It does after all.
-    pub fn return_to_end(&self) {
+    /// It does after all, having left as the last holder (`last`), or not. False: others were the last since, and the end is nobody's
+    /// any more, or another socket's.
+    pub fn return_to_end(&self, last: bool) -> bool {
         let end = self.conn().end();
-        end.refs.fetch_add(1, AcqRel);
+        let cookie = crate::adopt::cookie(self.number);
+        let ours = || end.is_used() && end.cookie.load(Relaxed) == cookie;
+        let one_more = |refs: u32| (last || refs > 0 && ours()).then_some(refs + 1);
+        if end.refs.fetch_update(AcqRel, Acquire, one_more).is_err() {
+            return false;
+        }
+        if !last && !ours() {
+            // Another socket's since a moment ago.
+            end.refs.fetch_sub(1, AcqRel);
+            return false;
+        }
         if end.role() != Role::Listener {
             end.pid.store(self.ctx().node.me().pid, Relaxed);
         }
+        true
     }
 }
 

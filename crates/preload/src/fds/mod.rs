@@ -31,6 +31,7 @@ pub use self::fork::{
     after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
 };
 pub use self::leave::at_exit;
+pub use self::rest::wake_all;
 use self::rest::{ASLEEP, CLEANED, CLOSED, LIVE, enter_at_rest, is_in_use};
 
 /// Descriptors beyond this stay plain.
@@ -56,8 +57,8 @@ pub struct Slot {
     shelf: Shelf,
     /// Members of epoll sets that point here.
     pub watches: AtomicU32,
-    /// Its end has a holder less because exec was called; to be put right if that fails.
-    pub left_by_exec: AtomicBool,
+    /// Not 0: its end has a holder less because exec was called; to be put right if that fails (`process::exec`).
+    pub left_by_exec: AtomicU32,
     /// A program that will be spawned gets a copy, even if this process's descriptors close on exec.
     pub spawn_copy: AtomicBool,
     /// Not 0: exec was called, and a descriptor of it stays open.
@@ -348,14 +349,12 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     if came == Came::Copied || !end.take_due() {
         end.refs.fetch_add(1, AcqRel);
     }
-    let conn = Conn::new(end, place);
-    // If its segment can't be had, calls say that the connection is reset.
-    conn.find_again(&ctx.node, &Fd::of(fd));
-    slot.begin(port, conn);
-    if end.is_promoted() {
+    slot.begin(port, Conn::new(end, place));
+    let listens = end.role() == Role::Listener;
+    if listens || end.is_promoted() {
         slot.dead.store(ASLEEP, Release);
     }
-    if end.role() != Role::Listener {
+    if !listens {
         let me = ctx.node.me().pid;
         let before = end.pid.swap(me, Relaxed);
         slot.pid_before
@@ -366,16 +365,12 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     let change = Change::begin();
     point(fd, slot);
     drop(change);
-    let listens = end.role() == Role::Listener;
-    if !listens && fd >= STDIO_FDS {
-        return;
-    }
-    let Some(inside) = enter(fd) else { return };
-    if listens {
-        crate::setup::register(&inside);
-    } else {
-        let why = gm::Reason::Stdio;
-        crate::giving::hand_back(&inside, why);
+    let stdio = !listens && fd < STDIO_FDS;
+    if (stdio || !listens && !rest::may_sleep())
+        && let Some(inside) = enter(fd)
+        && stdio
+    {
+        crate::giving::hand_back(&inside, gm::Reason::Stdio);
     }
 }
 
@@ -434,7 +429,7 @@ fn new_slot() -> Slot {
         seen: AtomicU32::new(0),
         shelf: Shelf::new(),
         watches: AtomicU32::new(0),
-        left_by_exec: AtomicBool::new(false),
+        left_by_exec: AtomicU32::new(0),
         spawn_copy: AtomicBool::new(false),
         stays: AtomicU32::new(0),
         ends: AtomicBool::new(false),
@@ -590,6 +585,23 @@ fn leave_behind(fd: c_int, still_open: bool) -> bool {
         inside.slot.dead.store(CLOSED, Release);
     }
     true
+}
+
+/// The socket's end is nobody's any more, or another socket's: its descriptors are the kernel's alone from now on.
+pub fn abandon(inside: &Inside) {
+    let slot = inside.slot;
+    for fd in of_slot(slot) {
+        let Some(cell) = cell(fd) else { continue };
+        let change = Change::begin();
+        cell.store(std::ptr::null_mut(), Release);
+        let last_here = slot.fds.fetch_sub(1, SeqCst) == 1;
+        drop(change);
+        if slot.watches.load(Acquire) > 0 {
+            crate::epoll::on_close(slot, fd, last_here);
+        }
+    }
+    slot.ends.store(false, Release);
+    slot.dead.store(CLOSED, Release);
 }
 
 /// The descriptors of one socket.

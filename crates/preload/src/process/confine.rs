@@ -2,7 +2,7 @@
 //! before one is installed everything goes back to TCP, and from then on the front makes no call of its own. The same for who
 //! enters another realm (`gm::os::Realm`), or has its children born there.
 
-use std::ffi::{c_char, c_int, c_uint};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
@@ -159,4 +159,35 @@ pub unsafe extern "C-unwind" fn setresuid(user: c_uint, effective: c_uint, saved
     become_user(effective);
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::setresuid(user, effective, saved) }
+}
+
+/// The program is about to have less of something that sockets which came with it may still need.
+fn before_limit(kind: c_uint, limit: *const c_void) {
+    if !limit.is_null() && [libc::RLIMIT_NOFILE, libc::RLIMIT_AS].contains(&kind) {
+        fds::wake_all();
+    }
+}
+
+macro_rules! limits {
+    ($($name:ident($($pid:ident: $of:ty)?) $($before:ident)?;)*) => {$(
+        /// # Safety
+        /// As setrlimit(2), prlimit(2).
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(
+            $($pid: $of,)?
+            kind: c_uint,
+            limit: *const c_void,
+            $($before: *mut c_void,)?
+        ) -> c_int {
+            before_limit(kind, limit);
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe { real::$name($($pid,)? kind, limit, $($before)?) }
+        }
+    )*};
+}
+limits! {
+    setrlimit();
+    setrlimit64();
+    prlimit(pid: c_int) before;
+    prlimit64(pid: c_int) before;
 }

@@ -165,7 +165,7 @@ impl Given {
 unsafe fn before(
     ctx: &'static Ctx,
     way: Way,
-    target: Target<'_>,
+    judge: impl FnOnce() -> Verdict,
     env: *const *const c_char,
     room: Option<&mut [*const c_char; ENTRIES]>,
     given: &mut Given,
@@ -177,14 +177,14 @@ unsafe fn before(
     let keeps = unsafe { environment(ctx, env) };
     let verdict = match keeps {
         Environment::Refuses => Verdict::Stranger,
-        _ => judge(target),
+        _ => judge(),
     };
     if verdict == Verdict::Missing {
         return env;
     }
     let mut passed = env;
     // SAFETY: by the caller.
-    let mut carry = verdict == Verdict::Loads && unsafe { reaches(ctx, env) };
+    let mut carry = verdict == Verdict::Loads && unsafe { reaches(ctx, env, way == Way::Guest) };
     if carry && keeps == Environment::Lost {
         carry = room.is_some_and(|room| {
             passed = room.as_ptr();
@@ -222,21 +222,38 @@ fn leave_closing() {
         }
     });
     fds::each_slot_once(|inside| {
-        let closes = inside.slot.stays.swap(0, Relaxed) == 0;
-        if closes {
+        let mut left = 0;
+        if inside.slot.stays.swap(0, Relaxed) == 0 {
             inside.wake();
-            inside.conn().before_closing_exec(&inside.fd());
-            inside.leave_end();
+            let (conn, end) = (inside.conn(), inside.conn().end());
+            conn.before_closing_exec(&inside.fd());
+            if end.refs.load(Relaxed) > 1 && end.cookie.load(Relaxed) == 0 {
+                end.cookie.store(adopt::cookie(inside.number), Relaxed);
+            }
+            let carried = if conn.is_engaged() { CARRIED } else { 0 };
+            let last = if inside.leave_end() { LAST } else { 0 };
+            left = LEFT | carried | last;
         }
-        inside.slot.left_by_exec.store(closes, Relaxed);
+        inside.slot.left_by_exec.store(left, Relaxed);
     });
 }
 
-/// Exec failed: the holders are all here still.
+/// In `Slot::left_by_exec`: its end has a holder less, which was the last one, and it was carried.
+const LEFT: u32 = 1;
+const LAST: u32 = 2;
+const CARRIED: u32 = 4;
+
+/// Exec failed: the holders are all here still. But where all others have closed the socket meanwhile, it is over for the ring.
 fn return_to_closing() {
     fds::each_slot_once(|inside| {
-        if inside.slot.left_by_exec.swap(false, Relaxed) {
-            inside.return_to_end();
+        let left = inside.slot.left_by_exec.swap(0, Relaxed);
+        if left == 0 || inside.return_to_end(left & LAST != 0) {
+            return;
+        }
+        fds::abandon(inside);
+        if left & CARRIED != 0 {
+            // What the peer was told can't be taken back: an error at both ends, no hang.
+            crate::giving::disconnect(inside.number);
         }
     });
 }
@@ -261,16 +278,19 @@ unsafe fn exec(
     let way = way_of_exec(ctx);
     let mut room = [std::ptr::null(); ENTRIES];
     let mut given = Given::new();
+    let verdict = || lighter.verdict.unwrap_or_else(|| judge(target));
     // SAFETY: by the caller.
-    let env = unsafe { before(ctx, way, target, env, Some(&mut room), &mut given) };
-    if way == Way::Exec {
+    let env = unsafe { before(ctx, way, verdict, env, Some(&mut room), &mut given) };
+    // A call that is going to fail changes nothing.
+    let leaves = way == Way::Exec && lighter.verdict != Some(Verdict::Missing);
+    if leaves {
         leave_closing();
     }
     crate::set_errno(saved);
     let r = call(env);
     let saved = crate::errno();
     given.take_back(way);
-    if way == Way::Exec {
+    if leaves {
         return_to_closing();
     }
     crate::set_errno(saved);
@@ -390,8 +410,9 @@ unsafe fn spawn<T>(
         _ => Way::Spawn,
     };
     let mut given = Given::new();
+    let verdict = || lighter.verdict.unwrap_or_else(|| judge(target));
     // SAFETY: by the caller.
-    let env = unsafe { before(ctx, way, target, env, room, &mut given) };
+    let env = unsafe { before(ctx, way, verdict, env, room, &mut given) };
     crate::set_errno(saved);
     let (r, child) = call(env);
     if given.n > 0 {

@@ -314,11 +314,11 @@ pub unsafe fn environment(ctx: &Ctx, env: *const *const c_char) -> Environment {
 }
 
 /// Will the new program open what we have open? Not in another root, or as another user; and a library that was replaced
-/// meanwhile may be of another version.
+/// meanwhile may be of another version. `guest`: this is not the process that opened the node, and may be in another realm.
 ///
 /// # Safety
 /// `env` is null or a list as for execve.
-pub unsafe fn reaches(ctx: &Ctx, env: *const *const c_char) -> bool {
+pub unsafe fn reaches(ctx: &Ctx, env: *const *const c_char, guest: bool) -> bool {
     // SAFETY: by the caller.
     let preload = unsafe { value(env, b"LD_PRELOAD=") };
     let library =
@@ -326,7 +326,7 @@ pub unsafe fn reaches(ctx: &Ctx, env: *const *const c_char) -> bool {
     let how = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
     let registry = &ctx.registry;
     library.and_then(FileId::of) == Some(ctx.library)
-        && gm::os::realm().is_ok_and(|realm| realm == ctx.node.realm)
+        && (!guest || gm::os::realm().is_ok_and(|realm| realm == ctx.node.realm))
         && rustix::fs::accessat(rustix::fs::CWD, registry, how, AtFlags::EACCESS).is_ok()
 }
 
@@ -338,6 +338,8 @@ pub struct Lighter {
     env: [*const c_char; ENTRIES],
     /// `LD_PRELOAD=` and the other libraries.
     others: [u8; 512],
+    /// What was found out of the program on the way.
+    pub verdict: Option<Verdict>,
 }
 
 impl Lighter {
@@ -345,6 +347,7 @@ impl Lighter {
         Self {
             env: [std::ptr::null(); ENTRIES],
             others: [0; 512],
+            verdict: None,
         }
     }
 
@@ -366,8 +369,12 @@ impl Lighter {
         let Some(ours) = library_in(value) else {
             return env;
         };
-        if FileId::of(ours).is_some() && judge(target) != Verdict::Foreign {
-            return env;
+        if FileId::of(ours).is_some() {
+            let verdict = judge(target);
+            self.verdict = Some(verdict);
+            if verdict != Verdict::Foreign {
+                return env;
+            }
         }
         let mut n = NAME.len();
         self.others[..n].copy_from_slice(NAME);

@@ -155,19 +155,25 @@ pub(super) fn read_small(path: &str) -> Option<String> {
 /// In which namespaces this process has its pid and its start time: in others the same numbers mean other processes. An
 /// error: it can't be told, for there is no /proc, or it is another namespace's.
 pub fn realm() -> io::Result<Realm> {
-    let me = rustix::process::getpid().as_raw_nonzero().get() as u32;
-    if my_start(me).is_none() {
+    identity().map(|(_, realm)| realm)
+}
+
+/// Who this process is, and its realm: asked for at once, for the kernel makes up /proc for each process anew.
+pub fn identity() -> io::Result<(ProcessId, Realm)> {
+    let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
+    let Some(start) = my_start(pid) else {
         return Err(io::Error::other(
             "/proc is missing, or another process namespace's",
         ));
-    }
+    };
     let inode = |path| rustix::fs::stat(path).map(|s| s.st_ino);
-    Ok(Realm {
+    let realm = Realm {
         processes: inode(c"/proc/self/ns/pid")?,
         // Linux 5.6 and later.
         times: inode(c"/proc/self/ns/time").unwrap_or(Realm::FIRST.times),
         users: inode(c"/proc/self/ns/user").unwrap_or(Realm::FIRST.users),
-    })
+    };
+    Ok((ProcessId { pid, start }, realm))
 }
 
 /// The number that a user of this user namespace has in the one around it; itself where that can't be told.

@@ -53,6 +53,8 @@ pub struct Watch<M> {
     /// Registered there for writability: sending is on TCP, or a sleeper had to be woken.
     pub(super) kernel_out: bool,
     pub(super) hot: bool,
+    /// Cold, and rung for one by one: no writer lists it.
+    pub(super) armed: bool,
     /// One report was asked for, and it was made.
     pub(super) spent: bool,
     /// The program took it out; the system's set has it still (rule 4 of the parent module).
@@ -108,6 +110,7 @@ impl<M: Member> Watch<M> {
             carried,
             kernel_out: carried && member.conn().end().tx_path() != Path::Ring,
             hot: false,
+            armed: false,
             spent: false,
             dormant: false,
             seen: Seen::at_first(member.conn(), k),
@@ -189,21 +192,34 @@ impl<M: Member> Watch<M> {
     }
 
     /// Its writer lists it in the queue from now on, as `i`, or rings.
-    fn arm(&self, queue: Option<u64>, i: usize) {
+    fn arm(&mut self, queue: Option<u64>, i: usize) {
         let (conn, k) = (self.conn(), self.member.kernel());
-        match (queue, u32::try_from(i)) {
+        self.armed = match (queue, u32::try_from(i)) {
             (Some(queue), Ok(entry @ 0..gm::events::Words::ENTRIES)) => {
-                if !conn.listen(&k, queue, entry, || self.member.is_alone()) {
+                let listens = conn.listen(&k, queue, entry, || self.member.is_alone());
+                if !listens {
                     conn.arm_instead(&k, queue);
                 }
+                !listens
             }
-            _ => conn.arm_edge(&k),
-        }
+            _ => {
+                conn.arm_edge(&k);
+                true
+            }
+        };
     }
 
-    /// Is room one of the things that it is to be told of?
-    fn asks_for_room(&self) -> bool {
-        self.wants_out() && self.carried && !self.spent && !self.dormant
+    /// How long, in µs, a sleep may last before it is looked at again: it waits for room, or for what lies behind a switch.
+    /// `None`: as long as it likes.
+    fn slice_us(&self) -> Option<u64> {
+        if !self.carried || self.spent || self.dormant {
+            return None;
+        }
+        let room = || self.conn().room_slice_us();
+        let behind = || self.conn().unread_slice_us(&self.member.kernel());
+        let room = self.wants_out().then(room).flatten();
+        let behind = self.armed.then(behind).flatten();
+        room.into_iter().chain(behind).min()
     }
 }
 
@@ -368,7 +384,7 @@ impl<M: Member> Members<M> {
             below.register(Put::Change, &w.member, i, w.kernel_out);
         }
         // Before the look: what comes after this is seen by that one, or within a slice.
-        let waits = w.asks_for_room() && w.conn().room_slice_us().is_some();
+        let waits = w.slice_us().is_some();
         let quiet = w.due(None) == Ready::NONE;
         if waits && !self.roomless.contains(&i) {
             self.roomless.push(i);
@@ -376,15 +392,16 @@ impl<M: Member> Members<M> {
         quiet
     }
 
-    /// The longest sleep, in µs, while members wait for room; 0: one has it. Its bell may have been taken off by another
-    /// holder of the connection, so it is to be looked at.
+    /// The longest sleep, in µs, while members wait for room, or for what lies behind a switch; 0: one has it. Its bell may have
+    /// been taken off by another holder of the connection, so it is to be looked at.
     pub(super) fn room_slice_us(&mut self) -> Option<u64> {
         let mut slice = None;
         for i in std::mem::take(&mut self.roomless) {
-            let Some(w) = self.watch(i).filter(|w| w.asks_for_room()) else {
+            let asked_for = |w: &&Watch<M>| w.carried && !w.spent && !w.dormant;
+            let Some(w) = self.watch(i).filter(asked_for) else {
                 continue;
             };
-            let most = w.conn().room_slice_us();
+            let most = w.slice_us();
             slice = slice.into_iter().chain([most.unwrap_or(0)]).min();
             match most {
                 Some(_) => self.roomless.push(i),

@@ -42,6 +42,8 @@ pub use self::change::{
 };
 pub use self::members::Members;
 pub use self::queue::mind_inherited;
+#[cfg(test)]
+pub(crate) use self::wait::CAME_HERE;
 pub(crate) use self::wait::came_to_ring;
 pub use self::wait::{sort, wait};
 

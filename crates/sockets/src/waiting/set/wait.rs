@@ -20,7 +20,13 @@ static CAME: AtomicU32 = AtomicU32::new(0);
 /// Receiving has come to the ring behind the back of such a waiter: what is in the ring since is news to him.
 pub(crate) fn came_to_ring() {
     CAME.fetch_add(1, AcqRel);
+    #[cfg(test)]
+    CAME_HERE.set(CAME_HERE.get() + 1);
 }
+
+// How often in this thread.
+#[cfg(test)]
+std::thread_local!(pub(crate) static CAME_HERE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) });
 
 /// A whole wait: until there is something to report, the time is over, or the system's sleep fails. Reports go to the start of
 /// `out`, which is not empty; returns how many. `None`: the set is not there any more.

@@ -186,6 +186,11 @@ pub trait Below<S: Socket> {
     /// That sleep is over.
     fn leave_queue(&mut self) {}
 
+    /// Is it time to ask, though the rings have an answer? Then it counts as asked.
+    fn is_due(&self, members: usize) -> bool {
+        SYSTEM.is_due(members)
+    }
+
     /// Are there sockets that are not carried, members or not?
     fn has_others(&self) -> bool;
 
@@ -234,7 +239,7 @@ pub fn wait<S: Socket, B: Below<S>>(
 ) -> Result<(), B::Fault> {
     loop {
         if look(members) {
-            if below.has_others() || SYSTEM.is_due(members.len()) {
+            if below.has_others() || below.is_due(members.len()) {
                 ask(members, Ask::Look, below)?;
             }
             return Ok(());

@@ -53,6 +53,7 @@ struct System<'a> {
     says: Ready,
     sleeps: RefCell<Vec<&'a dyn Fn()>>,
     asked: Vec<Ask>,
+    due: bool,
 }
 
 impl<'a> System<'a> {
@@ -65,6 +66,7 @@ impl<'a> System<'a> {
             says: Ready::NONE,
             sleeps: RefCell::default(),
             asked: Vec::new(),
+            due: false,
         }
     }
 }
@@ -103,6 +105,10 @@ impl<'a> Below<Side<'a>> for System<'_> {
         self.others
     }
 
+    fn is_due(&self, _members: usize) -> bool {
+        self.due
+    }
+
     fn looks_fast(&self) -> bool {
         true
     }
@@ -130,6 +136,19 @@ fn what_a_ring_has_needs_no_system() {
     let got = wait_for(&pair, Ready::IN, None, &mut system);
     assert!(got.intersects(Ready::IN));
     assert_eq!(system.asked, []);
+}
+
+#[test]
+fn who_is_always_answered_hears_of_a_peer_that_is_gone() {
+    let pair = Pair::carried();
+    let mut system = System::of(&pair);
+    // As the kernel does for one that was killed.
+    pair.client.socket.shutdown(false, true).unwrap();
+    let want = Ready::IN | Ready::OUT;
+    assert_eq!(wait_for(&pair, want, None, &mut system), Ready::OUT);
+    system.due = true;
+    assert!(wait_for(&pair, want, None, &mut system).intersects(Ready::IN));
+    assert_eq!(system.asked, [Ask::Look]);
 }
 
 #[test]
