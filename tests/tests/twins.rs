@@ -296,6 +296,8 @@ twins! {
         pair forking_handler: PROMOTED;
         pair after_exit: PROMOTED;
         pair cancelled: PROMOTED;
+        pair leaping: PROMOTED;
+        pair leaping_alone: PROMOTED;
         raw fork_storm: Carried(20_000);
     }
     stdio {
