@@ -338,6 +338,7 @@ twins! {
         raw ring_behind_full_buffer: Any;
         pair killed_after_moving: Any;
         pair killed_after_giving: Any;
+        pair given_under_filter: PROMOTED;
         pair killed_in_moving: PROMOTED;
         pair only_the_end: PROMOTED;
         pair shut_and_given: Any;
