@@ -131,6 +131,7 @@ twins! {
         raw mixed: PROMOTED;
         pair piled_up: Carried(20 * KIB);
         pair end_alone: PROMOTED;
+        pair end_and_edge: PROMOTED;
         pair not_for_us: PROMOTED;
     }
     epoll {
