@@ -232,6 +232,25 @@ static void killed_by_pipe_client(int fd)
     tell(1);
 }
 
+/* The peer shuts both ways and keeps the socket: its kernel answers what comes with a reset. */
+static void deaf_server(int fd)
+{
+    enum { MOST = 1000 };
+    int sent = 0;
+    CHECK(hear() == 1);
+    await_events(fd, POLLRDHUP);
+    while (sent < MOST && send(fd, "hello", 5, MSG_NOSIGNAL) == 5)
+        sent++;
+    say("the end is told: %d, soon: %d", errno == EPIPE, sent < 3);
+    tell(2);
+}
+static void deaf_client(int fd)
+{
+    MUST(shutdown(fd, SHUT_RDWR));
+    tell(1);
+    CHECK(hear() == 2);
+}
+
 /* The peer closes while this side is blocked in a write that cannot finish. */
 static void blocked_writer_server(int fd)
 {
@@ -435,5 +454,5 @@ const struct test_case cases[] = {
     CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), END_OF_CASES,
+    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), END_OF_CASES,
 };

@@ -149,7 +149,20 @@ static void killed_after_giving_client(int fd)
     CHECK(hear() == 4);
 }
 
-/* The system kills the caller for a send of LAST bytes. Not by the C library: to the front, who confines himself is on TCP. */
+/* Not by the C library: to the front, who confines himself is on TCP. */
+static void confine(struct sock_filter *filter, size_t length)
+{
+    struct sock_fprog program = {length, filter};
+    long r;
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    __asm__ volatile("syscall"
+                     : "=a"(r)
+                     : "a"(SYS_seccomp), "D"(SECCOMP_SET_MODE_FILTER), "S"(0), "d"(&program)
+                     : "rcx", "r11", "memory");
+    CHECK(r == 0);
+}
+
+/* The system kills the caller for a send of LAST bytes. */
 static void die_of_last_piece(void)
 {
     struct sock_filter filter[] = {
@@ -160,14 +173,33 @@ static void die_of_last_piece(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    long r;
-    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    __asm__ volatile("syscall"
-                     : "=a"(r)
-                     : "a"(SYS_seccomp), "D"(SECCOMP_SET_MODE_FILTER), "S"(0), "d"(&program)
-                     : "rcx", "r11", "memory");
-    CHECK(r == 0);
+    confine(filter, sizeof filter / sizeof *filter);
+}
+
+/* A program under a service's filter, which kills for the calls of a debugger, gives a connection away whose peer is silent for a
+ * while: longer than the front waits before it acts for a peer, where it may. */
+static void given_under_filter_server(int fd)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_getfd, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    CHECK(hear() == 1);
+    confine(filter, sizeof filter / sizeof *filter);
+    tell(2);
+    read_by_stdio(fd, &(struct stream){3, 0}, MANY / 10);
+}
+static void given_under_filter_client(int fd)
+{
+    char byte;
+    stream_send(&(struct stream){3, 0}, fd, MANY / 10, MANY);
+    tell(1);
+    CHECK(hear() == 2);
+    poll(NULL, 0, 100);
+    CALL("recv", recv(fd, &byte, 1, MSG_DONTWAIT));
+    shutdown(fd, SHUT_WR);
 }
 
 /* A peer that dies while it moves what is unread to TCP, which the reader shares with another process as it gives it away: what
@@ -469,7 +501,7 @@ static void passed_and_closed_client(int port)
 
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
-    CASE(killed_in_moving),
+    CASE(given_under_filter), CASE(killed_in_moving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
     CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several),
     CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch),

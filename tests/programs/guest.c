@@ -2,6 +2,8 @@
  * after exit, and forks while other threads make and close sockets. */
 #include "common.h"
 
+#include <setjmp.h>
+
 #include <semaphore.h>
 #include <sys/time.h>
 #include <time.h>
@@ -336,7 +338,89 @@ static void cancelled_client(int fd)
     meet();
 }
 
+/* A handler that leaves by siglongjmp out of a sleeping call, as time-outs are made with alarm(2): the call is gone, and
+ * nothing of it is left behind. Somebody else sends the signal, when the caller sleeps: another thread, or, so that the caller has
+ * none, a child. Every second handler has a stack of its own. */
+static sigjmp_buf leap;
+static int leap_soon[2];
+static void on_leap(int number) { siglongjmp(leap, number); }
+static void *leaper(void *pid)
+{
+    char number;
+    while (read(leap_soon[0], &number, 1) == 1) {
+        await_asleep(sleeper);
+        syscall(SYS_tgkill, (pid_t)(intptr_t)pid, sleeper, number);
+    }
+    return NULL;
+}
+static void leap_out_of(int how, char number)
+{
+    if (sigsetjmp(leap, 1) == 0) {
+        CHECK(write(leap_soon[1], &number, 1) == 1);
+        sleep_in(how);
+        die("the call came back");
+    }
+}
+static void start_leaping(int fd, bool alone)
+{
+    static char elsewhere[256 * KIB];
+    struct sigaction action = {.sa_handler = on_leap};
+    MUST(sigaction(SIGUSR1, &action, NULL));
+    action.sa_flags = SA_ONSTACK;
+    MUST(sigaction(SIGUSR2, &action, NULL));
+    stack_t stack = {.ss_sp = elsewhere, .ss_size = sizeof elsewhere};
+    MUST(sigaltstack(&stack, NULL));
+    MUST(pipe2(leap_soon, O_CLOEXEC));
+    sleeper = thread_id();
+    void *pid = (void *)(intptr_t)getpid();
+    if (!alone) {
+        start_thread(leaper, pid);
+    } else if (MUST(fork()) == 0) {
+        close(fd);
+        close(leap_soon[1]);
+        leaper(pid);
+        _exit(0);
+    }
+}
+static void leap_often(int fd, bool alone)
+{
+    sleeper_fd = fd;
+    sleeper_set = new_set();
+    add(sleeper_set, fd, EPOLLIN, 1);
+    start_leaping(fd, alone);
+    for (int round = 0; round < 8; round++) {
+        for (int how = 0; how < 8; how++)
+            leap_out_of(how, (round + how) % 2 ? SIGUSR1 : SIGUSR2);
+        tell(1);
+        turns(fd, false, 40);
+    }
+    close(sleeper_set);
+    tell(1);
+    leap_out_of(8, SIGUSR1);
+    tell(1);
+    CALL("close", close(fd));
+}
+static void leaping_server(int fd) { leap_often(fd, false); }
+static void leaping_alone_server(int fd) { leap_often(fd, true); }
+static void leaping_client(int fd)
+{
+    static char text[65536];
+    for (int round = 0; round < 8; round++) {
+        hear();
+        turns(fd, true, 40);
+    }
+    hear();
+    hear();
+    /* It is full of zeros, and then over. */
+    ssize_t n;
+    while ((n = read(fd, text, sizeof text)) > 0)
+        CHECK(text[0] == 0 && memcmp(text, text + 1, n - 1) == 0);
+    say_result("read", n, errno);
+    CALL("the end", await_events(fd, POLLIN) & POLLIN);
+}
+static void leaping_alone_client(int fd) { leaping_client(fd); }
+
 const struct test_case cases[] = {
     CASE(allocator),  CASE(handlers),       CASE(forking_handler),
-    CASE(after_exit), CASE(cancelled), RAW_CASE(fork_storm), END_OF_CASES,
+    CASE(after_exit), CASE(cancelled), CASE(leaping), CASE(leaping_alone), RAW_CASE(fork_storm), END_OF_CASES,
 };

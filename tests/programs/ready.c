@@ -142,6 +142,50 @@ static void poll_reset_client(int fd)
     MUST(close(fd));
 }
 
+/* There is room to write all the time, and the peer ends with a byte unread: who asks for both hears of it. */
+static void poll_both_server(int fd)
+{
+    enum { PATIENCE_MS = 5000 };
+    char text[8];
+    CALL("write", write(fd, "one more", 8));
+    tell(1);
+    uint64_t start = now_ms();
+    struct pollfd entry = {.fd = fd, .events = POLLIN | POLLOUT};
+    do
+        CHECK(poll(&entry, 1, -1) == 1);
+    while (entry.revents == POLLOUT && now_ms() - start < PATIENCE_MS);
+    say("%s", events_name(entry.revents));
+    CALL("read", read(fd, text, 8));
+}
+static void poll_both_client(int fd)
+{
+    CHECK(hear() == 1);
+    await_unread(fd, 8);
+    MUST(close(fd));
+}
+static void select_both_server(int fd)
+{
+    enum { PATIENCE_MS = 5000 };
+    tell(1);
+    uint64_t start = now_ms();
+    fd_set reading, writing;
+    do {
+        FD_ZERO(&reading);
+        FD_ZERO(&writing);
+        FD_SET(fd, &reading);
+        FD_SET(fd, &writing);
+        CHECK(select(fd + 1, &reading, &writing, NULL, NULL) >= 1);
+    } while (!FD_ISSET(fd, &reading) && now_ms() - start < PATIENCE_MS);
+    say("to be read: %d", FD_ISSET(fd, &reading));
+}
+static void select_both_client(int fd)
+{
+    struct linger linger = {1, 0};
+    CHECK(hear() == 1);
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    MUST(close(fd));
+}
+
 static void poll_full_server(int fd)
 {
     struct stream in = {61, 0};
@@ -336,6 +380,58 @@ static void end_alone_client(int fd)
     CALL("shutdown", shutdown(fd, SHUT_WR));
 }
 
+/* The same, and another thread comes meanwhile that waits for the socket's edges by a set: both are told of the end. */
+static int ended_fd;
+static volatile pid_t end_waiters[2];
+static void *wait_for_end(void *unused)
+{
+    end_waiters[0] = thread_id();
+    uint64_t start = now_ms();
+    poll_one("the end alone", ended_fd, POLLRDHUP, -1);
+    say("%s", now_ms() - start < 5000 ? "soon" : "late");
+    return unused;
+}
+static void *wait_for_edge(void *unused)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET};
+    int set = MUST(epoll_create1(0));
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, ended_fd, &event));
+    CHECK(epoll_wait(set, &event, 1, -1) == 1);
+    end_waiters[1] = thread_id();
+    do
+        CHECK(epoll_wait(set, &event, 1, -1) == 1);
+    while (!(event.events & EPOLLRDHUP));
+    return unused;
+}
+static void end_and_edge_server(int fd)
+{
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    /* A process that has not slept often sleeps in another way. */
+    for (int i = 0; i < 20; i++)
+        CHECK(poll(&entry, 1, 1) == 0);
+    ended_fd = fd;
+    tell(1);
+    await_unread(fd, 5);
+    pthread_t end = start_thread(wait_for_end, NULL);
+    while (end_waiters[0] == 0)
+        sched_yield();
+    await_asleep(end_waiters[0]);
+    pthread_t edge = start_thread(wait_for_edge, NULL);
+    while (end_waiters[1] == 0)
+        sched_yield();
+    await_asleep(end_waiters[1]);
+    tell(2);
+    pthread_join(end, NULL);
+    pthread_join(edge, NULL);
+}
+static void end_and_edge_client(int fd)
+{
+    CHECK(hear() == 1);
+    send_text(fd, "hello");
+    CHECK(hear() == 2);
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+}
+
 /* The peer's connection goes to another descriptor, where the ring is not known: that is no news to who waits for bytes. */
 static void not_for_us_server(int fd)
 {
@@ -358,6 +454,7 @@ static void not_for_us_client(int fd)
 
 const struct test_case cases[] = {
     CASE(poll_basic), CASE(poll_signal_mask), CASE(poll_ends), CASE(poll_reset),
+    CASE(poll_both), CASE(select_both),
     CASE(poll_full),  CASE(select_all),       RAW_CASE(mixed), CASE(piled_up),
-    CASE(end_alone),  CASE(not_for_us),       END_OF_CASES,
+    CASE(end_alone),  CASE(end_and_edge), CASE(not_for_us),       END_OF_CASES,
 };

@@ -126,11 +126,14 @@ twins! {
         pair poll_signal_mask: PROMOTED;
         pair poll_ends: PROMOTED;
         pair poll_reset: PROMOTED;
+        pair poll_both: PROMOTED;
+        pair select_both: PROMOTED;
         pair poll_full: Carried(64 * KIB);
         pair select_all: PROMOTED;
         raw mixed: PROMOTED;
         pair piled_up: Carried(20 * KIB);
         pair end_alone: PROMOTED;
+        pair end_and_edge: PROMOTED;
         pair not_for_us: PROMOTED;
     }
     epoll {
@@ -178,6 +181,7 @@ twins! {
         pair blocked_writer: PROMOTED;
         pair bad_descriptor: PROMOTED;
         pair limits: Carried(64 * KIB);
+        pair deaf: PROMOTED;
         pair shut_by_both: PROMOTED;
         pair user_timeout: Carried(200 * KIB);
         pair user_timeout_polling: Carried(190 * KIB);
@@ -298,6 +302,8 @@ twins! {
         pair forking_handler: PROMOTED;
         pair after_exit: PROMOTED;
         pair cancelled: PROMOTED;
+        pair leaping: PROMOTED;
+        pair leaping_alone: PROMOTED;
         raw fork_storm: Carried(20_000);
     }
     stdio {
@@ -338,6 +344,7 @@ twins! {
         raw ring_behind_full_buffer: Any;
         pair killed_after_moving: Any;
         pair killed_after_giving: Any;
+        pair given_under_filter: PROMOTED;
         pair killed_in_moving: PROMOTED;
         pair only_the_end: PROMOTED;
         pair shut_and_given: Any;

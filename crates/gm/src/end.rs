@@ -76,6 +76,8 @@ pub mod flag {
     pub const TAKEN_BACK: u32 = 262_144;
     /// It was given to somebody who does not know of ends, and who counts as a holder for ever.
     pub const GIVEN: u32 = 524_288;
+    /// Something was sent to a peer that had shut both ways: what follows is refused.
+    pub const UNHEARD: u32 = 1_048_576;
     /// Both halves were shut, and the kernel's as well.
     pub const CLOSED_BOTH: u32 = 8192;
     /// Somebody of this node listened at the peer's address when we connected.

@@ -9,8 +9,9 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicPtr};
 
-use crate::real;
+use crate::fds::Slot;
 use crate::thread::words;
+use crate::{leap, real};
 
 /// Somebody has cancelled a thread in this process.
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -65,6 +66,10 @@ pub fn end() {
 #[cold]
 fn unwind() {
     words().cancelled.set(false);
+    if let Some(leap) = words().leap.take() {
+        // SAFETY: the program's own, who left by it; nothing is held here.
+        unsafe { leap.go_on() };
+    }
     // SAFETY: the function of that name, with a copy of the buffer, of which it wants the one before. It does not come back.
     unsafe {
         let next: unsafe extern "C-unwind" fn(*mut Buffer) =
@@ -73,7 +78,7 @@ fn unwind() {
     }
 }
 
-/// Was the thread cancelled in a sleep, so that the hook is on its way out?
+/// Was the thread cancelled in a sleep, or that left by a handler, so that the hook is on its way out?
 pub fn is_on() -> bool {
     words().cancelled.get()
 }
@@ -92,12 +97,22 @@ pub fn sleep(mut call: impl FnMut() -> isize) -> isize {
         // SAFETY: the closure below, which is only borrowed here.
         unsafe { (*call.cast::<F>())() }
     }
+    let before = words().asleep.get();
+    let mut buffer = Buffer([0; 32]);
+    let may_leave = words().whole.get() == 0;
+    let at = &raw const buffer;
+    // Only as long as the frame is there that a leap comes back to.
+    let mut call = || {
+        words().asleep.set(if may_leave { at } else { before });
+        let r = call();
+        words().asleep.set(before);
+        r
+    };
     fn body_of<F: FnMut() -> isize>(_: &F) -> unsafe extern "C-unwind" fn(*mut c_void) -> isize {
         body::<F>
     }
     let body = body_of(&call);
     let mut cancelled = 0;
-    let mut buffer = Buffer([0; 32]);
     // SAFETY: the closure, the word and the buffer outlive the call.
     let r = unsafe {
         catch(
@@ -113,6 +128,7 @@ pub fn sleep(mut call: impl FnMut() -> isize) -> isize {
         )
     };
     if cancelled != 0 {
+        words().asleep.set(before);
         // SAFETY: the thread's own.
         unsafe { words().buffer.get().write(buffer) };
         words().cancelled.set(true);
@@ -122,14 +138,19 @@ pub fn sleep(mut call: impl FnMut() -> isize) -> isize {
     r
 }
 
-/// The kernel's own call, where something is held that has no destructor: a thread that is cancelled there may leave it held if
-/// it is the first one of the process.
+/// The kernel's own call, by somebody who is inside `slot` and holds nothing else: a thread that is cancelled there may stay
+/// inside if it is the first one of the process.
 #[inline]
-pub fn plain(call: impl Fn() -> isize) -> isize {
+pub fn plain(slot: &'static Slot, call: impl Fn() -> isize) -> isize {
     if ASKED.load(Relaxed) {
         return sleep(call);
     }
-    call()
+    leap::plain(slot, call)
+}
+
+/// From now on calls look whether they are to end.
+pub fn ask() {
+    ASKED.store(true, Relaxed);
 }
 
 #[repr(C)]
@@ -230,7 +251,7 @@ unsafe extern "C-unwind" {
 /// As pthread_cancel(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn pthread_cancel(thread: libc::pthread_t) -> c_int {
-    ASKED.store(true, Relaxed);
+    ask();
     // SAFETY: the caller's argument, unchanged. Its own thread may be the one that goes.
     unsafe { real::pthread_cancel(thread) }
 }

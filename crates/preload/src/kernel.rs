@@ -394,14 +394,16 @@ impl Kernel for Fd {
     }
 
     fn sleep_word(&self, word: &AtomicU32, seq: u32, timeout_us: u64) -> Result<(), Fault> {
-        // Sleeps of this kind are short, and no call of the C library's.
-        sleep(|| {
-            cancel::point();
-            0
-        })?;
         let limit = timespec(timeout_us);
         let flags = rustix::thread::futex::Flags::empty();
-        match rustix::thread::futex::wait(word, flags, seq, Some(&limit)) {
+        let mut woken = Ok(());
+        sleep(|| {
+            // Sleeps of this kind are short, and no call of the C library's, which would be ended.
+            cancel::point();
+            woken = rustix::thread::futex::wait(word, flags, seq, Some(&limit));
+            0
+        })?;
+        match woken {
             Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT) => Ok(()),
             Err(e) => Err(fault(e)),
         }

@@ -19,6 +19,7 @@ mod file;
 mod giving;
 mod heap;
 mod kernel;
+mod leap;
 mod lock;
 mod objects;
 mod once;

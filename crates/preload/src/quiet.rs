@@ -4,6 +4,8 @@
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
 
+use crate::thread::words;
+
 pub struct Quiet {
     mask: libc::sigset_t,
     errno: c_int,
@@ -36,7 +38,7 @@ impl Drop for Quiet {
     }
 }
 
-/// As long as it lives, no call in this thread is a cancellation point.
+/// As long as it lives, no call in this thread is a cancellation point, nor is a sleep left by a handler (`leap`).
 pub struct Uncancelled(c_int);
 
 #[must_use]
@@ -45,6 +47,8 @@ pub fn uncancelled() -> Uncancelled {
     let mut was = 0;
     // SAFETY: an out-pointer to a local. It fails for no valid state, and makes no system call.
     unsafe { pthread_setcancelstate(DISABLE, &mut was) };
+    let whole = &words().whole;
+    whole.set(whole.get() + 1);
     Uncancelled(was)
 }
 
@@ -52,6 +56,8 @@ impl Drop for Uncancelled {
     fn drop(&mut self) {
         // SAFETY: what it was. A pending cancellation waits for the next cancellation point.
         unsafe { pthread_setcancelstate(self.0, std::ptr::null_mut()) };
+        let whole = &words().whole;
+        whole.set(whole.get().saturating_sub(1));
     }
 }
 

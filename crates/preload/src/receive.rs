@@ -85,7 +85,7 @@ fn receive_inside(
         }
     }
     let inside = ManuallyDrop::new(inside);
-    let n = cancel::plain(plain);
+    let n = cancel::plain(inside.slot, plain);
     let inside = ManuallyDrop::into_inner(inside);
     if n > 0 && flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0 {
         inside.conn().count_plain(0, n as usize);

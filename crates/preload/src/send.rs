@@ -86,7 +86,7 @@ fn transmit_inside(
             .send_over_tcp(&inside.fd(), Some(Reason::Unsupported));
     }
     let inside = ManuallyDrop::new(inside);
-    let n = cancel::plain(plain);
+    let n = cancel::plain(inside.slot, plain);
     let inside = ManuallyDrop::into_inner(inside);
     if n > 0 {
         // The byte of MSG_OOB takes its place in the sequence as any other.

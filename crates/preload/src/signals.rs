@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use libc::size_t;
 
-use crate::{real, thread};
+use crate::{cancel, real, thread};
 
 /// Handlers do not change often, and we see most of their changes: what was seen holds for so long, in µs.
 const HOLDS_US: u64 = 10_000;
@@ -77,7 +77,14 @@ pub fn end_call(held: Option<u64>, moved: bool) -> bool {
         return false;
     }
     let handlers = look();
-    set_mask(mask);
+    cancel::sleep(|| {
+        set_mask(mask);
+        0
+    });
+    if cancel::is_on() {
+        // One of them left the call.
+        return true;
+    }
     hold_back(handlers.all);
     came & if moved { handlers.all } else { handlers.ending } != 0
 }

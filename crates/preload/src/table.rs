@@ -116,6 +116,10 @@ macro_rules! for_each_hook {
             __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";
             __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "fortified vdprintf";
             pthread_cancel(thread: pthread_t) -> c_int, process, "noted, so that calls on carried connections act on it as well";
+            longjmp(to: *mut c_void, value: c_int) -> (), process, "a handler that leaves a sleep on a connection leaves nothing of it behind";
+            _longjmp(to: *mut c_void, value: c_int) -> (), process, "as longjmp";
+            siglongjmp(to: *mut c_void, value: c_int) -> (), process, "as longjmp";
+            __longjmp_chk(to: *mut c_void, value: c_int) -> (), process, "fortified longjmp and siglongjmp";
             syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long, raw, "the calls above, by number; io_uring_setup, io_uring_enter, io_uring_register";
             // io_uring, by liburing
             io_uring_submit(ring: *mut c_void) -> c_int, uring, "EPOLL_CTL and CLOSE are done as by their functions; a socket that anything else is submitted for goes back to TCP first";

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr};
 use libc::size_t;
 
 use crate::cancel::Buffer;
+use crate::leap::{Leap, Plain};
 use crate::real;
 
 /// glibc's word that says whether the process has one thread; at first one of ours, which says no, and so for good with an
@@ -79,10 +80,17 @@ pub struct Words {
     /// It was cancelled in a sleep, which had this buffer (`cancel`).
     pub cancelled: Cell<bool>,
     pub buffer: UnsafeCell<Buffer>,
+    /// The innermost sleep that a handler may leave, and what it left it for (`leap`).
+    pub asleep: Cell<*const Buffer>,
+    pub leap: Cell<Option<Leap>>,
+    /// The innermost call on a connection that is not carried, in the kernel.
+    pub plain: Cell<*const Plain>,
+    /// Sections of work that are done whole, which the thread is in.
+    pub whole: Cell<u32>,
 }
 
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<Words>() <= 320 && align_of::<Words>() <= 16);
+const _: () = assert!(size_of::<Words>() <= 384 && align_of::<Words>() <= 16);
 
 // The library is loaded as the program starts, so its words are at a fixed distance from the thread's pointer.
 #[cfg(target_arch = "x86_64")]
@@ -92,8 +100,8 @@ std::arch::global_asm!(
     ".globl sgm_thread_words",
     ".hidden sgm_thread_words",
     "sgm_thread_words:",
-    ".zero 320",
-    ".size sgm_thread_words, 320",
+    ".zero 384",
+    ".size sgm_thread_words, 384",
     ".popsection",
 );
 

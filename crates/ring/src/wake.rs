@@ -175,22 +175,28 @@ impl Rx<'_> {
     }
 
     /// As [`Rx::arm`] for an edge-triggered waiter; needs no disarming. `own`: its event queue, in which it does not want to be
-    /// listed now; 0: it has none.
-    pub fn arm_edge(&self, at: u64, own: u64) {
+    /// listed now; 0: it has none. Gives the queue of another waiter, and its entry there, who is not listed any more: he must be
+    /// told, for he may not look at the stream.
+    #[must_use]
+    pub fn arm_edge(&self, at: u64, own: u64) -> Option<(u64, u32)> {
         let wait = &self.direction.wait;
         wait.at.fetch_max(at, Relaxed);
+        let entry = wait.entry.load(Relaxed);
+        let mut other = None;
         match wait.queue.load(Relaxed) {
             0 | layout::MANY_QUEUES => {}
             was if was == own => {
                 let _ = wait.queue.compare_exchange(own, 0, AcqRel, Relaxed);
             }
-            _ => {
+            was => {
                 wait.queue.swap(layout::MANY_QUEUES, AcqRel);
                 barrier_after_rmw();
+                other = Some((was, entry));
             }
         }
         wait.edge.swap(layout::EDGE_ARMED, AcqRel);
         barrier_after_rmw();
+        other
     }
 
     /// From now on it is listed as `entry` of the event queue `queue`, with the TCP stream read to position `at`. Look at the

@@ -141,7 +141,7 @@ impl<'a> Ends<'a> {
         }
         tx.want_space(tx.asks());
         rx.arm(tx.position());
-        rx.arm_edge(tx.position(), tx.position());
+        let _ = rx.arm_edge(tx.position(), tx.position());
         rx.listen(tx.position(), tx.asks(), tx.position());
         if tx.is_awaited() && tx.listener().is_some() {
             tx.ring_instead();

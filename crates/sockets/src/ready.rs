@@ -264,7 +264,9 @@ impl Conn {
             let _ = self.take_bells(k);
         }
         self.ask_for_room(segment);
-        rx.arm_edge(self.end.tcp_rx.load(Relaxed), queue);
+        if let Some((other, entry)) = rx.arm_edge(self.end.tcp_rx.load(Relaxed), queue) {
+            let _ = k.list(other, entry);
+        }
     }
 
     /// As [`Conn::arm_edge`] for a member of a waiter with an event queue: it is listed there, as `entry`, until

@@ -110,6 +110,9 @@ impl Conn {
             if dont_wait && self.is_refused(segment) {
                 return Ok(Put::RingFull);
             }
+            if tx.reading_is_shut() && segment.rx().finished() {
+                self.send_unheard()?;
+            }
             if self.stays_on_ring(k, segment, tx, bufs) {
                 let n = tx
                     .write(&self.write_cache, bufs, skip)
@@ -133,6 +136,16 @@ impl Conn {
             }
         }
         self.put_on_stream(k, bufs, skip)
+    }
+
+    /// The peer has shut both ways. Its kernel would answer what comes with a reset: one send is taken, and lost, others fail.
+    #[cold]
+    fn send_unheard(&self) -> Result<(), Fault> {
+        if self.end.has(flag::UNHEARD) {
+            return Err(Fault::Pipe);
+        }
+        self.end.set(flag::UNHEARD);
+        Ok(())
     }
 
     /// A large non-blocking send found no room, and the peer has read nothing since: a small one finds none either, as TCP
@@ -190,9 +203,7 @@ impl Conn {
         // A peer that died leaves the ring writable; the kernel's socket knows better.
         let unchecked = self.unchecked_sends.load(Relaxed);
         self.unchecked_sends.store(unchecked + 1, Relaxed);
-        // Nor may one that has shut both ways be sent more than the byte that its kernel answers with a reset.
-        let deaf = tx.reading_is_shut() && segment.rx().finished();
-        if unchecked >= CHECK_PEER_EVERY || deaf {
+        if unchecked >= CHECK_PEER_EVERY {
             self.unchecked_sends.store(0, Relaxed);
             // After a bell that was answered, it lives.
             let answered = unchecked == AFTER_A_BELL && !tx.bell_under_way();

@@ -237,7 +237,7 @@ impl End {
             }
             let rx = self.line.rx();
             if self.rules.barrier {
-                rx.arm_edge(self.tcp_rx.load(Relaxed), 0);
+                let _ = rx.arm_edge(self.tcp_rx.load(Relaxed), 0);
             } else {
                 rx.direction.wait.edge.swap(1, Relaxed);
             }

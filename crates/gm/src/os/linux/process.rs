@@ -116,6 +116,19 @@ fn read_into(path: impl rustix::path::Arg, room: &mut [u8]) -> Option<&[u8]> {
     room.get(..n)
 }
 
+/// Has a seccomp filter been installed for this thread, by whomever? It may kill for calls that few programs make. False where
+/// /proc does not tell.
+pub fn is_filtered() -> bool {
+    const NAME: &[u8] = b"\nSeccomp:\t";
+    let mut room = [0_u8; 4096];
+    let Some(text) = read_into(c"/proc/thread-self/status", &mut room) else {
+        return false;
+    };
+    let at = text.windows(NAME.len()).position(|w| w == NAME);
+    at.and_then(|at| text.get(at + NAME.len()))
+        .is_some_and(|mode| *mode != b'0')
+}
+
 /// This process's start time, if /proc is there, and the one of this process's namespace.
 fn my_start(me: u32) -> Option<u64> {
     let stat = read_stat(c"/proc/self/stat")?;
