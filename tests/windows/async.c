@@ -149,6 +149,106 @@ static void async_rules_client(SOCKET s)
     meet();
 }
 
+/* Selecting again tells of all that holds, in the order of Wine's. */
+static void async_again_server(SOCKET s)
+{
+    hear();
+    send_text(s, "four");
+    hear();
+    MUST(shutdown(s, SD_SEND));
+    meet();
+}
+static void async_again_client(SOCKET s)
+{
+    HWND window = make_window();
+    long all = FD_READ | FD_WRITE | FD_CLOSE;
+    CALL("WSAAsyncSelect", WSAAsyncSelect(s, window, MESSAGE, all));
+    say_message("at first", window, s);
+    tell(0);
+    say_message("data", window, s);
+    CALL("WSAAsyncSelect again", WSAAsyncSelect(s, window, MESSAGE, all));
+    say_message("again", window, s);
+    say_message("again", window, s);
+    CALL("WSAAsyncSelect, none", WSAAsyncSelect(s, window, 0, 0));
+    CALL("WSAAsyncSelect, data alone", WSAAsyncSelect(s, window, MESSAGE, FD_READ | FD_CLOSE));
+    say_message("on again", window, s);
+    let_it_block();
+    say_no_message("once", window);
+    say_recv("recv", s, 10, 0);
+    tell(0);
+    say_message("the end", window, s);
+    CALL("WSAAsyncSelect again", WSAAsyncSelect(s, window, MESSAGE, FD_READ | FD_CLOSE));
+    say_message("the end again", window, s);
+    CALL("WSAAsyncSelect, none", WSAAsyncSelect(s, window, 0, 0));
+    CALL("WSAAsyncSelect, on", WSAAsyncSelect(s, window, MESSAGE, all));
+    say_message("on again", window, s);
+    say_message("on again", window, s);
+    let_it_block();
+    say_no_message("once", window);
+    say_recv("recv", s, 10, 0);
+    DestroyWindow(window);
+    meet();
+}
+
+/* A listener that is selected again, and a connection that was there before it was selected. */
+static void async_late_solo(SOCKET unused)
+{
+    UNUSED(unused);
+    HWND window = make_window();
+    SOCKET listener = listen_on();
+    CALL("WSAAsyncSelect, listener", WSAAsyncSelect(listener, window, MESSAGE, FD_ACCEPT));
+    SOCKET s = connect_to(port_of(listener));
+    say_message("listener", window, listener);
+    CALL("WSAAsyncSelect again", WSAAsyncSelect(listener, window, MESSAGE, FD_ACCEPT));
+    say_message("again", window, listener);
+    CALL("WSAAsyncSelect, none", WSAAsyncSelect(listener, window, 0, 0));
+    CALL("WSAAsyncSelect, on", WSAAsyncSelect(listener, window, MESSAGE, FD_ACCEPT));
+    say_message("on again", window, listener);
+    let_it_block();
+    say_no_message("once", window);
+    CALL("WSAAsyncSelect, none", WSAAsyncSelect(listener, window, 0, 0));
+    SOCKET accepted = accept_from(listener);
+    send_text(accepted, "four");
+    await_unread(s, 4);
+    CALL("WSAAsyncSelect, connected", WSAAsyncSelect(s, window, MESSAGE, FD_CONNECT | FD_WRITE | FD_READ | FD_CLOSE));
+    say_message("connected", window, s);
+    say_message("connected", window, s);
+    let_it_block();
+    say_no_message("no more", window);
+    closesocket(accepted);
+    closesocket(s);
+    closesocket(listener);
+    DestroyWindow(window);
+}
+
+/* Many short lives of selected connections: whoever looks at one must not be in the way of its close. */
+static void async_short_lives_solo(SOCKET unused)
+{
+    UNUSED(unused);
+    HWND window = make_window();
+    SOCKET listener = listen_on();
+    MSG message;
+    for (int i = 0; i < 200; i++) {
+        SOCKET s = connect_to(port_of(listener)), accepted = accept_from(listener);
+        for (int trips = i % 2 ? 3 : 50; trips > 0; trips--) {
+            char byte = (char)i;
+            send_all(s, &byte, 1);
+            CHECK(recv_full(accepted, &byte, 1) == 1);
+            send_all(accepted, &byte, 1);
+            CHECK(recv_full(s, &byte, 1) == 1);
+        }
+        MUST(WSAAsyncSelect(s, window, MESSAGE, FD_READ | FD_WRITE | FD_CLOSE));
+        MUST(WSAAsyncSelect(accepted, window, MESSAGE, FD_READ | FD_WRITE | FD_CLOSE));
+        MUST(closesocket(i % 3 ? s : accepted));
+        MUST(closesocket(i % 3 ? accepted : s));
+        while (next_message(window, &message, 0))
+            ;
+    }
+    say("200 lives");
+    closesocket(listener);
+    DestroyWindow(window);
+}
+
 /* Connecting, accepting and the accepted socket's inheritance, in one thread of one process. */
 static void async_both_ends_solo(SOCKET unused)
 {
@@ -241,5 +341,6 @@ static void blocking_hooks_solo(SOCKET unused)
 }
 
 const struct test_case async_cases[] = {
-    CASE(async_read), CASE(async_write), CASE(async_rules), SOLO_CASE(async_both_ends), CASE(async_echo), SOLO_CASE(blocking_hooks), END_OF_CASES,
+    CASE(async_read), CASE(async_write), CASE(async_rules), SOLO_CASE(async_both_ends), CASE(async_echo), SOLO_CASE(blocking_hooks),
+    CASE(async_again), SOLO_CASE(async_late), SOLO_CASE(async_short_lives), END_OF_CASES,
 };

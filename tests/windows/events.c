@@ -336,8 +336,267 @@ static void event_several_client(SOCKET s)
     meet();
 }
 
+/* Selecting again changes who is told, and not what has been recorded or told of. */
+static void event_again_server(SOCKET s)
+{
+    hear();
+    send_text(s, "four");
+    hear();
+    send_text(s, "more");
+    hear();
+    MUST(shutdown(s, SD_SEND));
+    meet();
+}
+static void event_again_client(SOCKET s)
+{
+    WSAEVENT event = select_events(s, FD_READ | FD_WRITE | FD_CLOSE), other = WSACreateEvent();
+    say_network_events("at first", s, event);
+    CALL("WSAEventSelect again", WSAEventSelect(s, event, FD_READ | FD_WRITE | FD_CLOSE));
+    let_it_block();
+    say_no_network_events("writable is told once", s, event);
+    tell(0);
+    CHECK(WSAWaitForMultipleEvents(1, &event, FALSE, LATE_MS, FALSE) == WSA_WAIT_EVENT_0);
+    CALL("WSAEventSelect, another event", WSAEventSelect(s, other, FD_READ | FD_CLOSE));
+    say("signaled: %d", is_signaled(other));
+    say_network_events("data, not told yet", s, other);
+    say_recv("recv", s, 10, 0);
+    tell(0);
+    CHECK(WSAWaitForMultipleEvents(1, &other, FALSE, LATE_MS, FALSE) == WSA_WAIT_EVENT_0);
+    say_recv("recv first", s, 10, 0);
+    say_no_network_events("nothing is left to tell", s, other);
+    CALL("WSAEventSelect, none", WSAEventSelect(s, NULL, 0));
+    CALL("WSAEventSelect", WSAEventSelect(s, event, FD_READ | FD_CLOSE));
+    tell(0);
+    CHECK(WSAWaitForMultipleEvents(1, &event, FALSE, LATE_MS, FALSE) == WSA_WAIT_EVENT_0);
+    CALL("WSAEventSelect, another event", WSAEventSelect(s, other, FD_READ | FD_CLOSE));
+    say_network_events("the end, not told yet", s, other);
+    CALL("WSAEventSelect again", WSAEventSelect(s, other, FD_READ | FD_CLOSE));
+    let_it_block();
+    say_no_network_events("told once", s, other);
+    WSACloseEvent(event);
+    WSACloseEvent(other);
+    meet();
+}
+
+/* Recorded and not told of, then given up, then selected again. */
+static void event_given_up_server(SOCKET s)
+{
+    hear();
+    send_text(s, "four");
+    hear();
+    MUST(shutdown(s, SD_SEND));
+    meet();
+}
+static void event_given_up_client(SOCKET s)
+{
+    WSAEVENT event = select_events(s, FD_READ | FD_CLOSE);
+    tell(0);
+    CHECK(WSAWaitForMultipleEvents(1, &event, FALSE, LATE_MS, FALSE) == WSA_WAIT_EVENT_0);
+    CALL("WSAEventSelect, none", WSAEventSelect(s, NULL, 0));
+    say("signaled: %d", is_signaled(event));
+    WSAResetEvent(event);
+    CALL("WSAEventSelect", WSAEventSelect(s, event, FD_READ | FD_CLOSE));
+    say_network_events("data", s, event);
+    CALL("WSAEventSelect, none", WSAEventSelect(s, NULL, 0));
+    say_recv("peek", s, 10, MSG_PEEK);
+    CALL("WSAEventSelect", WSAEventSelect(s, event, FD_READ | FD_CLOSE));
+    say_network_events("after a peek", s, event);
+    say_recv("recv", s, 10, 0);
+    tell(0);
+    CHECK(WSAWaitForMultipleEvents(1, &event, FALSE, LATE_MS, FALSE) == WSA_WAIT_EVENT_0);
+    CALL("WSAEventSelect, none", WSAEventSelect(s, NULL, 0));
+    CALL("WSAEventSelect", WSAEventSelect(s, event, FD_READ | FD_CLOSE));
+    say_network_events("the end", s, event);
+    say_recv("recv", s, 10, 0);
+    WSACloseEvent(event);
+    meet();
+}
+
+/* Every way of waiting for an event object, of both kinds, with messages going to and fro. */
+static bool await_event(HANDLE event, HANDLE never, int way)
+{
+    HANDLE both[] = {never, event};
+    MSG message;
+    switch (way % 7) {
+    case 0: return WaitForSingleObject(event, LATE_MS) == WAIT_OBJECT_0;
+    case 1: return WaitForMultipleObjects(2, both, FALSE, LATE_MS) == WAIT_OBJECT_0 + 1;
+    case 2: return WaitForMultipleObjects(1, &event, TRUE, LATE_MS) == WAIT_OBJECT_0;
+    case 3: return WSAWaitForMultipleEvents(2, both, FALSE, LATE_MS, TRUE) == WSA_WAIT_EVENT_0 + 1;
+    case 4:
+        PeekMessageA(&message, NULL, 0, 0, PM_NOREMOVE);
+        return MsgWaitForMultipleObjects(1, &event, FALSE, LATE_MS, QS_ALLINPUT) == WAIT_OBJECT_0;
+    case 5: {
+        HANDLE copy;
+        CHECK(DuplicateHandle(GetCurrentProcess(), event, GetCurrentProcess(), &copy, 0, FALSE, DUPLICATE_SAME_ACCESS));
+        bool there = WaitForSingleObject(copy, LATE_MS) == WAIT_OBJECT_0;
+        CloseHandle(copy);
+        return there;
+    }
+    default: return SignalObjectAndWait(CreateEventA(NULL, TRUE, FALSE, NULL), event, LATE_MS, FALSE) == WAIT_OBJECT_0;
+    }
+}
+static void wait_ways(SOCKET s, bool manual, bool first, const int *ways, int count)
+{
+    HANDLE event = CreateEventA(NULL, manual, FALSE, NULL), never = CreateEventA(NULL, TRUE, FALSE, NULL);
+    char data[64] = "a message of sixty-four bytes";
+    WSANETWORKEVENTS seen;
+    MUST(WSAEventSelect(s, event, FD_READ | FD_CLOSE));
+    for (int turn = 0; turn < 120; turn++) {
+        if (first || turn > 0)
+            send_all(s, data, sizeof data);
+        for (int have = 0; have < (int)sizeof data;) {
+            if (!await_event(event, never, ways[turn % count])) {
+                say("LATE: turn %d, way %d", turn, ways[turn % count]);
+                return;
+            }
+            /* A manual one stays as it is; the other has been reset by the wait. */
+            if (turn % 10 == 9 && is_signaled(event) != manual)
+                say("turn %d: signaled: %d", turn, !manual);
+            MUST(WSAEnumNetworkEvents(s, turn % 3 ? event : manual ? event : NULL, &seen));
+            if (turn % 10 == 8 && is_signaled(event) && !(seen.lNetworkEvents & FD_READ))
+                say("turn %d: still signaled", turn);
+            int n = recv(s, data + have, (int)sizeof data - have, 0);
+            CHECK(n > 0 || WSAGetLastError() == WSAEWOULDBLOCK);
+            have += n > 0 ? n : 0;
+        }
+    }
+    if (!first)
+        send_all(s, data, sizeof data);
+    MUST(WSAEventSelect(s, NULL, 0));
+    CloseHandle(event);
+    CloseHandle(never);
+    say("120 turns");
+}
+static const int shown_ways[] = {0, 1, 2, 3}, all_ways[] = {0, 1, 2, 3, 4, 0, 1, 5, 6, 2};
+static void event_ways_server(SOCKET s)
+{
+    wait_ways(s, true, false, shown_ways, COUNT(shown_ways));
+    wait_ways(s, false, false, shown_ways, COUNT(shown_ways));
+    wait_ways(s, true, false, all_ways, COUNT(all_ways));
+    meet();
+}
+static void event_ways_client(SOCKET s)
+{
+    wait_ways(s, true, true, shown_ways, COUNT(shown_ways));
+    wait_ways(s, false, true, shown_ways, COUNT(shown_ways));
+    wait_ways(s, false, true, all_ways, COUNT(all_ways));
+    meet();
+}
+
+/* A busy socket keeps nothing else that is waited for from being told: other objects, APCs, the state of the object itself. */
+static bool routine_ran;
+static void CALLBACK routine(ULONG_PTR word) { routine_ran = word == 7; }
+static void event_others_server(SOCKET s)
+{
+    char data[16];
+    while (recv_full(s, data, sizeof data) == (int)sizeof data)
+        send_all(s, data, sizeof data);
+}
+struct busy {
+    SOCKET s;
+    HANDLE event;
+    char data[16];
+};
+static void busy_turn(struct busy *b)
+{
+    WSANETWORKEVENTS seen;
+    MUST(WSAEnumNetworkEvents(b->s, b->event, &seen));
+    if (recv(b->s, b->data, sizeof b->data, 0) == (int)sizeof b->data)
+        send_all(b->s, b->data, sizeof b->data);
+}
+static void event_others_client(SOCKET s)
+{
+    HANDLE stop = CreateEventA(NULL, TRUE, FALSE, NULL), timer = CreateWaitableTimerA(NULL, TRUE, NULL);
+    struct busy b = {s, select_events(s, FD_READ), "sixteen bytes.."};
+    HANDLE first[] = {stop, b.event}, with_timer[] = {b.event, timer}, all[] = {b.event, stop};
+    LARGE_INTEGER soon = {.QuadPart = -300000};
+    DWORD got;
+    int turns = 0;
+    send_all(s, b.data, sizeof b.data);
+    for (; (got = WaitForMultipleObjects(2, first, FALSE, LATE_MS)) == WAIT_OBJECT_0 + 1; busy_turn(&b))
+        if (++turns == 50)
+            SetEvent(stop);
+    say("%lu after %d turns", got, turns);
+    say("%lu", WaitForMultipleObjects(2, all, TRUE, LATE_MS));
+    busy_turn(&b);
+    SetWaitableTimer(timer, &soon, 0, NULL, NULL, FALSE);
+    for (turns = 0; WaitForMultipleObjects(2, with_timer, FALSE, LATE_MS) == WAIT_OBJECT_0; busy_turn(&b))
+        if (turns++ == 0)
+            QueueUserAPC(routine, GetCurrentThread(), 7);
+        else if (WaitForSingleObject(timer, 0) == WAIT_OBJECT_0)
+            break;
+    say("the timer");
+    for (turns = 0; turns < 1000 && !routine_ran; turns++)
+        if (WaitForSingleObjectEx(b.event, LATE_MS, TRUE) == WAIT_OBJECT_0)
+            busy_turn(&b);
+    say("the routine ran: %d", routine_ran);
+    CHECK(WaitForSingleObject(b.event, LATE_MS) == WAIT_OBJECT_0);
+    say("signaled: %d, %d", is_signaled(b.event), is_signaled(b.event));
+    WSAResetEvent(b.event);
+    say("reset: %d", is_signaled(b.event));
+    say_no_network_events("recorded all the same", s, b.event);
+    WSASetEvent(b.event);
+    say("set: %d", is_signaled(b.event));
+    CHECK(recv(s, b.data, sizeof b.data, 0) == (int)sizeof b.data);
+    say_no_network_events("set by the program", s, b.event);
+    say("reset with it: %d", is_signaled(b.event));
+    ULONGLONG start = GetTickCount64();
+    say("nothing comes: %lx", WaitForSingleObject(b.event, 60));
+    say("in time: %d", GetTickCount64() - start >= 59 && GetTickCount64() - start < 1000);
+    MUST(WSAEventSelect(s, NULL, 0));
+    CloseHandle(b.event);
+    CloseHandle(timer);
+    CloseHandle(stop);
+    MUST(shutdown(s, SD_SEND));
+}
+
+/* Two threads wait for one object, and a second waits while the first one works. */
+struct shared {
+    SOCKET s;
+    HANDLE event;
+    volatile LONG told;
+};
+static void share_event(void *argument)
+{
+    struct shared *shared = argument;
+    WSANETWORKEVENTS seen;
+    char byte;
+    while (shared->told < 200) {
+        if (WaitForSingleObject(shared->event, 20) != WAIT_OBJECT_0)
+            continue;
+        MUST(WSAEnumNetworkEvents(shared->s, shared->event, &seen));
+        if (recv(shared->s, &byte, 1, 0) == 1) {
+            InterlockedIncrement(&shared->told);
+            /* Wine has a send wait while another thread is in one. */
+            while (send(shared->s, &byte, 1, 0) != 1)
+                CHECK(WSAGetLastError() == WSAEWOULDBLOCK && await_writable(shared->s));
+        }
+    }
+}
+static void event_shared_server(SOCKET s)
+{
+    struct shared shared = {s, select_events(s, FD_READ), 0};
+    HANDLE threads[2] = {start_thread(share_event, &shared), start_thread(share_event, &shared)};
+    join(threads[0]);
+    join(threads[1]);
+    say("%ld bytes", shared.told);
+    WSACloseEvent(shared.event);
+    meet();
+}
+static void event_shared_client(SOCKET s)
+{
+    for (int i = 0; i < 200; i++) {
+        char byte = (char)i;
+        send_all(s, &byte, 1);
+        CHECK(recv_full(s, &byte, 1) == 1 && byte == (char)i);
+    }
+    say("200 turns");
+    meet();
+}
+
 const struct test_case events_cases[] = {
     CASE(event_read),       CASE(event_write),        CASE(event_close), CASE(event_reset),   CASE(event_rules),
     RAW_CASE(event_accept), SOLO_CASE(event_connect), CASE(event_echo),  CASE(event_several),
-    CASE(event_in_turns),   END_OF_CASES,
+    CASE(event_in_turns),   CASE(event_again),        CASE(event_given_up), CASE(event_ways),   CASE(event_others),
+    CASE(event_shared),     END_OF_CASES,
 };

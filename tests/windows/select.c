@@ -415,7 +415,38 @@ static void poll_reset_client(SOCKET s)
     CALL("recv", recv(s, &byte, 1, 0));
 }
 
+/* One set for several questions. */
+static void say_one_set(const char *what, SOCKET s, SOCKET other, bool write, bool except)
+{
+    struct timeval at_once = {0, 0};
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(s, &set);
+    FD_SET(other, &set);
+    CALL(what, select(0, &set, write ? &set : NULL, except ? &set : NULL, &at_once));
+    say("%u in it: %d %d", set.fd_count, FD_ISSET(s, &set), FD_ISSET(other, &set));
+}
+static void one_set_server(SOCKET s)
+{
+    hear();
+    send_text(s, "x");
+    meet();
+}
+static void one_set_client(SOCKET s)
+{
+    SOCKET listener = listen_on();
+    say_one_set("to write", s, listener, true, false);
+    say_one_set("errors alone", s, listener, false, true);
+    tell(0);
+    await_readable(s);
+    say_one_set("both", s, listener, true, false);
+    say_one_set("to read", s, listener, false, true);
+    say_one_set("all", listener, s, true, true);
+    closesocket(listener);
+    meet();
+}
+
 const struct test_case select_cases[] = {
     CASE(select_states),     CASE(select_reset), CASE(select_errors),  CASE(select_times), CASE(select_wakes), RAW_CASE(many_connections),
-    RAW_CASE(mixed_sockets), SOLO_CASE(connecting), CASE(poll_states), CASE(poll_many),    CASE(poll_reset),   END_OF_CASES,
+    RAW_CASE(mixed_sockets), SOLO_CASE(connecting), CASE(poll_states), CASE(poll_many),    CASE(poll_reset), CASE(one_set),   END_OF_CASES,
 };

@@ -349,6 +349,36 @@ static void bad_arguments_client(SOCKET s)
     meet();
 }
 
+/* Memory that is not there, or not the program's to write, and lengths that are none. */
+static void bad_memory_server(SOCKET s)
+{
+    char data[4];
+    send_text(s, "ten bytes.");
+    CHECK(recv_full(s, data, 4) == 4);
+    meet();
+}
+static void bad_memory_client(SOCKET s)
+{
+    char text[16] = "", *nowhere = (char *)8;
+    char *fixed = VirtualAlloc(NULL, 4096, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY);
+    char *two = VirtualAlloc(NULL, 8192, MEM_RESERVE, PAGE_NOACCESS);
+    CHECK(fixed && two && VirtualAlloc(two, 4096, MEM_COMMIT, PAGE_READWRITE));
+    await_unread(s, 10);
+    for (int i = 0; i < 2; i++) {
+        CALL("recv into nowhere", recv(s, nowhere, 4, 0));
+        CALL("recv into what can't be written", recv(s, fixed, 4, 0));
+        CALL("recv beyond the end", recv(s, two + 4090, 100, 0));
+        CALL("recv, length -1", recv(s, text, -1, 0));
+        CALL("peek into nowhere", recv(s, nowhere, 4, MSG_PEEK));
+        CALL("send from nowhere", send(s, nowhere, 4, 0));
+    }
+    CALL("recv to the end", recv(s, two + 4092, 4, 0));
+    say("%.4s", two + 4092);
+    CALL("send of what can't be written", send(s, fixed, 4, 0));
+    say_recv("recv", s, 16, 0);
+    meet();
+}
+
 /* MSG_WAITALL fills the buffer, from however many sends, as Windows does; Wine gives what is there. Either way nothing is
  * lost, and at the end of the stream both give what there is. */
 static void wait_all_server(SOCKET s)
@@ -387,5 +417,5 @@ static void wait_all_client(SOCKET s)
 const struct test_case stream_cases[] = {
     CASE(echo),     CASE(echo_small),   CASE(large_turns), CASE(bulk),        CASE(small_writes), CASE(peek),
     CASE(peek_waits), CASE(vectors),    CASE(nothing),     CASE(odd_flags),   CASE(nonblocking),  CASE(fill),
-    CASE(duplex_nonblocking), CASE(bad_arguments), CASE(wait_all), END_OF_CASES,
+    CASE(duplex_nonblocking), CASE(bad_arguments), CASE(bad_memory), CASE(wait_all), END_OF_CASES,
 };

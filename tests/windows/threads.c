@@ -171,6 +171,50 @@ static void close_under_select_client(SOCKET s)
     CALL("closesocket", result);
 }
 
+/* The same, with WSAPoll and with sets of two, one of which goes away. */
+struct pair_of {
+    SOCKET ends[2];
+    SOCKET s;
+};
+static void block_in_poll(void *argument)
+{
+    struct pair_of *p = argument;
+    WSAPOLLFD fds[2] = {{p->s, POLLRDNORM, 0}, {p->ends[0], POLLRDNORM, 0}};
+    CALL("WSAPoll, blocked", WSAPoll(fds, 2, LATE_MS));
+    say("%s, %s", poll_name(fds[0].revents), poll_name(fds[1].revents));
+}
+static void block_in_sets(void *argument)
+{
+    struct pair_of *p = argument;
+    struct timeval limit = {LATE_MS / 1000, 0};
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(p->ends[0], &set);
+    FD_SET(p->s, &set);
+    CALL("select, blocked", select(0, &set, NULL, NULL, &limit));
+}
+static void close_under_poll_server(SOCKET s)
+{
+    say_recv("recv", s, 10, 0);
+}
+static void close_under_poll_client(SOCKET s)
+{
+    struct pair_of p = {.s = s};
+    socket_pair(p.ends);
+    HANDLE blocked = start_thread(block_in_poll, &p);
+    let_it_block();
+    int result = closesocket(s);
+    join(blocked);
+    CALL("closesocket", result);
+    p.s = listen_on();
+    blocked = start_thread(block_in_sets, &p);
+    let_it_block();
+    closesocket(p.ends[0]);
+    join(blocked);
+    closesocket(p.s);
+    closesocket(p.ends[1]);
+}
+
 /* shutdown wakes a blocked reader of the same socket. */
 static void shut_under_recv_server(SOCKET s)
 {
@@ -274,6 +318,7 @@ const struct test_case threads_cases[] = {
     CASE(close_under_recv),
     SOLO_CASE(close_under_accept),
     CASE(close_under_select),
+    CASE(close_under_poll),
     {"shut_under_recv", shut_under_recv_close_server, shut_under_recv_client, PAIR},
     CASE(duplicated),
     CASE(duplicate_first_closed),

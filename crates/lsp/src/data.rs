@@ -13,6 +13,7 @@ use windows_sys::Win32::System::IO::OVERLAPPED;
 
 use crate::answer::{Code, closed_code, code_of, done, lower, reset_answer};
 use crate::events;
+use crate::memory;
 use crate::overlapped::{self, Request};
 use crate::slot::{Body, Inside, enter};
 
@@ -46,18 +47,18 @@ unsafe fn bytes<'a>(bufs: *const WSABUF, count: u32) -> &'a [IoSlice<'a>] {
     unsafe { std::slice::from_raw_parts(bufs.cast(), count as usize) }
 }
 
-/// May every buffer be used? A null one with a length is WSAEFAULT, as the base provider says.
+/// May every buffer be used, for writing or only for reading? Else it is WSAEFAULT, as the base provider says.
 ///
 /// # Safety
 /// `count` descriptions of buffers.
-unsafe fn sound(bufs: *const WSABUF, count: u32) -> Result<(), Code> {
+unsafe fn sound(bufs: *const WSABUF, count: u32, write: bool) -> Result<(), Code> {
     if bufs.is_null() && count > 0 {
         return Err(ws::WSAEFAULT);
     }
     for i in 0..count as usize {
         // SAFETY: by the caller.
         let b = unsafe { &*bufs.add(i) };
-        if b.buf.is_null() && b.len > 0 {
+        if b.len > 0 && !memory::is_usable(b.buf, b.len as usize, write) {
             return Err(ws::WSAEFAULT);
         }
     }
@@ -80,7 +81,7 @@ unsafe fn carried_recv(
         return None;
     }
     // SAFETY: by the caller.
-    if let Err(code) = unsafe { sound(bufs, count) } {
+    if let Err(code) = unsafe { sound(bufs, count, true) } {
         return Some(Err(code));
     }
     if conn.end().has(flag::READ_SHUT) {
@@ -126,7 +127,7 @@ unsafe fn carried_send(
     }
     let conn = inside.engaged()?;
     // SAFETY: by the caller.
-    if let Err(code) = unsafe { sound(bufs, count) } {
+    if let Err(code) = unsafe { sound(bufs, count, false) } {
         return Some(Err(code));
     }
     if conn.end().has(flag::WRITE_SHUT) {
@@ -233,7 +234,11 @@ unsafe fn sync_recv(
             return Ok(());
         }
         let mut n = 0;
-        lower(|code| below(inside.body(), &mut n, code))?;
+        let received = lower(|code| below(inside.body(), &mut n, code));
+        if asked & MSG_OOB == 0 {
+            events::after_plain_recv(inside);
+        }
+        received?;
         put(got, n);
         if asked & (MSG_PEEK | MSG_OOB) == 0 {
             plain(inside, 0, n);
@@ -372,7 +377,8 @@ unsafe fn send_any(
                         base, bufs, count, &mut n, flags, to.0, to.1, none, None, t, code,
                     )
                 }
-            })?;
+            })
+            .inspect_err(|_| events::after_plain_block(&inside))?;
             put(sent, n);
             // The byte of MSG_OOB takes its place in the sequence as any other.
             plain(&inside, n, 0);

@@ -1,19 +1,20 @@
 //! WSPEventSelect, WSPEnumNetworkEvents, WSPAsyncSelect: network events of carried connections.
 //!
 //! The base socket stays selected with the program's own event object, so that a doorbell, which is a byte on it, signals
-//! the object with nobody of ours awake. What the events *are* is worked out from the ring when the program asks.
+//! the object with nobody of ours awake. What the events *are* is worked out from the ring when the program asks ([`record`]).
 //!
-//! 1. `pending`: recorded, to be told by the next WSPEnumNetworkEvents (or message). `disabled`: told or recorded, and not
-//!    recorded again before its re-enabling call (recv for FD_READ, a send that would block for FD_WRITE).
-//! 2. The lower provider signals FD_READ once, until somebody receives through it. So doorbells of a selected socket are
-//!    taken through it and not past it (`kernel::Socket::recv`), and it is armed whenever the ring has been emptied.
-//! 3. The event object is signalled by us only for what we find ourselves (bytes left after a receive).
+//! 1. The lower provider signals FD_READ once, until somebody receives through it. So doorbells of a selected socket are
+//!    taken through it and not past it (`kernel::Socket::recv`), and it is armed whenever the ring has been emptied, or where
+//!    all waits for the object are seen ([`waits`]), before one that sleeps.
+//! 2. The event object is signalled by us only for what we find ourselves (bytes left after a receive).
+//! 3. The events' lock is held by whoever calls the lower provider for a socket outside the program's own calls, and taken
+//!    before the socket is closed: Wine's server does not survive a call that overlaps the close.
 
+mod record;
+mod waits;
 mod window;
 
-use gm::end::flag;
-use ring::sync::Ordering::Relaxed;
-use sockets::{Conn, Fault, Kernel, Ready};
+use sockets::{Conn, Fault, Kernel};
 use windows_sys::Win32::Foundation::{HANDLE, HWND};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET, WSANETWORKEVENTS};
 use windows_sys::Win32::System::Threading::SetEvent;
@@ -21,85 +22,13 @@ use windows_sys::Win32::System::Threading::SetEvent;
 use crate::answer::{Code, done, lower};
 use crate::slot::{Body, Inside, enter, locked};
 
+pub use record::{Events, Window};
+use waits::Waits;
+
 const FD_READ: i32 = ws::FD_READ as i32;
 const FD_WRITE: i32 = ws::FD_WRITE as i32;
 const FD_OOB: i32 = ws::FD_OOB as i32;
 const FD_CLOSE: i32 = ws::FD_CLOSE as i32;
-const FD_CLOSE_BIT: usize = ws::FD_CLOSE_BIT as usize;
-
-/// Where the events of a socket go.
-#[derive(Clone, Copy, Default)]
-pub struct Events {
-    /// The program's event object, as a number; 0: none.
-    event: usize,
-    mask: i32,
-    window: Option<Window>,
-    pending: i32,
-    disabled: i32,
-    close_code: i32,
-    /// Carried bytes that had been received when FD_READ was last told of.
-    received: u64,
-}
-
-/// WSAAsyncSelect's target.
-#[derive(Clone, Copy)]
-pub struct Window {
-    window: usize,
-    message: u32,
-    /// The handle that the program selected: what its messages name.
-    carrier: SOCKET,
-}
-
-impl Events {
-    fn selected(&self) -> bool {
-        self.mask != 0
-    }
-
-    /// Records what is there and enabled. True: something new.
-    fn look(&mut self, conn: &Conn, k: &impl Kernel, kernel: Option<Ready>) -> bool {
-        let ready = conn.ready(k, kernel);
-        let unread = conn.readable_bytes(k) > 0;
-        let over = ready.intersects(Ready::RDHUP | Ready::HUP) && !conn.end().has(flag::READ_SHUT);
-        let mut found = 0;
-        if unread {
-            found |= FD_READ;
-        }
-        if ready.intersects(Ready::OUT) {
-            found |= FD_WRITE;
-        }
-        if over && !unread {
-            found |= FD_CLOSE;
-            // Wine's server has taken the error off the socket by then, and tells of a plain end.
-            if ready.intersects(Ready::ERR) && !gm::os::raw::is_wine() {
-                self.close_code = ws::WSAECONNRESET;
-            }
-        }
-        let new = found & self.mask & !self.disabled;
-        self.pending |= new;
-        self.disabled |= new;
-        if new & FD_READ != 0 {
-            self.received = received(conn);
-        }
-        new != 0
-    }
-
-    /// What is to be told, with its codes; forgets it.
-    fn take(&mut self) -> WSANETWORKEVENTS {
-        let mut told = WSANETWORKEVENTS {
-            lNetworkEvents: self.pending & self.mask,
-            ..Default::default()
-        };
-        if told.lNetworkEvents & FD_CLOSE != 0 {
-            told.iErrorCode[FD_CLOSE_BIT] = self.close_code;
-        }
-        self.pending = 0;
-        told
-    }
-}
-
-fn received(conn: &Conn) -> u64 {
-    conn.end().rx_bytes.load(Relaxed)
-}
 
 /// What the base socket is selected for, when the program wants `mask` of a carried connection: doorbells and the end.
 fn carried_mask(mask: i32) -> i32 {
@@ -132,14 +61,21 @@ pub unsafe extern "system" fn event_select(
     let call = || {
         let inside = enter(s)?;
         window::remove(&inside);
-        choose(&inside, event as usize, mask, None)
+        // Winsock tells anew what holds already; Wine does not.
+        choose(&inside, event as usize, mask, None, !gm::os::raw::is_wine())
     };
     // SAFETY: the caller's place for the code.
     unsafe { done(call(), errno) }
 }
 
-/// A new association; the old one is over.
-fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> Result<(), Code> {
+/// A new association; the old one is over. `anew`: what was told of counts no more.
+fn choose(
+    inside: &Inside,
+    event: usize,
+    mask: i32,
+    window: Option<Window>,
+    anew: bool,
+) -> Result<(), Code> {
     let b = inside.body();
     let conn = b.conn.as_ref().filter(|c| c.is_engaged());
     let below = if conn.is_some() {
@@ -155,53 +91,70 @@ fn choose(inside: &Inside, event: usize, mask: i32, window: Option<Window>) -> R
             crate::kernel::enable_read(b);
         }
     }
+    // What was recorded below is of doorbells, and would signal the new object at once.
+    let urgent = conn.map_or(0, |_| {
+        enum_base(b, 0).map_or(0, |e| e.lNetworkEvents) & FD_OOB
+    });
     select_base(b, event, below)?;
     b.set_nonblocking(true);
     let mut events = locked(&b.events);
-    b.set_selected(mask != 0);
-    // Winsock tells anew what holds already. Wine's server does not tell again of bytes and ends that it has told of.
-    let mut told = 0;
-    if let Some(conn) = conn
-        && gm::os::raw::is_wine()
-    {
-        told = events.disabled & (FD_READ | FD_CLOSE);
-        if received(conn) != events.received {
-            told &= !FD_READ;
-        }
+    events.pending |= urgent;
+    if anew {
+        events.forget();
+    } else if let Some(conn) = conn {
+        events.mind_received(conn);
     }
-    *events = Events {
-        disabled: told,
-        received: events.received,
-        event: if mask == 0 { 0 } else { event },
-        mask,
-        window,
-        ..Default::default()
-    };
+    let own = mask != 0 && window.is_none();
+    let old = events.waits.take();
+    events.waits = own.then(|| Waits::of(event, inside.slot)).flatten();
+    events.event = if mask == 0 { 0 } else { event };
+    events.mask = mask;
+    events.window = window;
+    b.set_selected(mask != 0);
+    b.set_follows(events.follows());
+    if let Some(old) = old {
+        old.leave(inside.slot, events.waits.as_ref());
+    }
     if let Some(conn) = conn
         && mask != 0
     {
-        look_and_tell(inside, conn, &mut events);
+        let k = inside.socket();
+        conn.arm_edge_clean(&k);
+        events.look(conn, &k, Some(k.poll()));
+        // What nobody was told of yet belongs to the new object.
+        if events.has_news() {
+            tell(&mut events);
+        }
     }
     Ok(())
 }
 
-/// Arms the ring, looks once more, and tells what is new. The caller holds the events' lock.
+/// Arms the ring where somebody may sleep, looks once more, and tells what is new. The caller holds the events' lock.
 fn look_and_tell(inside: &Inside, conn: &Conn, events: &mut Events) {
-    let k = inside.socket();
-    conn.arm_edge_clean(&k);
-    if events.look(conn, &k, None) {
+    prepare(inside, conn, events);
+    if events.look(conn, &inside.socket(), None) {
         tell(events);
+    }
+}
+
+/// Before a look: what comes after it must wake whoever sleeps.
+fn prepare(inside: &Inside, conn: &Conn, events: &Events) {
+    if events.waits.as_ref().is_some_and(|w| w.nobody_sleeps()) {
+        conn.stay_awake(&inside.socket());
+    } else {
+        conn.arm_edge_clean(&inside.socket());
     }
 }
 
 /// Something was recorded: the program is woken, or gets its messages.
 fn tell(events: &mut Events) {
-    match events.window {
-        None => {
+    match (events.window, &events.waits) {
+        (None, Some(waits)) => waits.signal(),
+        (None, None) => {
             // SAFETY: the program's event object; a closed one is an error that concerns nobody.
             unsafe { SetEvent(events.event as HANDLE) };
         }
-        Some(w) => {
+        (Some(w), _) => {
             let told = events.take();
             window::post(&w, &told);
         }
@@ -223,9 +176,17 @@ pub unsafe extern "system" fn enum_network_events(
             .filter(|c| c.is_engaged() && b.is_selected())
         else {
             // SAFETY: the caller's arguments, unchanged.
-            return lower(|code| unsafe {
-                (b.lower.enum_network_events)(b.base, event, out, code)
-            });
+            lower(|code| unsafe { (b.lower.enum_network_events)(b.base, event, out, code) })?;
+            // SAFETY: filled in by the lower provider.
+            if let Some(told) = unsafe { out.as_ref() } {
+                let mut events = locked(&b.events);
+                if let Some(waits) = &events.waits {
+                    waits.reset(event as usize);
+                }
+                events.told_below(b.conn.as_ref(), told.lNetworkEvents);
+                b.set_follows(events.follows());
+            }
+            return Ok(());
         };
         if out.is_null() {
             return Err(ws::WSAEFAULT);
@@ -241,8 +202,21 @@ pub unsafe extern "system" fn enum_network_events(
 /// What happened on a carried connection since the last time. `event` is reset first: what comes later signals it anew.
 fn carried_events(inside: &Inside, conn: &Conn, event: usize) -> Result<WSANETWORKEVENTS, Code> {
     let b = inside.body();
+    {
+        // Nobody but us has signalled the object, and that not in earnest: the lower provider has nothing to say.
+        let mut events = locked(&b.events);
+        let untouched = |w: &Waits| w.was_ours(event) && conn.bells_are_taken();
+        if events.mask & FD_OOB == 0 && events.waits.as_deref().is_some_and(untouched) {
+            events.look(conn, &inside.socket(), None);
+            return Ok(events.take());
+        }
+    }
     let below = enum_base(b, event)?;
-    Ok(gather(inside, conn, &below, &mut locked(&b.events)))
+    let mut events = locked(&b.events);
+    if let Some(waits) = &events.waits {
+        waits.reset(event);
+    }
+    Ok(gather(inside, conn, &below, &mut events))
 }
 
 /// What there is to be told of, `below` being what the base socket had recorded.
@@ -253,7 +227,7 @@ fn gather(
     events: &mut Events,
 ) -> WSANETWORKEVENTS {
     let k = inside.socket();
-    conn.arm_edge_clean(&k);
+    prepare(inside, conn, events);
     events.look(conn, &k, Some(k.poll()));
     let mut told = events.take();
     told.lNetworkEvents |= below.lNetworkEvents & events.mask & FD_OOB;
@@ -268,30 +242,50 @@ pub fn on_engaged(inside: &Inside, conn: &Conn) {
         return;
     }
     // Recorded below, and not asked for yet.
-    events.pending = enum_base(b, 0).map_or(0, |e| e.lNetworkEvents) & !(FD_READ | FD_CLOSE);
-    // Told when the connection came about; after that only a full ring enables it.
-    events.disabled = FD_WRITE;
+    let below = enum_base(b, 0).map_or(0, |e| e.lNetworkEvents);
+    events.move_up(conn, below);
     let event = match events.window {
         Some(_) => window::event(),
         None => events.event,
     };
     let _ = select_base(b, event, carried_mask(events.mask));
-    if events.pending != 0 {
+    if events.has_news() {
         tell(&mut events);
     }
+    conn.arm_edge_clean(&inside.socket());
     look_and_tell(inside, conn, &mut events);
 }
 
 /// A receive was made on a carried connection: it enables FD_READ again.
 #[inline]
 pub fn after_recv(inside: &Inside, conn: &Conn) {
-    if !inside.body().is_selected() {
+    let b = inside.body();
+    if !b.follows() {
         return;
     }
-    let mut events = locked(&inside.body().events);
+    let mut events = locked(&b.events);
+    events.enable(FD_READ);
     if events.selected() {
-        events.disabled &= !FD_READ;
         look_and_tell(inside, conn, &mut events);
+    }
+    b.set_follows(events.follows());
+}
+
+/// A receive was made through the lower provider, which has enabled FD_READ there.
+#[inline]
+pub fn after_plain_recv(inside: &Inside) {
+    after_plain(inside, FD_READ);
+}
+
+/// A send through the lower provider failed, which has enabled FD_WRITE there.
+pub fn after_plain_block(inside: &Inside) {
+    after_plain(inside, FD_WRITE);
+}
+
+#[inline]
+fn after_plain(inside: &Inside, event: i32) {
+    if inside.body().follows() {
+        locked(&inside.body().events).enable(event);
     }
 }
 
@@ -301,8 +295,8 @@ pub fn after_send(inside: &Inside, conn: &Conn, sent: Result<usize, Fault>) {
         return;
     }
     let mut events = locked(&inside.body().events);
+    events.enable(FD_WRITE);
     if events.selected() {
-        events.disabled &= !FD_WRITE;
         look_and_tell(inside, conn, &mut events);
         // The doorbell for room can't be told from those of unread bytes: somebody has to look.
         if conn.readable_bytes(&inside.socket()) > 0 {
@@ -313,28 +307,33 @@ pub fn after_send(inside: &Inside, conn: &Conn, sent: Result<usize, Fault>) {
 
 /// An accepted socket has its listener's association.
 pub fn inherit(listener: &Inside, new: &Inside, carrier: SOCKET) {
-    let from = *locked(&listener.body().events);
+    let from = locked(&listener.body().events).clone();
     if !from.selected() {
         return;
     }
     let window = from.window.map(|w| Window { carrier, ..w });
     new.body().set_selected(true);
-    *locked(&new.body().events) = Events {
-        event: from.event,
-        mask: from.mask,
-        window,
-        ..Default::default()
-    };
+    new.body().set_follows(true);
+    let mut events = locked(&new.body().events);
+    events.waits = from.waits.and_then(|_| Waits::of(from.event, new.slot));
+    (events.event, events.mask, events.window) = (from.event, from.mask, window);
+    drop(events);
     if window.is_some() {
         window::add(new);
     }
 }
 
-/// The socket is being closed: no more messages.
+/// The socket is being closed: no more messages, and no more calls of ours on the base socket (rule 3).
 pub fn forget(inside: &Inside) {
     window::remove(inside);
-    inside.body().set_selected(false);
-    locked(&inside.body().events).mask = 0;
+    let b = inside.body();
+    let mut events = locked(&b.events);
+    b.set_selected(false);
+    b.set_follows(false);
+    (events.mask, events.window) = (0, None);
+    if let Some(waits) = events.waits.take() {
+        waits.leave(inside.slot, None);
+    }
 }
 
 pub unsafe extern "system" fn async_select(
@@ -346,9 +345,14 @@ pub unsafe extern "system" fn async_select(
 ) -> i32 {
     let call = || {
         let inside = enter(s)?;
+        let b = inside.body();
+        // Ends the old association below, and has Wine's server forget what it has told of, so that it is told anew.
+        // SAFETY: the caller's arguments, but for the mask; no message is asked for.
+        lower(|code| unsafe { (b.lower.async_select)(b.base, hwnd, message, 0, code) })?;
+        let anew = !hwnd.is_null() || !gm::os::raw::is_wine();
         if mask == 0 {
             window::remove(&inside);
-            return choose(&inside, 0, 0, None);
+            return choose(&inside, 0, 0, None, anew);
         }
         let event = window::event();
         if event == 0 {
@@ -359,7 +363,7 @@ pub unsafe extern "system" fn async_select(
             message,
             carrier: s,
         };
-        choose(&inside, event, mask, Some(window))?;
+        choose(&inside, event, mask, Some(window), anew)?;
         window::add(&inside);
         Ok(())
     };

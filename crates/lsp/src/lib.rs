@@ -25,6 +25,7 @@ mod extension;
 mod ioctl;
 mod kernel;
 mod life;
+mod memory;
 mod names;
 mod options;
 mod overlapped;

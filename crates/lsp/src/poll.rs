@@ -29,14 +29,17 @@ pub fn poll(fds: &mut [WSAPOLLFD], timeout_ms: i32) -> Result<i32, Code> {
     if members.iter().any(Member::is_carried) {
         wait::wait(&mut members, wait::after_us(limit), &mut ask_base)?;
         for (m, i) in members.iter().zip(&at) {
-            fds[*i].revents = reported(m, fds[*i].events);
+            fds[*i].revents = match m.socket.body().is_closing() {
+                // By another thread, meanwhile.
+                true => ws::POLLNVAL,
+                false => reported(m, fds[*i].events),
+            };
         }
     } else {
         ask_base_exactly(fds, &members, &at, timeout_ms)?;
     }
-    // A handle that is no socket is marked, but neither counted nor a reason to return.
-    let told = |p: &&WSAPOLLFD| p.revents != 0 && p.revents != ws::POLLNVAL;
-    Ok(fds.iter().filter(told).count() as i32)
+    // A handle that was no socket is marked, but neither counted nor a reason to return. One that was closed meanwhile is both.
+    Ok(at.iter().filter(|i| fds[**i].revents != 0).count() as i32)
 }
 
 fn wanted(events: i16) -> Ready {

@@ -44,6 +44,7 @@ macro_rules! lower_calls {
 lower_calls! {
     accept: lpWSPAccept: LPWSPACCEPT;
     address_to_string: lpWSPAddressToString: LPWSPADDRESSTOSTRING;
+    async_select: lpWSPAsyncSelect: LPWSPASYNCSELECT;
     bind: lpWSPBind: LPWSPBIND;
     cancel_blocking_call: lpWSPCancelBlockingCall: LPWSPCANCELBLOCKINGCALL;
     close_socket: lpWSPCloseSocket: LPWSPCLOSESOCKET;

@@ -28,11 +28,8 @@ unsafe fn handles<'a>(set: *const FD_SET) -> &'a [SOCKET] {
 /// Keeps the handles of a set for which `keep` says so, each once if there may be `doubles`. Returns how many.
 ///
 /// # Safety
-/// As [`handles`], writable.
+/// As [`handles`], writable, and not null.
 unsafe fn retain(set: *mut FD_SET, doubles: bool, keep: impl Fn(SOCKET) -> bool) -> i32 {
-    if set.is_null() {
-        return 0;
-    }
     // SAFETY: by the caller; at most as many are written as were there.
     unsafe {
         let first = (&raw mut (*set).fd_array).cast::<SOCKET>();
@@ -125,12 +122,27 @@ pub unsafe fn select_sets(
             .and_then(|i| members.get(*i))
             .map_or(Ready::NONE, |m| m.got)
     };
-    // SAFETY: the caller's sets.
-    unsafe {
-        Ok(retain(read, doubles, |s| readable(got(s)))
-            + retain(write, doubles, |s| got(s).intersects(Ready::OUT))
-            + retain(except, doubles, |s| got(s).intersects(Ready::PRI)))
+    // Another thread closed it meanwhile: Wine calls it readable.
+    if !gm::os::raw::is_wine() && members.iter().any(|m| m.socket.body().is_closing()) {
+        return Err(ws::WSAENOTSOCK);
     }
+    let rules: [fn(Ready) -> bool; 3] = [
+        readable,
+        |r| r.intersects(Ready::OUT),
+        |r| r.intersects(Ready::PRI),
+    ];
+    let sets = [read, write, except];
+    let mut count = 0;
+    for (i, set) in sets.iter().enumerate() {
+        if set.is_null() || sets[..i].contains(set) {
+            continue;
+        }
+        // One set may stand for several.
+        let keep = |s| (i..3).any(|j| sets[j] == *set && rules[j](got(s)));
+        // SAFETY: the caller's sets.
+        count += unsafe { retain(*set, doubles, keep) };
+    }
+    Ok(count)
 }
 
 /// A set of base sockets, laid out as FD_SET but of any size.

@@ -45,6 +45,8 @@ pub struct Body {
     nonblocking: AtomicBool,
     /// Network events are wanted: see `events`.
     selected: AtomicBool,
+    /// They are, or some have been told of: what enables them again must be noted.
+    follows: AtomicBool,
     closing: AtomicBool,
     fd: OnceLock<Option<Fd>>,
 }
@@ -84,6 +86,15 @@ impl Body {
 
     pub fn set_selected(&self, on: bool) {
         self.selected.store(on, Release);
+    }
+
+    #[inline]
+    pub fn follows(&self) -> bool {
+        self.follows.load(Acquire)
+    }
+
+    pub fn set_follows(&self, on: bool) {
+        self.follows.store(on, Release);
     }
 
     /// Another thread is in closesocket: calls that wait give up.
@@ -216,7 +227,7 @@ impl Slot {
     }
 
     /// Goes inside, if it is in use.
-    fn inside(&'static self) -> Option<Inside> {
+    pub fn inside(&'static self) -> Option<Inside> {
         self.gate.enter(kernel::yield_now);
         let inside = Inside { slot: self };
         (self.dead.load(Acquire) == 0).then_some(inside)
@@ -323,6 +334,7 @@ pub fn make(f: Fresh) -> Inside {
         io: Default::default(),
         nonblocking: AtomicBool::new(false),
         selected: AtomicBool::new(false),
+        follows: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         fd: OnceLock::new(),
     };

@@ -216,6 +216,14 @@ impl Rx<'_> {
         wait.queue.load(Relaxed) == queue
     }
 
+    /// An edge-triggered waiter is awake and looks by itself: no bell for it before it arms anew.
+    pub fn disarm_edge(&self) {
+        let edge = &self.direction.wait.edge;
+        if matches!(edge.load(Relaxed), layout::EDGE_ARMED | layout::EDGE_RUNG) {
+            edge.swap(0, AcqRel);
+        }
+    }
+
     /// Does an edge-triggered waiter rely on being rung for?
     pub fn is_edge_armed(&self) -> bool {
         self.direction.wait.edge.load(Relaxed) == layout::EDGE_ARMED

@@ -321,6 +321,20 @@ impl Conn {
         self.arm_edge(k);
     }
 
+    /// The only waiter of this end, which armed it as [`Conn::arm_edge`] does, is awake: doorbells off the stream, if the ring
+    /// is empty, and no more of them.
+    pub fn stay_awake(&self, k: &impl Kernel) {
+        let _ = self.take_bells(k);
+        if let Some(segment) = self.segment() {
+            segment.rx().disarm_edge();
+        }
+    }
+
+    /// Has every doorbell that the peer has counted been taken off the stream?
+    pub fn bells_are_taken(&self) -> bool {
+        self.segment().is_none_or(|s| s.rx().bells_untaken() == 0)
+    }
+
     pub fn disarm(&self) {
         if let Some(segment) = self.segment() {
             segment.rx().disarm();

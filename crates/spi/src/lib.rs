@@ -15,6 +15,7 @@ pub mod lower;
 #[cfg(windows)]
 pub mod registry;
 pub mod types;
+pub mod waits;
 pub mod wide;
 
 pub use windows_sys::Win32::Networking::WinSock::WSAPROTOCOL_INFOW;

@@ -274,6 +274,7 @@ themes! {
         carried fill;
         carried duplex_nonblocking;
         carried bad_arguments;
+        carried bad_memory;
         carried wait_all;
     }
     end {
@@ -304,6 +305,7 @@ themes! {
         carried poll_states;
         carried poll_many;
         carried poll_reset;
+        carried one_set;
     }
     events {
         carried event_read;
@@ -316,6 +318,11 @@ themes! {
         carried event_echo;
         within event_several;
         carried event_in_turns;
+        carried event_again;
+        carried event_given_up;
+        carried event_ways;
+        carried event_others;
+        carried event_shared;
     }
     messages {
         carried async_read;
@@ -324,6 +331,9 @@ themes! {
         solo async_both_ends;
         carried async_echo;
         solo blocking_hooks;
+        carried async_again;
+        solo async_late;
+        solo async_short_lives;
     }
     options {
         carried options;
@@ -370,6 +380,7 @@ themes! {
         carried close_under_recv;
         solo close_under_accept;
         carried close_under_select;
+        within close_under_poll;
         carried shut_under_recv;
         carried duplicated;
         carried duplicate_first_closed;

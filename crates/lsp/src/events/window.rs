@@ -100,13 +100,17 @@ fn serve(event: usize) {
 
 fn tell_window(inside: &Inside) {
     let b = inside.body();
-    let Ok(below) = enum_base(b, 0) else { return };
-    // Under one lock: what is taken for a window is posted to that window.
+    // Under one lock: what is taken for a window is posted to that window, and nobody closes the socket meanwhile.
     let mut events = locked(&b.events);
     let Some(window) = events.window else { return };
+    let Ok(below) = enum_base(b, 0) else { return };
     let told = match b.conn.as_ref().filter(|c| c.is_engaged()) {
         Some(conn) => gather(inside, conn, &below, &mut events),
-        None => below,
+        None => {
+            events.told_below(b.conn.as_ref(), below.lNetworkEvents);
+            b.set_follows(events.follows());
+            below
+        }
     };
     post(&window, &told);
 }
@@ -118,10 +122,10 @@ fn look_again(inside: &Inside) {
     let mut events = locked(&b.events);
     if let Some(conn) = conn
         && events.selected()
-        && events.disabled & FD_WRITE == 0
+        && events.posted & FD_WRITE == 0
     {
         super::look_and_tell(inside, conn, &mut events);
-        if events.disabled & FD_WRITE == 0 {
+        if events.posted & FD_WRITE == 0 {
             return;
         }
     }
@@ -138,8 +142,8 @@ pub fn post(w: &Window, told: &WSANETWORKEVENTS) {
         ws::FD_CONNECT_BIT,
         ws::FD_ACCEPT_BIT,
         ws::FD_OOB_BIT,
-        ws::FD_WRITE_BIT,
         ws::FD_READ_BIT,
+        ws::FD_WRITE_BIT,
         ws::FD_CLOSE_BIT,
     ];
     for bit in ORDER {

@@ -83,6 +83,8 @@ impl Busy {
 pub struct Spin {
     budget: AtomicU64,
     yields_first: AtomicU32,
+    /// Longest wait by polling, in ticks.
+    longest: u64,
 }
 
 impl Default for Spin {
@@ -93,9 +95,15 @@ impl Default for Spin {
 
 impl Spin {
     pub const fn new() -> Self {
+        Self::up_to(LONGEST_US)
+    }
+
+    /// Where a sleep and its wake-up cost about `longest_us`.
+    pub const fn up_to(longest_us: u64) -> Self {
         Self {
             budget: AtomicU64::new(20 * TICKS_PER_US),
             yields_first: AtomicU32::new(0),
+            longest: longest_us * TICKS_PER_US,
         }
     }
 
@@ -184,7 +192,7 @@ impl Spin {
 
     fn paid(&self, took: u64) {
         let budget = self.budget.load(Relaxed);
-        let want = (took * 4).clamp(10 * TICKS_PER_US, LONGEST_US * TICKS_PER_US);
+        let want = (took * 4).clamp(10 * TICKS_PER_US, self.longest);
         self.budget.store(budget.max(want), Relaxed);
     }
 
@@ -200,11 +208,9 @@ impl Spin {
     }
 
     fn slept_unless(&self, busy: &Busy, slept: u64) {
-        if slept < LONGEST_US * TICKS_PER_US && !busy.is(ticks()) {
-            self.budget.store(
-                (slept * 2).clamp(10 * TICKS_PER_US, LONGEST_US * TICKS_PER_US),
-                Relaxed,
-            );
+        if slept < self.longest && !busy.is(ticks()) {
+            self.budget
+                .store((slept * 2).clamp(10 * TICKS_PER_US, self.longest), Relaxed);
         }
     }
 }

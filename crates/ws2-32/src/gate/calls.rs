@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::mem;
 use std::ptr;
 
+use spi::waits::Touch;
 use windows_sys::Wdk::Storage::FileSystem::{
     FILE_COMPLETION_INFORMATION, FileCompletionInformation,
     FileIoCompletionNotificationInformation, FileReplaceCompletionInformation,
@@ -58,8 +59,14 @@ pub static HOOKS: [&Hook; 6] = [&READ, &WRITE, &SET, &CLOSE, &CANCEL, &CANCEL_EX
 /// The original of a hook, as its type: the replaced function has the type of its replacement. Used in unsafe blocks.
 macro_rules! original {
     ($hook:ident: $ty:ty) => {
-        mem::transmute::<*mut c_void, $ty>($hook.original())
+        std::mem::transmute::<*mut std::ffi::c_void, $ty>($hook.original())
     };
+}
+pub(super) use original;
+
+/// Do closes of handles come through here?
+pub fn sees_closes() -> bool {
+    CLOSE.is_installed()
 }
 
 fn non_ifs(file: HANDLE) -> Option<(&'static Carrier, &'static Provider)> {
@@ -279,6 +286,7 @@ unsafe extern "system" fn close(file: HANDLE) -> NTSTATUS {
         }
         upcalls::forget_carrier(file.addr());
     }
+    super::waits::touch(file, Touch::CLOSE);
     // SAFETY: the caller's own argument.
     unsafe { original!(CLOSE: Close)(file) }
 }

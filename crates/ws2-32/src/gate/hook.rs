@@ -36,6 +36,7 @@ const HEAD: usize = 16;
 const JUMP: usize = 14;
 
 pub struct Hook {
+    module: &'static str,
     pub name: &'static CStr,
     pub replacement: *const c_void,
     /// How to call the function as it was; null until hooked.
@@ -47,7 +48,13 @@ unsafe impl Sync for Hook {}
 
 impl Hook {
     pub const fn new(name: &'static CStr, replacement: *const c_void) -> Self {
+        Self::of("ntdll.dll", name, replacement)
+    }
+
+    /// In another library that has such stubs, if it is loaded.
+    pub const fn of(module: &'static str, name: &'static CStr, replacement: *const c_void) -> Self {
         Self {
+            module,
             name,
             replacement,
             original: AtomicPtr::new(ptr::null_mut()),
@@ -59,11 +66,15 @@ impl Hook {
         self.original.load(Acquire)
     }
 
+    pub fn is_installed(&self) -> bool {
+        !self.original().is_null()
+    }
+
     pub fn install(&self) {
-        let ntdll = spi::wide::wide("ntdll.dll");
-        // SAFETY: zero-terminated names; ntdll is always there.
+        let module = spi::wide::wide(self.module);
+        // SAFETY: zero-terminated names; a library that is not there has no such function.
         let stub =
-            unsafe { GetProcAddress(GetModuleHandleW(ntdll.as_ptr()), self.name.as_ptr().cast()) };
+            unsafe { GetProcAddress(GetModuleHandleW(module.as_ptr()), self.name.as_ptr().cast()) };
         let Some(stub) = stub else { return };
         let stub = stub as *mut u8;
         // SAFETY: a function of ntdll has at least this many bytes (a stub has 32).

@@ -4,12 +4,15 @@
 //! call ntdll themselves, come through a few functions of ntdll; those are hooked when the first non-IFS handle is made.
 //! A handle that isn't one passes after a look into the handle table, so the rest of the process hardly notices.
 //!
-//! NtDuplicateObject is not hooked: a duplicated carrier is an unconnected socket (Windows has the same limit for non-IFS
+//! Waits for event objects are shown to a provider that asks for it ([`waits`]).
+//!
+//! NtDuplicateObject passes sockets on as they are: a duplicated carrier is an unconnected socket (Windows has the same limit for non-IFS
 //! providers; WSADuplicateSocket is the way). NtDeviceIoControlFile needs no hook: SIO_BASE_HANDLE gives a socket of the
 //! base provider.
 
 mod calls;
 mod hook;
+mod waits;
 
 use std::sync::Once;
 
