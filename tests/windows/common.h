@@ -4,6 +4,7 @@
  *     suite server|client|both|solo CHANNEL MODE CASE...      MODE = cold|warm|cold6|warm6
  *     suite list                                              every case and its kind
  *     suite kill ... and suite peer ...                       see kill.c and peer.c
+ *     suite hooked ...                                        see hooked.c
  * `both` plays the parts in two threads of one process, the client's transcript on standard error. `solo` runs cases
  * that have one part only. Beside the connection the parts talk through named objects (CHANNEL names them): `tell`,
  * `hear` and `meet` fix the order of events, so that hardly any case has to sleep. warm = the connection of a PAIR case

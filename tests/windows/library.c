@@ -50,6 +50,32 @@ static void cleanup_ends_client(SOCKET s)
     CALL("send", send(s, "x", 1, 0));
 }
 
+/* A DLL that the last cleanup lets go may have had threads. */
+static void cleanup_again_solo(SOCKET unused)
+{
+    UNUSED(unused);
+    WSADATA data;
+    for (int i = 0; i < 3; i++) {
+        HWND window = CreateWindowExA(0, "STATIC", "", 0, 0, 0, 0, 0, HWND_MESSAGE, NULL, NULL, NULL);
+        SOCKET ends[2];
+        socket_pair(ends);
+        CHECK(window && !WSAAsyncSelect(ends[0], window, WM_USER, FD_READ | FD_WRITE | FD_CLOSE));
+        send_text(ends[1], "text");
+        MSG message;
+        CHECK(GetMessageA(&message, window, WM_USER, WM_USER) == TRUE);
+        char text[8];
+        WSABUF buffer = {sizeof text, text};
+        DWORD flags = 0;
+        OVERLAPPED call = {.hEvent = CreateEventA(NULL, TRUE, FALSE, NULL)};
+        CALL("WSARecv", WSARecv(ends[1], &buffer, 1, NULL, &flags, &call, NULL));
+        CALL("WSACleanup", WSACleanup());
+        say("its event: %lu", WaitForSingleObject(call.hEvent, LATE_MS));
+        DestroyWindow(window);
+        CloseHandle(call.hEvent);
+        MUST(WSAStartup(0x0202, &data));
+    }
+}
+
 static void last_error_solo(SOCKET unused)
 {
     UNUSED(unused);
@@ -180,5 +206,5 @@ static void udp_client(SOCKET unused_port)
 }
 
 const struct test_case library_cases[] = {
-    SOLO_CASE(startup), CASE(cleanup_ends), SOLO_CASE(last_error), SOLO_CASE(addresses), SOLO_CASE(catalog), RAW_CASE(udp), END_OF_CASES,
+    SOLO_CASE(startup), CASE(cleanup_ends), SOLO_CASE(cleanup_again), SOLO_CASE(last_error), SOLO_CASE(addresses), SOLO_CASE(catalog), RAW_CASE(udp), END_OF_CASES,
 };

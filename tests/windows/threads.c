@@ -289,6 +289,95 @@ static void duplicate_first_closed_client(SOCKET s)
     CALL("shutdown", shutdown(s, SD_SEND));
 }
 
+/* Both handles are the same socket, and have the port that one of them was given. */
+static void duplicated_ports_server(SOCKET s)
+{
+    for (int i = 0; i < 5; i++) {
+        hear();
+        send_text(s, "text");
+    }
+    say_recv("recv", s, 5, MSG_WAITALL);
+    meet();
+}
+static void say_packet(const char *what, HANDLE port, OVERLAPPED *call)
+{
+    DWORD bytes = 0;
+    ULONG_PTR key = 0;
+    OVERLAPPED *of = NULL;
+    BOOL good = GetQueuedCompletionStatus(port, &bytes, &key, &of, LATE_MS);
+    if (!of)
+        say("LATE: no packet for %s", what);
+    else
+        say("%s: %s, %lu bytes, key %d%s", what, good ? "good" : error_name((int)GetLastError()), bytes, (int)key,
+            of == call ? "" : ", of another");
+}
+static void receive_by(const char *what, SOCKET s, HANDLE port)
+{
+    char data[8] = "";
+    WSABUF buffer = {4, data};
+    DWORD flags = 0;
+    OVERLAPPED call = {0};
+    CALL(what, WSARecv(s, &buffer, 1, NULL, &flags, &call, NULL));
+    tell(0);
+    say_packet(what, port, &call);
+    say("%s", data);
+}
+static void duplicated_ports_client(SOCKET s)
+{
+    SOCKET before = duplicate(s);
+    HANDLE port = CreateIoCompletionPort((HANDLE)s, NULL, 5, 0);
+    CHECK(port);
+    SOCKET after = duplicate(s);
+    receive_by("WSARecv", s, port);
+    receive_by("WSARecv, by one from before", before, port);
+    receive_by("WSARecv, by one from after", after, port);
+    HANDLE other = CreateIoCompletionPort(NULL, NULL, 0, 0);
+    BOOL_CALL("a second port", CreateIoCompletionPort((HANDLE)after, other, 6, 0) != NULL);
+    CloseHandle(other);
+    CALL("closesocket of the first", closesocket(s));
+    receive_by("WSARecv, by one from before", before, port);
+    receive_by("WSARecv, by one from after", after, port);
+    CALL("closesocket of the second", closesocket(before));
+    OVERLAPPED call = {0};
+    WSABUF out = {5, "hello"};
+    CHECK(!WSASend(after, &out, 1, NULL, 0, &call, NULL) || WSAGetLastError() == WSA_IO_PENDING);
+    say_packet("WSASend", port, &call);
+    meet();
+    CALL("closesocket of the last", closesocket(after));
+    CloseHandle(port);
+}
+
+/* A listener's: what one handle has, the other's AcceptEx is told by. */
+static void duplicated_listener_server(SOCKET listener)
+{
+    GUID guid = WSAID_ACCEPTEX;
+    LPFN_ACCEPTEX accept_ex;
+    DWORD bytes = 0;
+    char addresses[256];
+    MUST(WSAIoctl(listener, SIO_GET_EXTENSION_FUNCTION_POINTER, &guid, sizeof guid, &accept_ex, sizeof accept_ex, &bytes, NULL, NULL));
+    HANDLE port = CreateIoCompletionPort((HANDLE)listener, NULL, 9, 0);
+    CHECK(port);
+    SOCKET other = duplicate(listener), accepted = stream_socket();
+    OVERLAPPED call = {0};
+    BOOL_CALL("AcceptEx", accept_ex(other, accepted, addresses, 0, 100, 100, &bytes, &call));
+    tell(0);
+    say_packet("AcceptEx", port, &call);
+    MUST(setsockopt(accepted, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (char *)&listener, sizeof listener));
+    send_text(accepted, "welcome");
+    meet();
+    closesocket(accepted);
+    closesocket(other);
+    CloseHandle(port);
+}
+static void duplicated_listener_client(SOCKET port)
+{
+    hear();
+    SOCKET s = connect_to((unsigned short)port);
+    say_recv("recv", s, 7, MSG_WAITALL);
+    meet();
+    closesocket(s);
+}
+
 /* Threads that come and go on one connection. */
 struct turn {
     SOCKET s;
@@ -322,6 +411,8 @@ const struct test_case threads_cases[] = {
     {"shut_under_recv", shut_under_recv_close_server, shut_under_recv_client, PAIR},
     CASE(duplicated),
     CASE(duplicate_first_closed),
+    CASE(duplicated_ports),
+    RAW_CASE(duplicated_listener),
     CASE(passing_threads),
     END_OF_CASES,
 };

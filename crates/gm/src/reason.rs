@@ -54,6 +54,7 @@ reasons! {
     Offered = 22, "offered", "An offer stands: the other end has not come to take it yet.";
     Ended = 23, "ended", "The connection ended before both ends had agreed: the offer came late in its life.";
     HeldBack = 24, "held-back", "As `short`, but more is asked for: offers to this server brought nothing lately, for connections ended soon or it did not take them.";
+    NoHooks = 25, "no-hooks", "Windows programs: functions of ntdll can't be hooked, because something else in the process has changed them, so its sockets are plain.";
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub unsafe extern "system" fn ioctl(
     };
     let call = || {
         let inside = enter(s)?;
-        if returned.is_null() && ov.is_null() {
+        if returned.is_null() && (ov.is_null() || request == FIONREAD) {
             return Err(ws::WSAEFAULT);
         }
         // SAFETY: the caller's arguments.
@@ -92,7 +92,7 @@ pub unsafe extern "system" fn ioctl(
             if let Some(result) = ours(&inside, s, request, &bufs) {
                 // Done at once, but an overlapped call wants its completion all the same.
                 return match Request::new(&inside, s, ov, routine, thread) {
-                    Some(r) if result.is_ok() => overlapped::complete_now(inside, r, &bufs),
+                    Some(r) if result.is_ok() => overlapped::complete_now(inside, r),
                     _ => result,
                 };
             }

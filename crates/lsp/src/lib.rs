@@ -36,4 +36,4 @@ mod slot;
 mod wait;
 
 pub use overlapped::SgmCancelIo;
-pub use provider::WSPStartup;
+pub use provider::{SgmWinsockGives, WSPStartup};

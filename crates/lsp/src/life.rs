@@ -365,6 +365,10 @@ pub unsafe extern "system" fn close_socket(s: SOCKET, errno: *mut i32) -> i32 {
     let call = || {
         let inside = enter(s)?;
         let up = upcalls().ok_or(ws::WSANOTINITIALISED)?;
+        if gm::os::raw::is_wine() && inside.has_twins() {
+            // Wine ends what was begun by this handle, as if it had been the socket's last.
+            overlapped::cancel_by(&inside, s);
+        }
         let last = inside.drop_carrier(s);
         let result = if last { close_base(&inside) } else { Ok(()) };
         let mut code = 0;

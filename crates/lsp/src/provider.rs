@@ -1,16 +1,21 @@
 //! WSPStartup and WSPCleanup: our place in the catalog, the lower providers, the table that ws2_32 gets.
 //!
 //! 1. Startups are counted. What the first one learns (upcalls, layers) stays for the process: ws2_32 is the same one.
+//!    A Winsock DLL may unload providers after the last WSPCleanup, but threads, waits and routines of ours may be on their way
+//!    then, and what they use is never freed: so the first startup keeps this DLL in the process for good.
 //! 2. Each chain of ours has one lower provider. It is loaded with the first socket of that chain.
 
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{AcqRel, Acquire},
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 use std::sync::{Mutex, OnceLock};
 
 use spi::{WSAPROTOCOL_INFOW, chain, ids};
 use windows_sys::Win32::Networking::WinSock as ws;
+use windows_sys::Win32::System::LibraryLoader::{
+    GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_PIN, GetModuleHandleExW,
+};
 
 use crate::answer::{Code, tell};
 use crate::slot::locked;
@@ -237,8 +242,34 @@ pub unsafe extern "system" fn WSPStartup(
         }
         *table = our_table();
     }
+    stay_loaded();
     STARTED.fetch_add(1, AcqRel);
     0
+}
+
+fn stay_loaded() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let mut module = std::ptr::null_mut();
+        let here = stay_loaded as fn() as usize;
+        let flags = GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS;
+        // SAFETY: an address in this module, an out-pointer to a local.
+        unsafe { GetModuleHandleExW(flags, here as *const u16, &mut module) };
+    });
+}
+
+/// A Winsock DLL of this project says what it gives beyond the documentation: 1, it holds the packet of a call back that succeeds
+/// at once, if the program wants none then, and `OVERLAPPED.Internal` has the statuses of `spi::errors`.
+#[unsafe(no_mangle)]
+pub extern "system" fn SgmWinsockGives(what: u32) {
+    GIVEN.store(what, Relaxed);
+}
+
+static GIVEN: AtomicU32 = AtomicU32::new(0);
+
+/// Is the Winsock DLL one of this project?
+pub fn is_known() -> bool {
+    GIVEN.load(Relaxed) & 1 != 0
 }
 
 unsafe extern "system" fn cleanup(errno: *mut i32) -> i32 {

@@ -48,6 +48,8 @@ pub struct Body {
     /// They are, or some have been told of: what enables them again must be noted.
     follows: AtomicBool,
     closing: AtomicBool,
+    /// What the lower provider said once of a reset: see `kernel::base`.
+    pub broken: AtomicU32,
     fd: OnceLock<Option<Fd>>,
 }
 
@@ -114,6 +116,8 @@ pub struct Slot {
     /// The first carrier, and further ones (WSADuplicateSocket); 0: none.
     first: AtomicUsize,
     more: Mutex<Vec<SOCKET>>,
+    /// The last carrier, when it is being closed.
+    last: AtomicUsize,
     /// Carriers, and duplicates that are announced but not made yet.
     holders: AtomicU32,
     dead: AtomicU32,
@@ -309,6 +313,7 @@ pub fn make(f: Fresh) -> Inside {
             gate: Gate::default(),
             first: AtomicUsize::new(0),
             more: Mutex::new(Vec::new()),
+            last: AtomicUsize::new(0),
             holders: AtomicU32::new(0),
             dead: AtomicU32::new(2),
             hint: AtomicU32::new(0),
@@ -336,12 +341,14 @@ pub fn make(f: Fresh) -> Inside {
         selected: AtomicBool::new(false),
         follows: AtomicBool::new(false),
         closing: AtomicBool::new(false),
+        broken: AtomicU32::new(0),
         fd: OnceLock::new(),
     };
     body.set_nonblocking(f.nonblocking);
     // SAFETY: the slot was free: nobody is inside, and its last body was dropped.
     unsafe { (*slot.body.get()).write(body) };
     slot.first.store(0, Relaxed);
+    slot.last.store(0, Relaxed);
     locked(&slot.more).clear();
     slot.holders.store(0, Relaxed);
     slot.gate.enter(kernel::yield_now);
@@ -376,6 +383,10 @@ impl Inside {
         let s = unsafe { create(id, self.slot.context(), &mut code) };
         if s == ws::INVALID_SOCKET {
             self.slot.holders.fetch_sub(1, AcqRel);
+            if let Some(conn) = self.conn().filter(|_| code == ws::WSAEPROVIDERFAILEDINIT) {
+                // No socket can be had of us; the program gets the base provider's.
+                conn.end().keep_tcp(gm::Reason::NoHooks);
+            }
             return Err(code);
         }
         if self
@@ -399,7 +410,29 @@ impl Inside {
         {
             locked(&self.slot.more).retain(|c| *c != s);
         }
+        self.slot.last.store(s, Release);
         self.release()
+    }
+
+    /// Has it, or will it have, other carriers than one?
+    pub fn has_twins(&self) -> bool {
+        self.slot.holders.load(Acquire) > 1
+    }
+
+    /// A carrier that is still this socket's: `s`, or if that is closed (another may have the number by now) another one.
+    pub fn carrier(&self, s: SOCKET) -> SOCKET {
+        let slot = self.slot;
+        let first = || match slot.first.load(Acquire) {
+            0 | usize::MAX => None,
+            first => Some(first),
+        };
+        match slot.has(s) {
+            true => s,
+            false => first()
+                .or_else(|| locked(&slot.more).first().copied())
+                .or_else(|| Some(slot.last.load(Acquire)).filter(|last| *last != 0))
+                .unwrap_or(s),
+        }
     }
 
     /// A holder less; see [`Inside::drop_carrier`].

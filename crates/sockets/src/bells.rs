@@ -56,6 +56,47 @@ impl Conn {
         Ok(())
     }
 
+    /// For a front whose kernel tells of the stream's end only to who has read all that lies before it: takes off the doorbells
+    /// that nobody needs. What comes before unread bytes of the ring no sleeper waits for (`unread`: and nobody else); after a reset
+    /// the end itself follows.
+    pub fn uncover_end(&self, k: &impl Kernel, unread: bool) {
+        let Ok(segment) = self.rings() else { return };
+        let (end, rx) = (self.end, segment.rx());
+        if rx.bells_untaken() == 0 || end.rx_path() != Path::Ring {
+            return;
+        }
+        let reset = rx.flags() & layout::RESET != 0;
+        let unread = unread && rx.flags() == 0 && rx.readable().is_ok_and(|n| n > 0);
+        if !reset && (!unread || rx.has_sleepers()) {
+            // If the ring is empty.
+            let _ = self.take_bells(k);
+            return;
+        }
+        let _rx = self.lock_rx(k);
+        let goes_on = || {
+            let passed = self.passed();
+            end.rx_path() == Path::Ring && rx.down_at(passed).is_none() && !rx.is_moved()
+        };
+        let mut scratch = [0_u8; 64];
+        while rx.bells_untaken() > 0 && goes_on() {
+            let n = scratch.len().min(rx.bells_untaken());
+            // Seen on the stream first, no switch after: these bytes are bells.
+            let Ok(seen @ 1..) = k.recv(&mut scratch[..n], true) else {
+                return;
+            };
+            rx.count_taken(seen as u32);
+            let taken = match goes_on() {
+                true => k.recv(&mut scratch[..seen], false).unwrap_or(0),
+                false => 0,
+            };
+            rx.unclaim_bells((seen - taken) as u32);
+            self.count_tcp(0, taken as u64);
+            if self.only_bells(&scratch[..taken]).is_err() || taken < seen {
+                return;
+            }
+        }
+    }
+
     /// Takes them off though the end is told, unless somebody sleeps who must find the stream readable.
     pub(crate) fn leave_no_bell(&self, k: &impl Kernel) {
         let Ok(segment) = self.rings() else { return };

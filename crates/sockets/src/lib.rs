@@ -38,7 +38,7 @@ pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};
 pub use ready::Ready;
 pub use recv::RecvOptions;
 pub use send::SendOptions;
-pub use waiting::{Ask, Deadline, Host, set, several};
+pub use waiting::{Ask, Deadline, Host, Spin, Spun, set, several};
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

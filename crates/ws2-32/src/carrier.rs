@@ -130,6 +130,16 @@ impl Carrier {
         }
     }
 
+    /// Of another handle of the same socket.
+    pub fn inherit(&self, other: &Carrier) {
+        if let Some(port) = other.port()
+            && self.port().is_none()
+        {
+            self.set_port(port);
+        }
+        self.add_modes(other.modes.load(Relaxed));
+    }
+
     pub fn add_modes(&self, modes: u32) {
         self.modes.fetch_or(modes, Relaxed);
     }

@@ -24,6 +24,7 @@ use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::Win32::System::Threading::SetEvent;
 
 use crate::carrier::{Carrier, Port};
+use crate::extras;
 use crate::provider::HANDLES;
 
 #[link(name = "ntdll")]
@@ -58,6 +59,13 @@ thread_local! {
     static HELD: Cell<Option<Packet>> = const { Cell::new(None) };
 }
 
+/// Has the handle a completion port? A call on it that is to be told of by a routine is refused then.
+pub fn has_port(s: SOCKET) -> bool {
+    HANDLES
+        .get(s)
+        .is_some_and(|slot| slot.is_non_ifs() && slot.extra().port().is_some())
+}
+
 /// Runs a provider's call with this OVERLAPPED, whose end is told by a completion routine or not.
 pub fn within_call(
     s: SOCKET,
@@ -75,7 +83,7 @@ pub fn within_call(
     if unsafe { (*ov).hEvent }.is_null() && carrier.port().is_none() {
         carrier.begin(s);
     }
-    if !carrier.skips_on_success() {
+    if !carrier.skips_on_success() || !extras::are_on() {
         return call();
     }
     let outer = (CALLED.replace(ov), HELD.take());
@@ -111,6 +119,7 @@ pub unsafe fn finish(s: SOCKET, carrier: &Carrier, ov: *mut OVERLAPPED, error: i
         WSA_OPERATION_ABORTED if carrier.closing.load(Relaxed) => STATUS_HANDLES_CLOSED,
         _ => spi::errors::to_ntstatus(error),
     };
+    let status = extras::status(status);
     // SAFETY: by the caller. Waiters watch `Internal`, so it comes last and publishes the rest.
     let event = unsafe {
         let event = (*ov).hEvent.addr();

@@ -146,6 +146,20 @@ impl<P, X> Handles<P, X> {
         }
     }
 
+    /// Every registered handle.
+    pub fn each(&self, f: impl Fn(&'static Slot<P, X>))
+    where
+        Self: 'static,
+    {
+        for page in &self.pages {
+            // SAFETY: null, or a page that is never freed.
+            if let Some(page) = unsafe { page.load(Acquire).as_ref() } {
+                let used = |slot: &&Slot<P, X>| !slot.owner.load(Acquire).is_null();
+                page.iter().filter(used).for_each(&f);
+            }
+        }
+    }
+
     /// Forgets all handles, and tells of each that was registered.
     pub fn clear_all(&self, forgotten: impl Fn(&Slot<P, X>)) {
         for page in &self.pages {

@@ -9,6 +9,7 @@
 //! gate        ntdll calls on a provider's non-IFS handles (ReadFile, CloseHandle, completion ports ...)
 //! upcalls     what providers call: WPUCreateSocketHandle ..., WPUCompleteOverlappedRequest
 //! provider    loading and starting providers; startup: WSAStartup's count
+//! extras      what is given to providers beyond the documentation
 //! catalog     the provider catalog in the registry; wsc: the WSC* functions
 //! base        the base provider: a WSPPROC_TABLE that calls the builtin
 //! handles     which SOCKET belongs to which provider
@@ -36,6 +37,8 @@ mod catalog;
 mod complete;
 #[cfg(windows)]
 mod dispatch;
+#[cfg(windows)]
+mod extras;
 #[cfg(windows)]
 mod gate;
 #[cfg(windows)]

@@ -2,12 +2,13 @@
 //!
 //! One provider per GUID in the catalog, as on Windows: all chains that an installer registered under one GUID share it, and
 //! WSPStartup is called with the entry that was needed first. Providers are made on demand and never freed; their DLLs stay
-//! loaded over WSACleanup, because a thread of the provider may still be returning through its code.
+//! loaded over WSACleanup, because a thread of the provider may still be returning through its code (without [`extras`] they
+//! are unloaded, as the documentation allows).
 
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{
-    AtomicPtr,
+    AtomicBool, AtomicPtr,
     Ordering::{Acquire, Release},
 };
 
@@ -19,11 +20,13 @@ use crate::carrier::Carrier;
 use crate::catalog::{self, Entry};
 use crate::handles::Handles;
 use crate::lock::lock;
-use crate::upcalls;
+use crate::{extras, upcalls};
 
 pub struct Provider {
     id: GUID,
     state: Mutex<State>,
+    /// To be unloaded after the last WSACleanup.
+    module: Mutex<Option<lower::Module>>,
     /// The table of the last successful start, never freed; [`EMPTY`] before the first.
     table: AtomicPtr<WSPPROC_TABLE>,
 }
@@ -54,7 +57,8 @@ pub fn start(entry: &Entry) -> Result<&'static Provider, i32> {
         State::Started => Ok(provider),
         State::Failed(error) => Err(error),
         State::Stopped => match load(entry) {
-            Ok(table) => {
+            Ok((table, module)) => {
+                *lock(&provider.module) = module;
                 provider.publish(table);
                 *state = State::Started;
                 Ok(provider)
@@ -78,10 +82,30 @@ pub fn of_entry(id: u32) -> Option<&'static Provider> {
     spi::types::complete(provider.table()).then_some(provider)
 }
 
+/// Handles of one socket share a completion port, as they share the file of a kernel that has one: calls `f` with each handle of the same owner
+/// and context. Only where a program has duplicated sockets (WSADuplicateSocket) can there be more than the one.
+pub fn each_twin(s: usize, f: impl Fn(&'static Carrier)) {
+    if !DUPLICATED.load(Acquire) {
+        return;
+    }
+    let Some(own) = HANDLES.get(s).filter(|slot| slot.is_non_ifs()) else {
+        return;
+    };
+    let context = own.context();
+    HANDLES.each(|slot| {
+        if !ptr::eq(slot, own) && slot.is_non_ifs() && slot.context() == context {
+            f(slot.extra());
+        }
+    });
+}
+
+/// A program has made a socket after a structure, as duplicates are made.
+pub static DUPLICATED: AtomicBool = AtomicBool::new(false);
+
 /// The last WSACleanup: every started provider is told, once per its WSPStartup.
 pub fn stop_all() {
     let all = lock(&PROVIDERS).clone();
-    for provider in all {
+    for provider in &all {
         let was = std::mem::replace(&mut *lock(&provider.state), State::Stopped);
         if let (State::Started, Some(cleanup)) = (was, provider.table().lpWSPCleanup) {
             let mut error = 0;
@@ -95,6 +119,14 @@ pub fn stop_all() {
             slot.extra().reset();
         }
     });
+    for provider in all {
+        if let Some(module) = lock(&provider.module).take() {
+            provider
+                .table
+                .store(ptr::from_ref(&EMPTY).cast_mut(), Release);
+            drop(module);
+        }
+    }
 }
 
 fn of_guid(id: &GUID) -> &'static Provider {
@@ -105,6 +137,7 @@ fn of_guid(id: &GUID) -> &'static Provider {
     let fresh: &'static Provider = Box::leak(Box::new(Provider {
         id: *id,
         state: Mutex::new(State::Stopped),
+        module: Mutex::new(None),
         table: AtomicPtr::new(ptr::from_ref(&EMPTY).cast_mut()),
     }));
     all.push(fresh);
@@ -112,7 +145,7 @@ fn of_guid(id: &GUID) -> &'static Provider {
 }
 
 /// Loads the entry's DLL and calls its WSPStartup.
-fn load(entry: &Entry) -> Result<WSPPROC_TABLE, i32> {
+fn load(entry: &Entry) -> Result<(WSPPROC_TABLE, Option<lower::Module>), i32> {
     let path = spi::wide::expand(&entry.path);
     let module = lower::Module::load(&path)?;
     let mut table = WSPPROC_TABLE::default();
@@ -122,13 +155,16 @@ fn load(entry: &Entry) -> Result<WSPPROC_TABLE, i32> {
         &mut WSPDATA::default(),
         &mut table,
     )?;
-    // It ran: it may have threads and pointers out there, whatever we think of its table.
-    module.keep();
-    if spi::types::complete(&table) {
-        Ok(table)
-    } else {
-        Err(WSAEINVALIDPROCTABLE)
+    if extras::are_on() || !spi::types::complete(&table) {
+        // It ran: it may have threads and pointers out there, whatever we think of its table.
+        module.keep();
+        extras::tell(&table);
+        return match spi::types::complete(&table) {
+            true => Ok((table, None)),
+            false => Err(WSAEINVALIDPROCTABLE),
+        };
     }
+    Ok((table, Some(module)))
 }
 
 impl Provider {

@@ -106,7 +106,9 @@ unsafe extern "system" fn create_socket_handle(id: u32, context: usize, errno: *
 }
 
 fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
-    gate::install();
+    if !gate::install() {
+        return Err(WSAEPROVIDERFAILEDINIT);
+    }
     let owner = provider::of_entry(id).ok_or(WSAEINVAL)?;
     let registration = Registration {
         owner,
@@ -115,6 +117,7 @@ fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
     };
     if let Some(s) = pool::take() {
         HANDLES.set(s, registration);
+        share_port(s);
         return Ok(s);
     }
     let entry = catalog::current();
@@ -147,7 +150,15 @@ fn carrier(id: u32, context: usize) -> Result<SOCKET, i32> {
         unsafe { builtin::closesocket(s) };
         return Err(WSAENOBUFS);
     }
+    share_port(s);
     Ok(s)
+}
+
+/// A further handle of a socket.
+fn share_port(s: SOCKET) {
+    if let Some(slot) = HANDLES.get(s) {
+        provider::each_twin(s, |twin| slot.extra().inherit(twin));
+    }
 }
 
 /// Takes a carrier out of the table, with what belongs to it. `false`: it wasn't there.

@@ -13,6 +13,28 @@ use sgm_tests::wine::{Mode, Wine, suite};
 /// The suite itself ends a case that takes longer than 40 s; a batch has a dozen cases that take a second at most.
 const LIMIT: Duration = Duration::from_secs(400);
 
+/// What the provider takes its system for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// Wine, with Linux below it.
+    Wine,
+    /// Wine, all of it through the lower provider.
+    Lower,
+    /// Windows: all of it through the lower provider, the documented answers, and a Winsock DLL that gives nothing beyond
+    /// what is documented.
+    Windows,
+}
+
+impl World {
+    fn environment(self) -> &'static [&'static str] {
+        match self {
+            World::Wine => &[],
+            World::Lower => &["SGM_LINUX"],
+            World::Windows => &["SGM_LINUX", "SGM_WINE", "SGM_EXTRAS"],
+        }
+    }
+}
+
 /// How to run the cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
@@ -22,6 +44,7 @@ pub struct Setup {
     pub ipv6: bool,
     /// Both parts in one process, as two threads.
     pub together: bool,
+    pub world: World,
 }
 
 impl Setup {
@@ -32,6 +55,7 @@ impl Setup {
             warm: false,
             ipv6: false,
             together: false,
+            world: World::Wine,
         }
     }
 
@@ -88,6 +112,7 @@ fn start(wine: &Wine, names: &[&str], setup: Setup, solo: bool, outcome: &mut Ou
         let report = scratch.join(&format!("{role}.json"));
         let wanted = (mode == Mode::Carried).then_some(report.as_path());
         let mut command = wine.command(mode, &suite(), &front, wanted);
+        command.envs(setup.world.environment().iter().map(|name| (name, "0")));
         command.args([role, &channel, &setup.word()]).args(names);
         reports.extend(wanted.map(PathBuf::from));
         Started::new(role, scratch.path(), command)

@@ -2,7 +2,9 @@
 //! and opted in, and the counters to prove the path.
 
 mod batch;
+mod documented;
 mod examples;
+mod hooked;
 mod kill;
 mod linux;
 mod suite;

@@ -10,7 +10,8 @@ use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
 use sgm_tests::wine::{Mode, Wine, ends, suite};
 
-use crate::batch::{Outcome, Setup, Transcript, run};
+use crate::batch::{Outcome, Setup, Transcript, World, run};
+use crate::documented::expected;
 
 /// What a case needs, and whether its connection is carried when it is warm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ enum Kind {
     Within,
     /// Two parts, with connections of their own making or such as stay on TCP.
     Two,
+    /// As `Two`; it cancels calls, which no provider without kernel handles is told of on Windows.
+    Cancels,
     /// As `Two`; the case ends Winsock for its whole process and so cannot have both parts in one.
     Apart,
     Solo,
@@ -53,6 +56,7 @@ impl Theme {
             .iter()
             .filter(|case| match case.kind {
                 Kind::Apart => !setup.together,
+                Kind::Cancels => setup.world != World::Windows,
                 // It has no side that could be alone.
                 Kind::Solo => setup.server == setup.client,
                 _ => true,
@@ -75,7 +79,7 @@ impl Theme {
         let outcome = run(&wine, &self.names(setup), setup);
         let mut wrong = String::new();
         for (name, solo) in self.names(setup) {
-            let expected = &reference.cases[name];
+            let expected = &expected(setup.world, name, &reference.cases[name]);
             let got = &outcome.cases[name];
             if fails(expected)
                 || (got != expected
@@ -157,10 +161,14 @@ fn also_plain(wine: &Wine, name: &str, solo: bool, setup: Setup, got: &Transcrip
     let again = Setup {
         server: Mode::Plain,
         client: Mode::Plain,
+        world: World::Wine,
         ..setup
     };
     !fails(got)
-        && (0..MORE_PLAIN_RUNS).any(|_| run(wine, &[(name, solo)], again).cases[name] == *got)
+        && (0..MORE_PLAIN_RUNS).any(|_| {
+            let plain = &run(wine, &[(name, solo)], again).cases[name];
+            expected(setup.world, name, plain) == *got
+        })
 }
 
 fn difference(name: &str, expected: &Transcript, got: &Transcript) -> String {
@@ -196,6 +204,9 @@ macro_rules! kind {
     };
     (two) => {
         Kind::Two
+    };
+    (cancels) => {
+        Kind::Cancels
     };
     (apart) => {
         Kind::Apart
@@ -243,6 +254,14 @@ macro_rules! themes {
             #[test]
             fn carried_in_one_process() {
                 THEME.same(Setup { warm: true, together: true, ..CARRIED });
+            }
+            #[test]
+            fn through_the_lower_provider() {
+                THEME.same(Setup { warm: true, world: World::Lower, ..CARRIED });
+            }
+            #[test]
+            fn as_on_windows() {
+                THEME.same(Setup { warm: true, world: World::Windows, ..CARRIED });
             }
             #[test]
             fn server_alone() {
@@ -352,7 +371,7 @@ themes! {
         two by_port;
         two by_routine;
         two zero_bytes;
-        two cancel;
+        cancels cancel;
         two close_pending;
         two reset_pending;
         two port_bulk;
@@ -384,6 +403,8 @@ themes! {
         carried shut_under_recv;
         carried duplicated;
         carried duplicate_first_closed;
+        two duplicated_ports;
+        two duplicated_listener;
         carried passing_threads;
     }
     accept {
@@ -402,10 +423,18 @@ themes! {
     library {
         solo startup;
         apart cleanup_ends;
+        solo cleanup_again;
         solo last_error;
         solo addresses;
         solo catalog;
         two udp;
+    }
+    odd {
+        solo odd_ioctls;
+        solo odd_info;
+        solo odd_last_errors;
+        solo odd_statuses;
+        solo odd_calls;
     }
 }
 

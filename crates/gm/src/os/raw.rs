@@ -74,10 +74,12 @@ fn probe(version: String) -> bool {
     known && unsafe { call(nr::GETPID, [0; 6]) } > 1
 }
 
-/// Is this Wine, of whatever version?
+/// Is this Wine, of whatever version? `SGM_WINE=0` says no, so that Windows' documented answers can be tried under Wine.
 pub fn is_wine() -> bool {
     static WINE: OnceLock<bool> = OnceLock::new();
-    *WINE.get_or_init(|| wine_version().is_some())
+    *WINE.get_or_init(|| {
+        wine_version().is_some() && std::env::var_os("SGM_WINE").is_none_or(|v| v != "0")
+    })
 }
 
 /// Wine's version, as ntdll tells it; `None`: this is Windows.

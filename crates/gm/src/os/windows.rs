@@ -11,6 +11,8 @@ use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use windows_sys::Win32::Foundation::{CloseHandle, FILETIME, STILL_ACTIVE};
 use windows_sys::Win32::Storage::FileSystem::{
@@ -58,6 +60,7 @@ fn map(file: &std::fs::File, len: usize) -> io::Result<Mapping> {
 pub(super) unsafe fn unmap(base: *mut u8, _len: usize) {
     // SAFETY: by the caller.
     unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: base.cast() }) };
+    remove_late();
 }
 
 /// # Safety
@@ -139,8 +142,39 @@ pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     map(&file, len)
 }
 
+/// Windows deletes no file that is mapped, by whatever process. Such a one goes when we have let a mapping go, or with the next
+/// program that sweeps.
 pub fn remove(path: &Path) {
-    let _ = std::fs::remove_file(path);
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            // Not waited for: at the end of a process a dead thread may have it.
+            if let Ok(mut later) = LATER.try_lock()
+                && later.len() < LATER_MOST
+            {
+                later.push(path.to_path_buf());
+                LATER_COUNT.store(later.len(), Relaxed);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Files that could not be deleted yet.
+static LATER: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static LATER_COUNT: AtomicUsize = AtomicUsize::new(0);
+const LATER_MOST: usize = 4096;
+
+fn remove_late() {
+    if LATER_COUNT.load(Relaxed) == 0 {
+        return;
+    }
+    if let Ok(mut later) = LATER.try_lock() {
+        later.retain(|path| match std::fs::remove_file(path) {
+            Ok(()) => false,
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        });
+        LATER_COUNT.store(later.len(), Relaxed);
+    }
 }
 
 /// Renames, but never over an existing file.

@@ -5,9 +5,25 @@
 use sockets::{Fault, Peeked, Ready, Stream};
 use windows_sys::Win32::Networking::WinSock as ws;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::slot::Body;
 
 const FIONREAD: u32 = ws::FIONREAD as u32;
+
+/// A lower provider may tell of a reset once only, to whichever call asks first. One that a look has found is kept for the call
+/// that takes errors, as a kernel keeps it: [`Body::broken`].
+const BROKEN: u32 = 1;
+/// It was told; the connection is over.
+const BROKEN_TOLD: u32 = 2;
+
+/// A reset that is to be told now.
+fn take_broken(b: &Body) -> bool {
+    b.broken.load(Relaxed) == BROKEN
+        && b.broken
+            .compare_exchange(BROKEN, BROKEN_TOLD, Relaxed, Relaxed)
+            .is_ok()
+}
 
 fn fault(code: i32) -> Fault {
     match code {
@@ -56,10 +72,19 @@ fn select(b: &Body, read: bool, write: bool, limit_us: Option<u64>) -> Result<(b
 }
 
 pub fn recv(b: &Body, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
-    if queued(b) == 0 && !select(b, true, false, Some(0))?.0 {
-        return Err(Fault::WouldBlock);
+    if queued(b) == 0 {
+        if take_broken(b) {
+            return Err(Fault::Reset);
+        }
+        if !select(b, true, false, Some(0))?.0 {
+            return Err(Fault::WouldBlock);
+        }
     }
-    recv_now(b, buf, peek)
+    let got = recv_now(b, buf, peek);
+    if got == Err(Fault::Reset) {
+        b.broken.store(BROKEN_TOLD, Relaxed);
+    }
+    got
 }
 
 /// As [`recv`], on a socket whose mode is non-blocking.
@@ -150,25 +175,41 @@ pub fn sleep_writable(b: &Body, limit_us: u64) -> Result<(), Fault> {
     }
 }
 
+/// The lower provider tells of an end only when all before it is read, so doorbells are taken off first.
 pub fn poll(b: &Body) -> Ready {
-    let Ok((readable, writable)) = select(b, true, true, Some(0)) else {
+    let ask = || select(b, true, true, Some(0));
+    let Ok((mut readable, writable)) = ask() else {
         return Ready::ERR | Ready::HUP;
     };
+    let mut unread = readable && queued(b) > 0;
+    if unread && let Some(conn) = &b.conn {
+        // A selected socket's end is told by an event; each receive would have the bells that are left signal that anew.
+        conn.uncover_end(&super::Socket(b), !b.is_selected());
+        unread = queued(b) > 0;
+        readable = unread || ask().is_ok_and(|(readable, _)| readable);
+    }
     let mut ready = if writable { Ready::OUT } else { Ready::NONE };
     if readable {
         ready |= Ready::IN;
-        if queued(b) == 0 {
+        if !unread && b.broken.load(Relaxed) == 0 {
             match recv(b, &mut [0], true) {
                 Ok(0) => ready |= Ready::RDHUP,
-                Err(Fault::Reset | Fault::Other(_)) => ready |= Ready::ERR | Ready::HUP,
+                Err(Fault::Reset) => b.broken.store(BROKEN, Relaxed),
+                Err(Fault::Other(_)) => ready |= Ready::ERR | Ready::HUP,
                 _ => {}
             }
         }
+    }
+    match b.broken.load(Relaxed) {
+        0 => {}
+        BROKEN => ready |= Ready::RDHUP | Ready::HUP | Ready::ERR,
+        _ => ready |= Ready::RDHUP | Ready::HUP,
     }
     ready
 }
 
 pub fn take_error(b: &Body) {
+    take_broken(b);
     let (mut value, mut len, mut code) = (0_i32, 4, 0);
     // SAFETY: an out-pointer to a local of the length given.
     unsafe {
@@ -227,7 +268,6 @@ pub fn set_nonblocking(b: &Body) -> bool {
 
 /// All calls that move bytes of a non-IFS socket come through this provider, so its own count is the kernel's.
 pub fn positions(b: &Body) -> Option<(u64, u64)> {
-    use ring::sync::Ordering::Relaxed;
     let end = b.conn.as_ref()?.end();
     Some((end.tcp_tx.load(Relaxed), end.tcp_rx.load(Relaxed)))
 }

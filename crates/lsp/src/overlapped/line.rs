@@ -150,7 +150,6 @@ pub fn join(inside: Inside, r: Request, way: Way) -> Result<(), Code> {
     let op = Op::begin(inside.clone(), r, kind, way.flags);
     let mut queue = locked(&line_of(&inside, sends).0);
     if !queue.busy {
-        port::stay_loaded();
         let thread = std::thread::Builder::new().name("sgm-line".into());
         let i = inside.clone();
         if thread.spawn(move || serve(i, sends)).is_err() {

@@ -30,7 +30,7 @@ use windows_sys::core::BOOL;
 
 use crate::answer::{Code, lower, tell};
 use crate::ioctl::Buffers;
-use crate::provider::upcalls;
+use crate::provider::{self, upcalls};
 use crate::slot::{Body, Inside, enter, locked};
 use crate::wait;
 
@@ -311,7 +311,7 @@ unsafe fn base_send(
 pub unsafe fn ioctl(inside: Inside, r: Request, request: u32, bufs: &Buffers) -> Result<(), Code> {
     let i = inside.clone();
     let b = i.body();
-    let now = start(inside, r, Kind::Other, 0, |p| {
+    let now = start(inside, r, Kind::Ioctl, 0, |p| {
         // SAFETY: the program's buffers, which stay until the completion; the rest is the operation's own.
         lower(|code| unsafe {
             (b.lower.ioctl)(
@@ -334,15 +334,15 @@ pub unsafe fn ioctl(inside: Inside, r: Request, request: u32, bufs: &Buffers) ->
     Ok(())
 }
 
-/// The call was done at once; its completion is still owed. `bufs.returned` says how many bytes.
-///
-/// # Safety
-/// As for WSAIoctl.
-pub unsafe fn complete_now(inside: Inside, r: Request, bufs: &Buffers) -> Result<(), Code> {
-    // SAFETY: null or the program's place, written by the call.
-    let bytes = unsafe { bufs.returned.as_ref() }.copied().unwrap_or(0);
-    op::tell_at_once(inside, r, bytes);
-    Ok(())
+/// The call was done at once; its completion is still owed. As on Wine that says nothing of bytes.
+pub fn complete_now(inside: Inside, r: Request) -> Result<(), Code> {
+    let says_done = r.routine.is_some() || provider::is_known();
+    op::tell_at_once(inside, r, 0);
+    if says_done {
+        Ok(())
+    } else {
+        Err(ws::WSA_IO_PENDING)
+    }
 }
 
 pub unsafe extern "system" fn get_overlapped_result(
@@ -354,30 +354,51 @@ pub unsafe extern "system" fn get_overlapped_result(
     errno: *mut i32,
 ) -> BOOL {
     let call = || {
-        enter(s)?;
+        let inside = enter(s)?;
         if ov.is_null() {
             return Err(ws::WSA_INVALID_PARAMETER);
         }
         // SAFETY: the program's structure, which it keeps for the whole call.
+        let status = unsafe { result_of(ov, wait != 0)? };
+        let told = op::told(ov as usize);
+        // SAFETY: as above. Of operations that failed as well: a datagram that was cut has bytes.
         unsafe {
-            let status = result_of(ov, wait != 0)?;
-            // Of operations that failed as well: a datagram that was cut has bytes.
             put(bytes, (*ov).InternalHigh as u32);
-            put(flags, (*ov).Anonymous.Anonymous.Offset);
-            match spi::errors::to_wsa(status) {
-                0 => Ok(()),
-                code => Err(code),
-            }
+            put(flags, told.map_or(0, |(_, flags)| flags));
         }
+        let (code, last) = match told {
+            Some((code, _)) if !provider::is_known() => (code, 0),
+            _ if status == 0 => (0, 0),
+            // What no operation of ours has written is the lower provider's to read.
+            _ => status_code(inside.body(), ov),
+        };
+        if code == 0 { Ok(last) } else { Err(code) }
     };
     match call() {
-        Ok(()) => 1,
+        Ok(last) => {
+            // As Wine, which converts every status, that of a success as well.
+            // SAFETY: always valid to call.
+            unsafe { ws::WSASetLastError(last) };
+            1
+        }
         Err(code) => {
             // SAFETY: the caller's place for the code.
             unsafe { tell(code, errno) };
             0
         }
     }
+}
+
+/// What the lower provider takes a completed OVERLAPPED's status for, and what it leaves as the last error if that is none.
+fn status_code(b: &Body, ov: *const OVERLAPPED) -> (Code, Code) {
+    let (mut bytes, mut flags, mut code) = (0, 0, 0);
+    // SAFETY: the program's structure, which is only read; out-pointers to locals.
+    let ok = unsafe {
+        (b.lower.get_overlapped_result)(b.base, ov, &mut bytes, 0, &mut flags, &mut code)
+    };
+    // SAFETY: always valid to call.
+    let last = unsafe { ws::WSAGetLastError() };
+    if ok != 0 { (0, last) } else { (code, 0) }
 }
 
 /// The operation's NTSTATUS, when it is there.
@@ -433,7 +454,15 @@ pub fn cancel_all(inside: &Inside) {
     if io.pending.load(Acquire) > 0 {
         Op::cancel_of(inside, std::ptr::null());
         // Or one of these might call the lower provider with a handle that is another socket's by then.
-        await_operations(|| !io.receiving.is_busy() && !io.sending.is_busy());
+        await_operations(|_| !io.receiving.is_busy() && !io.sending.is_busy());
+    }
+}
+
+/// Cancels what was begun by this handle of the socket, and waits until it is told of.
+pub fn cancel_by(inside: &Inside, s: SOCKET) {
+    if inside.body().io.pending.load(Acquire) > 0 {
+        Op::cancel_by(inside, s);
+        await_operations(|operations| !operations.values().any(|op| op.is_by(inside, s)));
     }
 }
 
@@ -441,16 +470,16 @@ pub fn cancel_all(inside: &Inside) {
 pub fn drain(inside: &Inside) {
     let io = &inside.body().io;
     if io.pending.load(Acquire) > 0 {
-        await_operations(|| io.pending.load(Acquire) == 0);
+        await_operations(|_| io.pending.load(Acquire) == 0);
     }
 }
 
 /// Waits for operations to end; a lower provider that does not end them must not keep the program for ever.
-fn await_operations(done: impl Fn() -> bool) {
+fn await_operations(done: impl Fn(&op::Operations) -> bool) {
     const LIMIT: Duration = Duration::from_secs(1);
     let end = Instant::now() + LIMIT;
     let mut operations = locked(&PENDING);
-    while !done() {
+    while !done(&operations) {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return;

@@ -17,11 +17,12 @@ use windows_sys::Win32::System::Threading::{ResetEvent, SetEvent};
 
 use super::{Request, line, port};
 use crate::answer::Code;
-use crate::provider::upcalls;
+use crate::provider::{self, upcalls};
 use crate::slot::{Inside, locked};
 
 /// The operations that are not told of yet, by the program's OVERLAPPED.
-pub static PENDING: Mutex<BTreeMap<usize, Arc<Op>>> = Mutex::new(BTreeMap::new());
+pub static PENDING: Mutex<Operations> = Mutex::new(BTreeMap::new());
+pub type Operations = BTreeMap<usize, Arc<Op>>;
 /// One more is.
 pub static DONE: Condvar = Condvar::new();
 
@@ -37,6 +38,8 @@ pub enum Kind {
     Accept(Option<Inside>),
     /// ConnectEx: the bytes are its first ones.
     Connect,
+    /// What it returns at once and what its completion tells are two counts of bytes.
+    Ioctl,
     Other,
 }
 
@@ -101,6 +104,41 @@ pub enum Issued {
     Failed(Code),
 }
 
+/// What operations said that ended with an error or with flags, by the program's OVERLAPPED, until that begins another one. The
+/// structure itself has no place for it: which status a Winsock DLL writes for an error is not documented.
+static TOLD: Mutex<BTreeMap<usize, (Code, u32)>> = Mutex::new(BTreeMap::new());
+/// How many of these there are.
+static TOLD_COUNT: AtomicUsize = AtomicUsize::new(0);
+/// More are of structures that are gone for long.
+const TOLD_MOST: usize = 1 << 16;
+
+/// The error and the flags of this OVERLAPPED's operation; `None`: it succeeded without any, or is not one of ours.
+pub fn told(ov: usize) -> Option<(Code, u32)> {
+    if TOLD_COUNT.load(Acquire) == 0 {
+        return None;
+    }
+    locked(&TOLD).get(&ov).copied()
+}
+
+fn set_told(ov: usize, what: Option<(Code, u32)>) {
+    if what.is_none() && TOLD_COUNT.load(Acquire) == 0 {
+        return;
+    }
+    let mut all = locked(&TOLD);
+    match what {
+        Some(what) => {
+            all.insert(ov, what);
+        }
+        None => {
+            all.remove(&ov);
+        }
+    }
+    if all.len() > TOLD_MOST {
+        all.pop_first();
+    }
+    TOLD_COUNT.store(all.len(), Release);
+}
+
 /// Makes an overlapped call of the lower provider. An error is what the program's call returns, WSA_IO_PENDING included.
 pub fn start(
     inside: Inside,
@@ -109,10 +147,12 @@ pub fn start(
     flags: u32,
     call: impl FnOnce(&Places) -> Result<(), Code>,
 ) -> Result<Now, Code> {
+    // A program that wants no packet for a success at once would get one from a Winsock DLL that knows nothing of that.
+    let says_done = r.routine.is_some() || provider::is_known();
     let op = Op::begin(inside, r, kind, flags);
     match op.issue(call) {
-        Issued::Done(now) => Ok(now),
-        Issued::Pending => Err(ws::WSA_IO_PENDING),
+        Issued::Done(now) if says_done => Ok(now),
+        Issued::Done(_) | Issued::Pending => Err(ws::WSA_IO_PENDING),
         Issued::Failed(code) => {
             op.give_up();
             Err(code)
@@ -160,6 +200,7 @@ impl Op {
         }
         inside.body().io.pending.fetch_add(1, AcqRel);
         let key = r.ov as usize;
+        set_told(key, None);
         let op = Arc::new(Self {
             own: UnsafeCell::new(OVERLAPPED::default()),
             bytes: UnsafeCell::new(0),
@@ -184,6 +225,11 @@ impl Op {
         self.slot == inside.slot.context()
     }
 
+    /// Was it begun by this handle of the socket?
+    pub fn is_by(&self, inside: &Inside, s: SOCKET) -> bool {
+        self.is_of(inside) && self.request.s == s
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Acquire)
     }
@@ -191,17 +237,27 @@ impl Op {
     /// Cancels a socket's operation with this OVERLAPPED, or all of them, in the order in which they began.
     /// True: there were some.
     pub fn cancel_of(inside: &Inside, ov: *const OVERLAPPED) -> bool {
+        let these = |op: &Op| ov.is_null() || op.request.ov.cast_const() == ov;
+        // All of them end in line.
+        Self::cancel_these(inside, !ov.is_null(), these)
+    }
+
+    /// Cancels those that were begun by this handle.
+    pub fn cancel_by(inside: &Inside, s: SOCKET) {
+        Self::cancel_these(inside, true, |op| op.request.s == s);
+    }
+
+    fn cancel_these(inside: &Inside, leave: bool, these: impl Fn(&Op) -> bool) -> bool {
         // Their own references keep our structures where they are.
         let mut found: Vec<_> = locked(&PENDING)
             .values()
-            .filter(|op| op.is_of(inside) && (ov.is_null() || op.request.ov.cast_const() == ov))
+            .filter(|op| op.is_of(inside) && these(op))
             .cloned()
             .collect();
         found.sort_by_key(|op| op.number);
         for op in &found {
             op.cancel(inside.body().base);
-            if !ov.is_null() {
-                // All of them end in line.
+            if leave {
                 line::leave(inside, op);
             }
         }
@@ -264,6 +320,10 @@ impl Op {
             now.bytes = unsafe { (*self.own()).InternalHigh } as u32;
         }
         let (bytes, flags) = (now.bytes, now.flags);
+        if matches!(held.as_ref().map(|h| &h.kind), Some(Kind::Ioctl)) {
+            // SAFETY: as above.
+            now.bytes = unsafe { (*self.own()).InternalHigh } as u32;
+        }
         if let Some(h) = held.take() {
             self.tell(h, code, now);
         }
@@ -333,15 +393,14 @@ impl Op {
         }
         now.bytes += self.carried.load(Relaxed);
         let r = &self.request;
-        // SAFETY: the program's structure, valid until it is told; `Offset` is a provider's to use on sockets, and the only
-        // calls for which it means something (files) are of no receiving kind.
+        if code != 0 || now.flags != 0 {
+            set_told(r.ov as usize, Some((code, now.flags)));
+        }
+        // SAFETY: the program's structure, valid until it is told.
         unsafe {
-            if matches!(held.kind, Kind::Receive | Kind::Look) {
-                (*r.ov).Anonymous.Anonymous.Offset = now.flags;
-            }
             match r.routine {
                 Some(routine) => self.queue(routine, code, &now),
-                None => self.complete(code, now.bytes),
+                None => self.complete(&held.inside, code, now.bytes),
             }
         }
         self.forget(&held.inside);
@@ -349,15 +408,16 @@ impl Op {
 
     /// # Safety
     /// The program's structure is valid.
-    unsafe fn complete(&self, code: Code, bytes: u32) {
+    unsafe fn complete(&self, inside: &Inside, code: Code, bytes: u32) {
         let r = &self.request;
+        let s = inside.carrier(r.s);
         let mut error = 0;
         // SAFETY: by the caller. It writes the status, then signals.
         unsafe {
-            if ws::WPUCompleteOverlappedRequest(r.s, r.ov, code as u32, bytes, &mut error) == 0 {
+            if ws::WPUCompleteOverlappedRequest(s, r.ov, code as u32, bytes, &mut error) == 0 {
                 return;
             }
-            // The handle is closed (the socket lives on through a duplicate): the event is all there can be.
+            // All handles are closed: the event is all there can be.
             let event = (*r.ov).hEvent as usize & !1;
             self.write_status(code, bytes);
             if event != 0 {

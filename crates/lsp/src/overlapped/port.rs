@@ -14,9 +14,6 @@ use windows_sys::Win32::Networking::WinSock as ws;
 use windows_sys::Win32::System::IO::{
     CreateIoCompletionPort, GetQueuedCompletionStatus, OVERLAPPED, PostQueuedCompletionStatus,
 };
-use windows_sys::Win32::System::LibraryLoader::{
-    GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_PIN, GetModuleHandleExW,
-};
 use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEONLYONCE,
 };
@@ -33,22 +30,12 @@ fn port() -> usize {
         let port = unsafe {
             CreateIoCompletionPort(INVALID_HANDLE_VALUE, std::ptr::null_mut(), 0, 0) as usize
         };
-        stay_loaded();
         let thread = std::thread::Builder::new().name("sgm-overlapped".into());
         if port != 0 && thread.spawn(move || serve(port)).is_err() {
             return 0;
         }
         port
     })
-}
-
-/// A thread runs in this DLL from now on.
-pub fn stay_loaded() {
-    let mut module = std::ptr::null_mut();
-    let here = stay_loaded as fn() as usize;
-    let flags = GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS;
-    // SAFETY: an address in this module, an out-pointer to a local.
-    unsafe { GetModuleHandleExW(flags, here as *const u16, &mut module) };
 }
 
 type Job = Box<dyn FnOnce() + Send>;

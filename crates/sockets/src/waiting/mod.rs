@@ -15,7 +15,7 @@ mod spin;
 
 pub use self::deadline::Deadline;
 pub(crate) use self::signals::Waiting;
-pub(crate) use self::spin::{Spin, Spun};
+pub use self::spin::{Spin, Spun};
 
 /// How the system is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

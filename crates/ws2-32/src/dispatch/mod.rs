@@ -97,6 +97,10 @@ macro_rules! pass_on_overlapped {
             match layered(s) {
                 // SAFETY: the program's own arguments.
                 None => unsafe { builtin::$name(s, $($arg,)* ov, routine) },
+                Some(_) if refuses_routine(s, ov, routine) && stringify!($name) != "WSAIoctl" => {
+                    fail(WSAEINVAL);
+                    failed!($ret)
+                }
                 Some(p) => {
                     let id = thread_id(routine);
                     spi_call(failed!($ret), |errno| {
@@ -110,6 +114,11 @@ macro_rules! pass_on_overlapped {
     )* };
 }
 overlapped_rows!(pass_on_overlapped);
+
+/// A transfer is told of by a routine or on the handle's port, not both.
+fn refuses_routine(s: SOCKET, ov: *const OVERLAPPED, routine: Routine) -> bool {
+    routine.is_some() && !ov.is_null() && complete::has_port(s)
+}
 
 /// The thread that a completion routine must run in; needed only if there is one.
 fn thread_id(routine: Routine) -> Option<WSATHREADID> {

@@ -1,13 +1,14 @@
 //! Calls that make sockets: which provider a new one belongs to.
 
 use std::ptr;
+use std::sync::atomic::Ordering::Release;
 
 use windows_sys::Win32::Networking::WinSock::*;
 
 use super::{ask, entry, fail, failed, layered, protocols, spi_call};
 use crate::catalog::{self, Entry};
 use crate::provider::{self, HANDLES, Provider};
-use crate::{base, builtin, choose, complete, startup};
+use crate::{base, builtin, choose, complete, gate, startup};
 
 /// `af`, `type` or `protocol` of WSASocket that are to be taken from the protocol info.
 const FROM_INFO: i32 = FROM_PROTOCOL_INFO;
@@ -27,7 +28,14 @@ unsafe extern "system" fn socket(af: i32, kind: i32, protocol: i32) -> SOCKET {
             fresh(unsafe { builtin::socket(af, kind, protocol) })
         }
         Serving::Layered(p, info) => {
-            ask!(p, lpWSPSocket(af, kind, protocol, &*info, 0, overlapped_by_default()) -> SOCKET)
+            match ask!(p, lpWSPSocket(af, kind, protocol, &*info, 0, overlapped_by_default()) -> SOCKET)
+            {
+                // SAFETY: plain values.
+                INVALID_SOCKET if gate::has_failed() => {
+                    fresh(unsafe { builtin::socket(af, kind, protocol) })
+                }
+                s => s,
+            }
         }
         Serving::Nobody(error) => refuse(error),
     }
@@ -44,7 +52,8 @@ unsafe extern "system" fn WSASocketW(
 ) -> SOCKET {
     // SAFETY: null or the program's own.
     let given = unsafe { info.as_ref() };
-    match serving((af, kind, protocol), given) {
+    let (merged, counts) = merge((af, kind, protocol), given);
+    match serving(merged, given.filter(|_| counts)) {
         Serving::Builtin => {
             // A provider may hand on the info of a socket that the base provider duplicated.
             let duplicated = given.and_then(base::duplicated);
@@ -54,17 +63,52 @@ unsafe extern "system" fn WSASocketW(
         }
         Serving::Layered(p, entry) => {
             // The program's own copy of the entry may carry a duplicated socket.
-            let entry = given.unwrap_or(&entry);
-            let or = |value, from| if value == FROM_INFO { from } else { value };
-            let (af, kind, protocol) = (
-                or(af, entry.iAddressFamily),
-                or(kind, entry.iSocketType),
-                or(protocol, entry.iProtocol),
-            );
-            ask!(p, lpWSPSocket(af, kind, protocol, entry, group, flags) -> SOCKET)
+            if given.is_some() {
+                provider::DUPLICATED.store(true, Release);
+            }
+            let entry = given.filter(|_| counts).unwrap_or(&entry);
+            let (af, kind, protocol) = merged;
+            match ask!(p, lpWSPSocket(af, kind, protocol, entry, group, flags) -> SOCKET) {
+                INVALID_SOCKET if gate::has_failed() && entry.dwProviderReserved == 0 => {
+                    // SAFETY: plain values: the base provider that is there for these.
+                    fresh(unsafe {
+                        builtin::WSASocketW(af, kind, protocol, ptr::null(), group, flags)
+                    })
+                }
+                s => s,
+            }
         }
         Serving::Nobody(error) => refuse(error),
     }
+}
+
+/// The numbers that count: those of the call, and the structure's where the call has none. Does the structure still name the
+/// provider? If it is of a provider's entry and the numbers are others, the first entry for these serves, unless it carries a
+/// duplicate.
+fn merge(
+    (af, kind, protocol): (i32, i32, i32),
+    given: Option<&WSAPROTOCOL_INFOW>,
+) -> ((i32, i32, i32), bool) {
+    let Some(info) = given else {
+        return ((af, kind, protocol), false);
+    };
+    let or = |value, from| match value {
+        0 | FROM_INFO => from,
+        value => value,
+    };
+    let triple = |i: &WSAPROTOCOL_INFOW| (i.iAddressFamily, i.iSocketType, i.iProtocol);
+    let own = triple(info);
+    let merged = (or(af, own.0), or(kind, own.1), or(protocol, own.2));
+    let marks = |i: &WSAPROTOCOL_INFOW| {
+        let flags = (i.dwServiceFlags2, i.dwServiceFlags3, i.dwServiceFlags4);
+        (flags, i.dwProviderReserved)
+    };
+    let catalog = catalog::current();
+    let entry = catalog.entries.iter().find(|e| {
+        e.info.dwCatalogEntryId == info.dwCatalogEntryId && marks(&e.info) == marks(info)
+    });
+    let serves = entry.is_none_or(|e| !choose::is_layered(info) || merged == triple(&e.info));
+    (merged, serves)
 }
 
 #[unsafe(no_mangle)]

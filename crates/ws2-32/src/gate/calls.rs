@@ -15,16 +15,12 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Networking::WinSock::{SOCKET, SOCKET_ERROR, WSA_IO_PENDING, WSABUF};
 use windows_sys::Win32::System::IO::{IO_STATUS_BLOCK, OVERLAPPED, PIO_APC_ROUTINE};
-use windows_sys::Win32::System::LibraryLoader::{
-    GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT,
-    GetModuleHandleExW, GetProcAddress,
-};
 
 use super::hook::Hook;
 use crate::carrier::{Carrier, Port};
 use crate::complete;
-use crate::provider::{HANDLES, Provider};
-use crate::{pool, thread, upcalls};
+use crate::provider::{self, HANDLES, Provider};
+use crate::{extras, pool, thread, upcalls};
 
 type Transfer = unsafe extern "system" fn(
     HANDLE,
@@ -242,6 +238,12 @@ unsafe extern "system" fn set_information(
     len: u32,
     class: i32,
 ) -> NTSTATUS {
+    if class == FileCompletionInformation
+        && non_ifs(file).is_some_and(|(carrier, _)| carrier.port().is_some())
+    {
+        // By another handle of the socket.
+        return STATUS_INVALID_PARAMETER;
+    }
     // SAFETY: the caller's own arguments.
     let result = unsafe { original!(SET: SetInformation)(file, status, info, len, class) };
     let Some((carrier, _)) = non_ifs(file).filter(|_| result == STATUS_SUCCESS) else {
@@ -256,11 +258,13 @@ unsafe extern "system" fn set_information(
                 handle: info.Port,
                 key: info.Key.addr(),
             });
+            provider::each_twin(file.addr(), |twin| twin.inherit(carrier));
         }
         #[allow(non_upper_case_globals)]
         FileIoCompletionNotificationInformation => {
             // SAFETY: a word of flags, accepted by the original.
             carrier.add_modes(unsafe { info.cast::<u32>().read_unaligned() });
+            provider::each_twin(file.addr(), |twin| twin.inherit(carrier));
         }
         _ => {}
     }
@@ -331,14 +335,12 @@ unsafe extern "system" fn cancel_ex(
 /// that its table points into: one request, or all of the socket's; 0 if there was none. `None`: it can't.
 fn cancel_requests(provider: &Provider, s: SOCKET, ov: *mut OVERLAPPED) -> Option<bool> {
     type CancelIo = unsafe extern "C" fn(SOCKET, *mut OVERLAPPED) -> i32;
-    let place = provider.table().lpWSPRecv? as *const u16;
-    let flags =
-        GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
-    let mut module = ptr::null_mut();
-    // SAFETY: an address instead of a name, says the flag; a zero-terminated name; the function's contract is ours.
+    if !extras::are_on() {
+        return None;
+    }
+    let found = extras::of_provider(provider.table(), c"SgmCancelIo")?;
+    // SAFETY: the function's contract is ours.
     unsafe {
-        GetModuleHandleExW(flags, place, &mut module);
-        let found = GetProcAddress(module, c"SgmCancelIo".as_ptr().cast())?;
         Some(mem::transmute::<unsafe extern "system" fn() -> isize, CancelIo>(found)(s, ov) != 0)
     }
 }

@@ -11,7 +11,11 @@
 //! The first becomes `jmp rel32`, whose last two bytes are the next instruction's first two: the relay is put at one of the
 //! 65536 addresses for which they stay `b8 nr`. So the patch is three bytes in one aligned store, and a thread that stands
 //! between any two instructions goes on undisturbed. The relay page also holds the three instructions and a jump behind them:
-//! the original. If the bytes are others, or the place for the relay is taken, nothing is hooked.
+//! the original.
+//!
+//! Where that place is taken (a Java machine reserves gigabytes there), the relay lies anywhere, and a jump with the whole
+//! address is put over the head in one store of 16 bytes, while the other threads are held still outside of it ([`still`]).
+//! If the bytes are others, somebody else has changed the function: nothing is hooked.
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
@@ -20,6 +24,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Release, SeqCst},
 };
 
+use super::still;
 use windows_sys::Win32::Foundation::FALSE;
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Memory::{
@@ -70,28 +75,46 @@ impl Hook {
         !self.original().is_null()
     }
 
-    pub fn install(&self) {
+    /// False: the function is left as it was.
+    pub fn install(&self) -> bool {
         let module = spi::wide::wide(self.module);
         // SAFETY: zero-terminated names; a library that is not there has no such function.
         let stub =
             unsafe { GetProcAddress(GetModuleHandleW(module.as_ptr()), self.name.as_ptr().cast()) };
-        let Some(stub) = stub else { return };
+        let Some(stub) = stub else { return false };
         let stub = stub as *mut u8;
         // SAFETY: a function of ntdll has at least this many bytes (a stub has 32).
         let head: [u8; HEAD] = unsafe { stub.cast::<[u8; HEAD]>().read_unaligned() };
         if !is_stub(&head) || !stub.addr().is_multiple_of(8) {
-            return;
+            return false;
         }
-        if let Some(relay) = make_relay(relay_place(stub.addr(), &head)) {
-            let original = relay.wrapping_add(JUMP);
-            self.original.store(original.cast(), Release);
-            let written = write_relay(relay, self.replacement, &head, stub.wrapping_add(HEAD));
-            if !written || !patch(stub, relay) {
-                self.original.store(ptr::null_mut(), Release);
-                // SAFETY: nobody was sent there.
-                unsafe { VirtualFree(relay.cast(), 0, MEM_RELEASE) };
-            }
+        let near = |relay| patch(stub, relay);
+        let far = |_| patch_far(stub, self.replacement, &head);
+        self.by_relay(relay_place(stub.addr(), &head), stub, &head, near)
+            || stub.addr().is_multiple_of(HEAD) && self.by_relay(0, stub, &head, far)
+    }
+
+    /// With the relay at `place`, or anywhere if that is 0.
+    fn by_relay(
+        &self,
+        place: usize,
+        stub: *mut u8,
+        head: &[u8; HEAD],
+        patch: impl Fn(*const u8) -> bool,
+    ) -> bool {
+        let Some(relay) = make_relay(place) else {
+            return false;
+        };
+        self.original
+            .store(relay.wrapping_add(JUMP).cast(), Release);
+        let written = write_relay(relay, self.replacement, head, stub.wrapping_add(HEAD));
+        if written && patch(relay) {
+            return true;
         }
+        self.original.store(ptr::null_mut(), Release);
+        // SAFETY: nobody was sent there.
+        unsafe { VirtualFree(relay.cast(), 0, MEM_RELEASE) };
+        false
     }
 }
 
@@ -127,6 +150,7 @@ fn relay_place(stub: usize, head: &[u8; HEAD]) -> usize {
         .next_multiple_of(GRANULARITY)
 }
 
+/// At `place`, or anywhere if that is 0.
 fn make_relay(place: usize) -> Option<*mut u8> {
     let at: *const c_void = ptr::without_provenance(place);
     // SAFETY: asks for free memory.
@@ -134,7 +158,7 @@ fn make_relay(place: usize) -> Option<*mut u8> {
     if got.is_null() {
         return None;
     }
-    if got.addr() != place {
+    if place != 0 && got.addr() != place {
         // SAFETY: just allocated.
         unsafe { VirtualFree(got, 0, MEM_RELEASE) };
         return None;
@@ -186,4 +210,51 @@ fn patch(stub: *mut u8, relay: *const u8) -> bool {
         VirtualProtect(stub.cast(), 8, old, &mut old);
         fits
     }
+}
+
+/// The jump to the replacement over the head, whole.
+fn patch_far(stub: *mut u8, replacement: *const c_void, head: &[u8; HEAD]) -> bool {
+    let mut new = *head;
+    new[..JUMP].copy_from_slice(&jump_to(replacement.cast()));
+    let mut old = 0;
+    // SAFETY: sixteen aligned bytes of ntdll's code, writable for as long as we write them.
+    unsafe {
+        if VirtualProtect(stub.cast(), HEAD, PAGE_EXECUTE_READWRITE, &mut old) == FALSE {
+            return false;
+        }
+        let done = still::with_others_outside(stub.addr() + 1..stub.addr() + HEAD, || {
+            swap(
+                stub.cast(),
+                u128::from_le_bytes(*head),
+                u128::from_le_bytes(new),
+            )
+        });
+        VirtualProtect(stub.cast(), HEAD, old, &mut old);
+        done == Some(true)
+    }
+}
+
+/// Puts `new` there in one store, if `old` is there. Every processor on which Wine runs has the instruction.
+///
+/// # Safety
+/// Sixteen aligned bytes that may be written.
+unsafe fn swap(at: *mut u128, old: u128, new: u128) -> bool {
+    let done: u8;
+    // SAFETY: by the caller; rbx, which the compiler keeps for itself, is as it was afterwards.
+    unsafe {
+        core::arch::asm!(
+            "xchg {low}, rbx",
+            "lock cmpxchg16b [{at}]",
+            "sete {done}",
+            "mov rbx, {low}",
+            at = in(reg) at,
+            low = inout(reg) new as u64 => _,
+            done = out(reg_byte) done,
+            inout("rax") old as u64 => _,
+            inout("rdx") (old >> 64) as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            options(nostack)
+        );
+    }
+    done != 0
 }

@@ -12,13 +12,20 @@
 
 mod calls;
 mod hook;
+mod still;
 mod waits;
 
-use std::sync::Once;
+use std::sync::OnceLock;
 
-/// Installs the hooks, once. One that can't be installed leaves its function as it was: calls on sockets that go there then
-/// see the carrier.
-pub fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| calls::HOOKS.iter().for_each(|hook| hook.install()));
+static DONE: OnceLock<bool> = OnceLock::new();
+
+/// There can be no non-IFS handles: see [`install`].
+pub fn has_failed() -> bool {
+    DONE.get() == Some(&false)
+}
+
+/// Installs the hooks, once. False: one can't be, because somebody else has changed its function; then there can be no non-IFS
+/// handles, since calls on sockets that go there would see the carrier.
+pub fn install() -> bool {
+    *DONE.get_or_init(|| calls::HOOKS.iter().all(|hook| hook.install()))
 }
