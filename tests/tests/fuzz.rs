@@ -66,6 +66,7 @@ const REGRESSIONS: &[(Side, u64)] = &[
     (Side::Tight, 865997426805),
     (Side::Carried, 866432641749),
     (Side::Tight, 867864206254),
+    (Side::AtOnce, 877323152307),
 ];
 
 const SIDES: [Side; 8] = {

@@ -28,6 +28,17 @@ const ANSWERS: &[(&str, &str, &str)] = &[
         "selected again: FD_WRITE",
         "selected again: FD_WRITE|FD_CLOSE",
     ),
+    (
+        "event_again",
+        "writable is told once: none",
+        "writable is told once: FD_WRITE",
+    ),
+    (
+        "event_again",
+        "nothing is left to tell: none",
+        "nothing is left to tell: FD_READ",
+    ),
+    ("event_again", "told once: none", "told once: FD_CLOSE"),
     // The handle comes first.
     (
         "states",

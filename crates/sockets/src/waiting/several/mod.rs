@@ -102,13 +102,15 @@ impl<S: Socket> Member<S> {
     /// What to ask below about a carried socket: doorbells and the peer's end; not what is known already and was not
     /// asked for, or the sleep would end at once.
     fn prepare(&mut self) {
+        // Of a direction that is on the stream nobody takes note.
+        let told = self.below.intersects(Ready::RDHUP);
         self.below = Ready::NONE;
         self.ask = self.want;
         let Some(conn) = self.carried() else {
             return;
         };
         let mut ask = self.want & Ready::PRI;
-        if !conn.read_is_over() {
+        if !conn.read_is_over() && !told {
             ask |= Ready::RDHUP;
             let all_read = || conn.readable_bytes(&self.socket.kernel()) == 0;
             if self.want.intersects(Ready::IN) || all_read() {
