@@ -10,7 +10,7 @@
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
 //! * `several`: waiting for several sockets at once
 //! * `idle`: a reader that finds nothing; `bells`: doorbells on its stream
-//! * `wait`: signals while a send waits
+//! * `wait`: signals while a send waits; `limit`: how long a call may
 //! * `back`: the way back to TCP; `end`: shutdown and close
 
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ mod end;
 mod gate;
 mod idle;
 mod kernel;
+mod limit;
 mod lock;
 #[cfg(test)]
 mod mock;

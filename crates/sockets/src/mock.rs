@@ -21,6 +21,8 @@ struct Queue {
     over: Cell<bool>,
 }
 
+type Act = Box<dyn Fn()>;
+
 /// One side's socket.
 #[derive(Clone)]
 pub(crate) struct Socket {
@@ -29,6 +31,8 @@ pub(crate) struct Socket {
     pub(crate) now_ns: Rc<Cell<u64>>,
     port: u16,
     peer_port: u16,
+    /// What happens while somebody sleeps on this socket, which blocks then. It moves the clock.
+    meanwhile: Rc<RefCell<Option<Act>>>,
 }
 
 impl Socket {
@@ -41,6 +45,7 @@ impl Socket {
             now_ns: Rc::default(),
             port: one,
             peer_port: two,
+            meanwhile: Rc::default(),
         };
         let server = Self {
             out: b,
@@ -48,12 +53,23 @@ impl Socket {
             now_ns: client.now_ns.clone(),
             port: two,
             peer_port: one,
+            meanwhile: Rc::default(),
         };
         (client, server)
     }
 
     pub(crate) fn pass_ns(&self, ns: u64) {
         self.now_ns.set(self.now_ns.get() + ns);
+    }
+
+    pub(crate) fn meanwhile(&self, happens: impl Fn() + 'static) {
+        *self.meanwhile.borrow_mut() = Some(Box::new(happens));
+    }
+
+    fn happen(&self) {
+        if let Some(happens) = &*self.meanwhile.borrow() {
+            happens();
+        }
     }
 }
 
@@ -81,20 +97,34 @@ impl Kernel for Socket {
     }
 
     fn is_nonblocking(&self) -> bool {
-        true
+        self.meanwhile.borrow().is_none()
     }
 
-    fn sleep_readable(&self) -> Result<Peeked, Fault> {
-        Err(Fault::WouldBlock)
+    fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault> {
+        assert!(!self.is_nonblocking(), "a sleep for ever");
+        let over_us = self.now_us() + timeout_us;
+        loop {
+            self.happen();
+            match self.recv(&mut [0], true) {
+                Ok(0) => return Ok(Peeked::EndOfFile),
+                Ok(n) => return Ok(Peeked::Bytes(n)),
+                Err(_) if timeout_us > 0 && self.now_us() >= over_us => {
+                    return Err(Fault::WouldBlock);
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
         self.pass_ns(timeout_us * 1000);
+        self.happen();
         Ok(())
     }
 
     fn sleep_word(&self, _word: &AtomicU32, _seq: u32, timeout_us: u64) -> Result<(), Fault> {
         self.pass_ns(timeout_us * 1000);
+        self.happen();
         Ok(())
     }
 

@@ -327,10 +327,8 @@ impl Conn {
             return Err(Fault::WouldBlock);
         }
         waiting.begin();
-        let limit = self.end.send_timeout_us.load(Relaxed);
-        let since = k.now_us();
         loop {
-            let slept = k.sleep_writable(ROOM_SLICE_US);
+            let slept = k.sleep_writable(self.slice_us(waiting, k)?);
             if slept == Ok(()) && moved && k.poll().intersects(Ready::ERR) {
                 // The part is told first; the error stays on the socket for the next call.
                 return Err(Fault::Pipe);
@@ -339,9 +337,15 @@ impl Conn {
                 return waiting.after(slept, moved);
             }
             waiting.after(Ok(()), moved)?;
-            if limit > 0 && k.now_us().saturating_sub(since) >= limit {
-                return Err(Fault::WouldBlock);
-            }
+        }
+    }
+
+    /// How long, in µs, a send may sleep before it looks again.
+    fn slice_us<K: Kernel>(&self, waiting: &mut Waiting<'_, K>, k: &K) -> Result<u64, Fault> {
+        let most = self.end.send_timeout_us.load(Relaxed);
+        match waiting.limit.left_us(most, k) {
+            Some(0) => Err(Fault::WouldBlock),
+            left => Ok(left.unwrap_or(u64::MAX).min(ROOM_SLICE_US)),
         }
     }
 
@@ -390,9 +394,7 @@ impl Conn {
             return self.wait_room(waiting, k, SendOptions { dont_wait: true }, (want, done));
         }
         waiting.begin();
-        let limit = self.end.send_timeout_us.load(Relaxed);
-        let since = k.now_us();
-        let (mut head, mut unread_since) = (tx.peer_head(), since);
+        let (mut head, mut unread_since) = (tx.peer_head(), k.now_us());
         loop {
             let seq = tx.want_space(layout::WANT_FUTEX);
             if woken() {
@@ -402,9 +404,10 @@ impl Conn {
                 self.end.set(flag::KERNEL_DEAD);
                 return Ok(());
             }
+            let slice = self.slice_us(waiting, k)?;
             End::count(&self.end.sleeps, 1);
             let start = gm::clock::ticks();
-            let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
+            let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, slice);
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
             waiting.after(slept, done > 0)?;
@@ -418,9 +421,6 @@ impl Conn {
                 // buffers are larger than the ring: what the ring does not hold goes there.
                 self.send_over_tcp(k, None);
                 return Ok(());
-            }
-            if limit > 0 && now.saturating_sub(since) >= limit && !woken() {
-                return Err(Fault::WouldBlock);
             }
         }
     }
