@@ -348,6 +348,8 @@ twins! {
         pair left_to_one: Any;
         pair left_to_several: Any;
         raw shut_before_the_switch: Any;
+        raw passed_after_reset: PROMOTED;
+        raw input_after_reset: PROMOTED;
     }
     leave {
         raw passed: Any;

@@ -27,7 +27,8 @@ mod tests {
     use ring::sync::Ordering::Relaxed;
 
     use crate::mock::{End, Pair};
-    use crate::{RecvOptions, SendOptions};
+    use crate::{Fault, RecvOptions, SendOptions};
+    use gm::Path;
 
     const LIMIT_US: u64 = 220_000;
     const STEP_US: u64 = 50_000;
@@ -76,6 +77,35 @@ mod tests {
     #[test]
     fn who_throws_away_has_one_limit_for_all() {
         in_time(|end, most, options| end.conn.skip(&end.socket, most, options).unwrap());
+    }
+
+    #[test]
+    fn who_sends_waits_for_no_peer_that_shut_both_ways() {
+        let pair = Rc::new(Pair::carried());
+        let other = Rc::downgrade(&pair);
+        pair.client.socket.meanwhile(move || {
+            let pair = other.upgrade().unwrap();
+            let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+            assert!(
+                pair.client.socket.now_ns.get() < 1_000_000_000 * 60,
+                "for ever"
+            );
+            pair.client.socket.fill_up();
+            if conn.end().has(gm::end::flag::WRITE_SHUT)
+                || pair.client.conn.end().tx_path() == Path::Ring
+            {
+                return;
+            }
+            conn.shutdown(&pair.node, socket, true, true).unwrap();
+        });
+        let bytes = vec![0; 4 * crate::RING_BYTES];
+        let send = || {
+            let bufs = [IoSlice::new(&bytes)];
+            let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+            conn.send(socket, &bufs, SendOptions::default())
+        };
+        assert!(send().unwrap() < bytes.len());
+        assert_eq!(send(), Err(Fault::Pipe));
     }
 
     #[test]

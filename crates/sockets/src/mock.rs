@@ -19,6 +19,8 @@ struct Queue {
     sent: Cell<u64>,
     read: Cell<u64>,
     over: Cell<bool>,
+    /// It takes nothing more.
+    full: Cell<bool>,
 }
 
 type Act = Box<dyn Fn()>;
@@ -66,6 +68,11 @@ impl Socket {
         *self.meanwhile.borrow_mut() = Some(Box::new(happens));
     }
 
+    /// The kernel's buffers are full from now on.
+    pub(crate) fn fill_up(&self) {
+        self.out.full.set(true);
+    }
+
     fn happen(&self) {
         if let Some(happens) = &*self.meanwhile.borrow() {
             happens();
@@ -91,6 +98,9 @@ impl Kernel for Socket {
     }
 
     fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
+        if self.out.full.get() {
+            return Err(Fault::WouldBlock);
+        }
         self.out.bytes.borrow_mut().extend(buf);
         self.out.sent.set(self.out.sent.get() + buf.len() as u64);
         Ok(buf.len())
@@ -119,7 +129,10 @@ impl Kernel for Socket {
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
         self.pass_ns(timeout_us * 1000);
         self.happen();
-        Ok(())
+        match self.out.full.get() {
+            true => Err(Fault::WouldBlock),
+            false => Ok(()),
+        }
     }
 
     fn sleep_word(&self, _word: &AtomicU32, _seq: u32, timeout_us: u64) -> Result<(), Fault> {
@@ -131,7 +144,10 @@ impl Kernel for Socket {
     fn wake_word(&self, _word: &AtomicU32) {}
 
     fn poll(&self) -> Ready {
-        let mut ready = Ready::OUT;
+        let mut ready = match self.out.full.get() {
+            true => Ready::NONE,
+            false => Ready::OUT,
+        };
         if self.inn.over.get() {
             ready |= Ready::IN | Ready::RDHUP;
         }

@@ -103,7 +103,13 @@ impl Conn {
                     ready |= Ready::OUT;
                 }
             }
-            _ => ready |= Ready(kernel.0 & (Ready::OUT | ENDED).0),
+            _ => {
+                ready |= Ready(kernel.0 & (Ready::OUT | ENDED).0);
+                if self.peer_takes_nothing() {
+                    // A send fails.
+                    ready |= Ready::OUT;
+                }
+            }
         }
         let ended = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         let aborted = ended && (rx.flags() & layout::RESET != 0 || self.died_unread(segment));

@@ -228,7 +228,7 @@ impl Conn {
         }
         self.take_late_bells(k);
         if self.end.resend.load(Relaxed) != 0 && !self.send_rest(k, self.rings()?.tx()) {
-            return Ok(Put::StreamFull);
+            return self.stream_is_full();
         }
         if bufs.iter().all(|b| b.is_empty()) {
             return Ok(Put::Bytes(0));
@@ -238,7 +238,7 @@ impl Conn {
                 self.count_tcp(n as u64, 0);
                 Ok(Put::Bytes(n))
             }
-            Err(Fault::WouldBlock) => Ok(Put::StreamFull),
+            Err(Fault::WouldBlock) => self.stream_is_full(),
             Err(f) => {
                 if f == Fault::Reset {
                     self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
@@ -246,6 +246,21 @@ impl Conn {
                 Err(f)
             }
         }
+    }
+
+    /// Of a peer that has shut both ways there is nothing to wait for: it answers the next byte with a reset. Here that byte may
+    /// find no room, for ever.
+    fn stream_is_full(&self) -> Result<Put, Fault> {
+        match self.peer_takes_nothing() {
+            true => Err(Fault::Pipe),
+            false => Ok(Put::StreamFull),
+        }
+    }
+
+    /// Has the peer shut both ways?
+    pub(crate) fn peer_takes_nothing(&self) -> bool {
+        self.segment()
+            .is_some_and(|s| s.tx().reading_is_shut() && s.rx().finished())
     }
 
     /// Who asked for TCP rang as it asked. Left unread, that bell would make the death of this process a reset.
@@ -337,6 +352,9 @@ impl Conn {
                 return waiting.after(slept, moved);
             }
             waiting.after(Ok(()), moved)?;
+            if self.peer_takes_nothing() {
+                return Ok(());
+            }
         }
     }
 
