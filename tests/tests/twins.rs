@@ -180,6 +180,9 @@ twins! {
         pair user_timeout: Carried(200 * KIB);
         pair user_timeout_polling: Carried(190 * KIB);
         pair killed_asleep: PROMOTED;
+        pair reset_at_once: PROMOTED;
+        pair shut_after_reset: PROMOTED;
+        pair killed_unread: PROMOTED;
     }
     share {
         pair duplicates: PROMOTED;

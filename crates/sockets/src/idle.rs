@@ -87,8 +87,10 @@ impl Conn {
         }
         let turn = self.empty_reads.load(Relaxed).wrapping_add(1);
         self.empty_reads.store(turn, Relaxed);
-        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due() && self.note_kernel(k.poll())
-        {
+        // A reset that was told in the ring is in force when the kernel tells it too.
+        let told = self.peer_aborted();
+        let due = turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due();
+        if (told || due) && self.note_kernel(k.poll()) {
             return Ok(());
         }
         Err(Fault::WouldBlock)
