@@ -450,9 +450,66 @@ static void killed_asleep_client(int fd)
     meet();
 }
 
+/* A peer that ends with bytes unread resets the connection: every call says so at once, and one alone is told. */
+static void say_error(int fd)
+{
+    int error = -1;
+    socklen_t length = sizeof error;
+    MUST(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length));
+    say("error %s", error ? strerrorname_np(error) : "none");
+}
+static void reset_at_once_server(int fd) { close_unread_server(fd); }
+static void reset_at_once_client(int fd)
+{
+    static char text[1000];
+    write_all(fd, text, 1000);
+    await_unread(fd, 8);
+    CALL("read", read(fd, text, 1000));
+    tell(1);
+    CHECK(hear() == 2);
+    CALL("look", recv(fd, text, 1000, MSG_DONTWAIT | MSG_PEEK));
+    CALL("read", recv(fd, text, 1000, MSG_DONTWAIT));
+    say_error(fd);
+}
+static void shut_after_reset_server(int fd) { exit_unread_server(fd); }
+static void shut_after_reset_client(int fd)
+{
+    static char text[1000];
+    write_all(fd, text, 1000);
+    await_events(fd, POLLERR);
+    CALL("shutdown", shutdown(fd, SHUT_WR));
+    CALL("read", read(fd, text, 1000));
+    CALL("shutdown", shutdown(fd, SHUT_RDWR));
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    _exit(0);
+}
+static void killed_unread_server(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        pause();
+        _exit(1);
+    }
+    await_unread(fd, 8);
+    MUST(close(fd));
+    MUST(kill(child, SIGKILL));
+    wait_child(child);
+    tell(2);
+}
+static void killed_unread_client(int fd)
+{
+    char text[8];
+    send_text(fd, "unread..");
+    CHECK(hear() == 2);
+    say_error(fd);
+    say_error(fd);
+    CALL("read", read(fd, text, 8));
+}
+
 const struct test_case cases[] = {
     CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), END_OF_CASES,
+    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep),
+    CASE(reset_at_once), CASE(shut_after_reset), CASE(killed_unread),    END_OF_CASES,
 };

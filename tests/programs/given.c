@@ -499,11 +499,54 @@ static void passed_and_closed_client(int port)
     CHECK(hear() == 7);
 }
 
+/* The peer has closed with bytes unread: who is given the connection after that hears of the reset. */
+static void close_unread(int fd)
+{
+    await_unread(fd, 8);
+    MUST(close(fd));
+    tell(1);
+}
+static void hear_of_reset(int fd)
+{
+    char text[8];
+    CALL("read", read(fd, text, 8));
+    CALL("read again", read(fd, text, 8));
+}
+static void passed_after_reset_server(int listener)
+{
+    close_unread(accept_warm(listener));
+}
+static void passed_after_reset_client(int port)
+{
+    int pair[2], fd = connect_warm(port);
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    send_text(fd, "unread..");
+    CHECK(hear() == 1);
+    await_events(fd, POLLERR);
+    pass_fd(pair[0], fd);
+    MUST(close(fd));
+    hear_of_reset(take_fd(pair[1]));
+}
+static void input_after_reset_server(int listener)
+{
+    close_unread(accept_warm(listener));
+}
+static void input_after_reset_client(int port)
+{
+    int fd = connect_warm(port);
+    send_text(fd, "unread..");
+    CHECK(hear() == 1);
+    await_events(fd, POLLERR);
+    MUST(dup2(fd, 0));
+    MUST(close(fd));
+    hear_of_reset(0);
+}
+
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(given_under_filter), CASE(killed_in_moving),
     CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
     CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several),
-    CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch),
+    CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch), RAW_CASE(passed_after_reset), RAW_CASE(input_after_reset),
     END_OF_CASES,
 };

@@ -140,6 +140,13 @@ static void plural_server(int fd)
     for (int i = 0; i < 4; i++)
         say("%u: %.5s", messages[i].msg_len, text[i]);
     tell(1);
+    await_unread(fd, 20);
+    struct timespec limit = {0, 0};
+    CALL("recvmmsg, no time", recvmmsg(fd, messages, 4, 0, &limit));
+    limit.tv_sec = 60;
+    CALL("recvmmsg, time enough", recvmmsg(fd, messages, 3, 0, &limit));
+    say("some is left: %d", limit.tv_sec > 0 && limit.tv_sec < 60);
+    tell(1);
     await_unread(fd, 10);
     CALL("recvmmsg, half of them there", recvmmsg(fd, messages, 4, MSG_WAITFORONE, NULL));
     CALL("recvmmsg, none there", recvmmsg(fd, messages, 4, MSG_DONTWAIT, NULL));
@@ -156,6 +163,8 @@ static void plural_client(int fd)
     }
     CALL("sendmmsg", sendmmsg(fd, messages, 4, 0));
     say("lengths %u %u", messages[0].msg_len, messages[3].msg_len);
+    CHECK(hear() == 1);
+    CALL("sendmmsg", sendmmsg(fd, messages, 4, 0));
     CHECK(hear() == 1);
     CALL("sendmmsg", sendmmsg(fd, messages, 2, 0));
 }

@@ -186,6 +186,9 @@ twins! {
         pair user_timeout: Carried(200 * KIB);
         pair user_timeout_polling: Carried(190 * KIB);
         pair killed_asleep: PROMOTED;
+        pair reset_at_once: PROMOTED;
+        pair shut_after_reset: PROMOTED;
+        pair killed_unread: PROMOTED;
     }
     share {
         pair duplicates: PROMOTED;
@@ -357,6 +360,8 @@ twins! {
         pair left_to_one: Any;
         pair left_to_several: Any;
         raw shut_before_the_switch: Any;
+        raw passed_after_reset: PROMOTED;
+        raw input_after_reset: PROMOTED;
     }
     leave {
         raw passed: Any;

@@ -260,12 +260,15 @@ unsafe fn correct(inside: &Inside, conn: &Conn, level: i32, name: i32, value: PS
         unsafe { value.write(u8::from(end.has(flag::NODELAY))) };
     }
     if (level, name) == (ws::SOL_SOCKET, ws::SO_ERROR) && len >= 4 {
+        let value = value.cast::<i32>();
         // SAFETY: by the caller.
-        let error = unsafe { value.cast::<i32>().read_unaligned() };
-        if error == ws::WSAECONNRESET {
+        let error = unsafe { value.read_unaligned() };
+        let socket = Socket(inside.body());
+        if conn.take_reset(&socket, error == ws::WSAECONNRESET) {
             // Told now, so not once more by the next call.
-            end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
-            Socket(inside.body()).take_error();
+            socket.take_error();
+            // SAFETY: by the caller.
+            unsafe { value.write_unaligned(ws::WSAECONNRESET) };
         }
     }
 }

@@ -312,7 +312,25 @@ impl Kernel for Fd {
         rustix::fs::fcntl_getfl(self.get()).is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK))
     }
 
-    fn sleep_readable(&self) -> Result<Peeked, Fault> {
+    fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault> {
+        if timeout_us > 0 {
+            // A part of SO_RCVTIMEO, perhaps. Where there is a limit no handler is for going on.
+            let limit = Some(time::timespec_of(timeout_us.saturating_mul(1000)));
+            let mut entry = [libc::pollfd {
+                fd: self.0,
+                events: libc::POLLIN | libc::POLLRDHUP,
+                revents: 0,
+            }];
+            return match faults_of(|| ppoll(&mut entry, limit, std::ptr::null()) as isize)? {
+                0 => Err(Fault::WouldBlock),
+                _ => match self.recv(&mut [0], true) {
+                    Ok(0) => Ok(Peeked::EndOfFile),
+                    // Another thread took it: worth a look at the ring all the same.
+                    Err(Fault::WouldBlock) => Ok(Peeked::Bytes(0)),
+                    other => other.map(Peeked::Bytes),
+                },
+            };
+        }
         let mut scratch = [0_u8; 1];
         // SAFETY: a local buffer.
         match sleep(|| unsafe {

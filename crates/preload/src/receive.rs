@@ -322,6 +322,8 @@ pub unsafe extern "C-unwind" fn recvmmsg(
         }
         return r;
     }
+    // SAFETY: null or the caller's time-out.
+    let end = unsafe { crate::time::after_timespec(timeout) };
     let mut done = 0;
     while done < n {
         // After the first message MSG_WAITFORONE means "what is there".
@@ -338,6 +340,14 @@ pub unsafe extern "C-unwind" fn recvmmsg(
             return if done > 0 { done as c_int } else { -1 };
         }
         done += 1;
+        // Looked at between messages alone; what is left of it is told.
+        if let Some(left) = crate::time::left(end) {
+            // SAFETY: the caller's time-out, since there is one.
+            unsafe { *timeout = left };
+            if left.tv_sec == 0 && left.tv_nsec == 0 {
+                break;
+            }
+        }
     }
     done as c_int
 }

@@ -512,13 +512,19 @@ pub unsafe extern "C-unwind" fn getsockopt(
     if r == 0
         && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
         && let Some(inside) = enter(fd)
-        // SAFETY: the kernel has just written an int there.
-        && unsafe { *value.cast::<c_int>() } == libc::ECONNRESET
+        // SAFETY: the kernel has just written the length there.
+        && unsafe { *len } as usize == size_of::<c_int>()
     {
-        inside
+        let value = value.cast::<c_int>();
+        // SAFETY: the kernel has just written an int there.
+        let told = unsafe { value.read_unaligned() };
+        if inside
             .conn()
-            .end()
-            .set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+            .take_reset(&inside.fd(), told == libc::ECONNRESET)
+        {
+            // SAFETY: as above.
+            unsafe { value.write_unaligned(libc::ECONNRESET) };
+        }
     }
     r
 }

@@ -21,7 +21,7 @@ use ring::sync::Ordering::{AcqRel, Relaxed};
 use ring::{Rx, Tx, layout};
 
 use crate::lock::Guard;
-use crate::{Conn, Fault, Kernel};
+use crate::{Conn, Fault, Kernel, Ready};
 
 /// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
 const ANSWER_SLICE_US: u64 = 500;
@@ -88,6 +88,13 @@ impl Conn {
         let end = self.end;
         let mut widened = None;
         let mut piece = [0_u8; PIECE];
+        // A stream that is reset takes nothing more, and who reads it is told by the error, which a send would take off.
+        let dead = k.poll().intersects(Ready::HUP | Ready::ERR);
+        if dead && end.resend.load(Relaxed) != 0 {
+            end.set(flag::KERNEL_DEAD);
+            end.resend_to
+                .store(end.resend.load(Relaxed).wrapping_sub(1), Relaxed);
+        }
         // No more than a ring holds, whatever becomes of these words meanwhile.
         let mut most = tx.bytes.capacity();
         while let Some(at) = end.resend.load(Relaxed).checked_sub(1) {

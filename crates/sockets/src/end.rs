@@ -27,7 +27,7 @@ impl Conn {
         self.see_confirmation(k);
         // Who asked for TCP hears of the end there.
         self.mind_asks(k);
-        if self.is_over() {
+        if self.is_over() || end.rx_path() == Path::Ring && self.is_reset_by_now(k) {
             return Err(Fault::NotConnected);
         }
         if read {

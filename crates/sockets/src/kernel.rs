@@ -80,9 +80,9 @@ pub trait Kernel {
     }
     /// The state of O_NONBLOCK, from the kernel.
     fn is_nonblocking(&self) -> bool;
-    /// Sleeps until the stream has a byte, or ends. Ends early exactly as a blocking recv on the socket would:
-    /// SO_RCVTIMEO, signals (with the kernel's own restart rule).
-    fn sleep_readable(&self) -> Result<Peeked, Fault>;
+    /// Sleeps until the stream has a byte, or ends, at most for `timeout_us` (`WouldBlock`; 0: no limit). Ends early exactly as a
+    /// blocking recv on the socket would: signals (with the kernel's own restart rule).
+    fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault>;
     /// Calls `sleep` with an event queue that is the caller's alone meanwhile; see [`Kernel::sleep_rung`]. `None`: there is none
     /// for this socket now, or `sleep` gave none.
     fn with_queue<R>(&self, _sleep: impl FnOnce(&EventQueue) -> Option<R>) -> Option<R> {

@@ -20,7 +20,11 @@ struct Queue {
     sent: Cell<u64>,
     read: Cell<u64>,
     over: Cell<bool>,
+    /// It takes nothing more.
+    full: Cell<bool>,
 }
+
+type Act = Box<dyn Fn()>;
 
 /// One side's socket.
 #[derive(Clone)]
@@ -31,6 +35,8 @@ pub(crate) struct Socket {
     port: u16,
     peer_port: u16,
     place: Rc<NodeDir>,
+    /// What happens while somebody sleeps on this socket, which blocks then. It moves the clock.
+    meanwhile: Rc<RefCell<Option<Act>>>,
 }
 
 impl Socket {
@@ -46,6 +52,7 @@ impl Socket {
             port: one,
             peer_port: two,
             place: place.clone(),
+            meanwhile: Rc::default(),
         };
         let server = Self {
             out: b,
@@ -54,6 +61,7 @@ impl Socket {
             port: two,
             peer_port: one,
             place: place.clone(),
+            meanwhile: Rc::default(),
         };
         (client, server)
     }
@@ -65,6 +73,21 @@ impl Socket {
 
     pub(crate) fn pass_ns(&self, ns: u64) {
         self.now_ns.set(self.now_ns.get() + ns);
+    }
+
+    pub(crate) fn meanwhile(&self, happens: impl Fn() + 'static) {
+        *self.meanwhile.borrow_mut() = Some(Box::new(happens));
+    }
+
+    /// The kernel's buffers are full from now on.
+    pub(crate) fn fill_up(&self) {
+        self.out.full.set(true);
+    }
+
+    fn happen(&self) {
+        if let Some(happens) = &*self.meanwhile.borrow() {
+            happens();
+        }
     }
 }
 
@@ -86,26 +109,46 @@ impl Kernel for Socket {
     }
 
     fn send(&self, buf: &[u8]) -> Result<usize, Fault> {
+        if self.out.full.get() {
+            return Err(Fault::WouldBlock);
+        }
         self.out.bytes.borrow_mut().extend(buf);
         self.out.sent.set(self.out.sent.get() + buf.len() as u64);
         Ok(buf.len())
     }
 
     fn is_nonblocking(&self) -> bool {
-        true
+        self.meanwhile.borrow().is_none()
     }
 
-    fn sleep_readable(&self) -> Result<Peeked, Fault> {
-        Err(Fault::WouldBlock)
+    fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault> {
+        assert!(!self.is_nonblocking(), "a sleep for ever");
+        let over_us = self.now_us() + timeout_us;
+        loop {
+            self.happen();
+            match self.recv(&mut [0], true) {
+                Ok(0) => return Ok(Peeked::EndOfFile),
+                Ok(n) => return Ok(Peeked::Bytes(n)),
+                Err(_) if timeout_us > 0 && self.now_us() >= over_us => {
+                    return Err(Fault::WouldBlock);
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     fn sleep_writable(&self, timeout_us: u64) -> Result<(), Fault> {
         self.pass_ns(timeout_us * 1000);
-        Ok(())
+        self.happen();
+        match self.out.full.get() {
+            true => Err(Fault::WouldBlock),
+            false => Ok(()),
+        }
     }
 
     fn sleep_word(&self, _word: &AtomicU32, _seq: u32, timeout_us: u64) -> Result<(), Fault> {
         self.pass_ns(timeout_us * 1000);
+        self.happen();
         Ok(())
     }
 
@@ -120,7 +163,10 @@ impl Kernel for Socket {
     }
 
     fn poll(&self) -> Ready {
-        let mut ready = Ready::OUT;
+        let mut ready = match self.out.full.get() {
+            true => Ready::NONE,
+            false => Ready::OUT,
+        };
         if self.inn.over.get() {
             ready |= Ready::IN | Ready::RDHUP;
         }

@@ -109,11 +109,15 @@ impl Conn {
                     ready |= Ready::OUT;
                 }
             }
-            _ => ready |= Ready(kernel.0 & (Ready::OUT | ENDED).0),
+            _ => {
+                ready |= Ready(kernel.0 & (Ready::OUT | ENDED).0);
+                if self.peer_takes_nothing() {
+                    // A send fails.
+                    ready |= Ready::OUT;
+                }
+            }
         }
-        let ended = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
-        let aborted = ended && (rx.flags() & layout::RESET != 0 || self.died_unread(segment));
-        let reset = aborted || end.has(flag::CORRUPT);
+        let reset = self.is_reset(segment);
         if read_over && end.has(flag::WRITE_SHUT) || end.has(flag::KERNEL_DEAD) || reset {
             ready |= Ready::HUP | Ready::OUT | Ready::IN;
         }
@@ -121,6 +125,31 @@ impl Conn {
             ready |= Ready::ERR;
         }
         ready
+    }
+
+    /// Did the peer reset the connection, as far as the kernel has told?
+    fn is_reset(&self, segment: &gm::Segment) -> bool {
+        let ended = self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        let aborted = segment.rx().flags() & layout::RESET != 0 || self.died_unread(segment);
+        ended && aborted || self.end.has(flag::CORRUPT)
+    }
+
+    /// As [`Conn::is_reset`]; the kernel is asked.
+    pub(crate) fn is_reset_by_now(&self, k: &impl Kernel) -> bool {
+        self.segment().is_some_and(|segment| {
+            self.note_kernel(k.poll());
+            self.is_reset(segment)
+        })
+    }
+
+    /// SO_ERROR takes the error that is to be told, and none is told after it. True: it is a reset. `kernel`: its own was one, and
+    /// has been taken.
+    pub fn take_reset(&self, k: &impl Kernel, kernel: bool) -> bool {
+        let due = self.is_engaged() && !self.end.has(flag::RESET_TOLD) && self.is_reset_by_now(k);
+        if due || kernel {
+            self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+        }
+        due || kernel
     }
 
     /// Room enough to call the connection writable: a third of what may be unread, as TCP wants a third of its buffer.

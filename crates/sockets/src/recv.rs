@@ -8,6 +8,7 @@ use ring::layout;
 use ring::sync::Ordering::{Relaxed, Release};
 use ring::{Corrupt, Rx};
 
+use crate::limit::Limit;
 use crate::{Conn, Fault, Kernel};
 
 /// Flags of one receiving call.
@@ -43,6 +44,17 @@ impl Conn {
         k: &impl Kernel,
         bufs: &mut [IoSliceMut<'_>],
         o: RecvOptions,
+    ) -> Result<usize, Fault> {
+        self.recv_within(k, bufs, o, &mut Limit::default())
+    }
+
+    #[inline]
+    fn recv_within(
+        &self,
+        k: &impl Kernel,
+        bufs: &mut [IoSliceMut<'_>],
+        o: RecvOptions,
+        limit: &mut Limit,
     ) -> Result<usize, Fault> {
         let want: usize = bufs.iter().map(|b| b.len()).sum();
         if want == 0 {
@@ -82,7 +94,7 @@ impl Conn {
                 }
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
-                Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait) {
+                Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait, limit) {
                     Ok(was_asleep) => slept |= was_asleep,
                     Err(f) => return self.so_far(done, f),
                 },
@@ -134,7 +146,7 @@ impl Conn {
     pub fn skip(&self, k: &impl Kernel, want: usize, o: RecvOptions) -> Result<usize, Fault> {
         const PIECE: usize = 4096;
         let mut scratch = [0_u8; PIECE];
-        let mut done = 0;
+        let (mut done, mut limit) = (0, Limit::default());
         if o.peek {
             self.recv_nothing(k, o)?;
             return Ok(self.readable_bytes(k).min(want));
@@ -145,7 +157,8 @@ impl Conn {
                 dont_wait: o.dont_wait || (done > 0 && !o.wait_all),
                 ..o
             };
-            match self.recv(k, &mut [IoSliceMut::new(&mut scratch[..n])], later) {
+            let bufs = &mut [IoSliceMut::new(&mut scratch[..n])];
+            match self.recv_within(k, bufs, later, &mut limit) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(_) if done > 0 => break,

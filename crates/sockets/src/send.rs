@@ -239,7 +239,7 @@ impl Conn {
         }
         self.take_late_bells(k);
         if self.end.resend.load(Relaxed) != 0 && !self.send_rest(k, self.rings()?.tx()) {
-            return Ok(Put::StreamFull);
+            return self.stream_is_full();
         }
         if bufs.iter().all(|b| b.is_empty()) {
             return Ok(Put::Bytes(0));
@@ -249,7 +249,7 @@ impl Conn {
                 self.count_tcp(n as u64, 0);
                 Ok(Put::Bytes(n))
             }
-            Err(Fault::WouldBlock) => Ok(Put::StreamFull),
+            Err(Fault::WouldBlock) => self.stream_is_full(),
             Err(f) => {
                 if f == Fault::Reset {
                     self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
@@ -257,6 +257,21 @@ impl Conn {
                 Err(f)
             }
         }
+    }
+
+    /// Of a peer that has shut both ways there is nothing to wait for: it answers the next byte with a reset. Here that byte may
+    /// find no room, for ever.
+    fn stream_is_full(&self) -> Result<Put, Fault> {
+        match self.peer_takes_nothing() {
+            true => Err(Fault::Pipe),
+            false => Ok(Put::StreamFull),
+        }
+    }
+
+    /// Has the peer shut both ways?
+    pub(crate) fn peer_takes_nothing(&self) -> bool {
+        self.segment()
+            .is_some_and(|s| s.tx().reading_is_shut() && s.rx().finished())
     }
 
     /// Who asked for TCP rang as it asked. Left unread, that bell would make the death of this process a reset.
@@ -338,10 +353,8 @@ impl Conn {
             return Err(Fault::WouldBlock);
         }
         waiting.begin();
-        let limit = self.end.send_timeout_us.load(Relaxed);
-        let since = k.now_us();
         loop {
-            let slept = k.sleep_writable(ROOM_SLICE_US);
+            let slept = k.sleep_writable(self.slice_us(waiting, k)?);
             if slept == Ok(()) && moved && k.poll().intersects(Ready::ERR) {
                 // The part is told first; the error stays on the socket for the next call.
                 return Err(Fault::Pipe);
@@ -350,9 +363,18 @@ impl Conn {
                 return waiting.after(slept, moved);
             }
             waiting.after(Ok(()), moved)?;
-            if limit > 0 && k.now_us().saturating_sub(since) >= limit {
-                return Err(Fault::WouldBlock);
+            if self.peer_takes_nothing() {
+                return Ok(());
             }
+        }
+    }
+
+    /// How long, in µs, a send may sleep before it looks again.
+    fn slice_us<K: Kernel>(&self, waiting: &mut Waiting<'_, K>, k: &K) -> Result<u64, Fault> {
+        let most = self.end.send_timeout_us.load(Relaxed);
+        match waiting.limit.left_us(most, k) {
+            Some(0) => Err(Fault::WouldBlock),
+            left => Ok(left.unwrap_or(u64::MAX).min(ROOM_SLICE_US)),
         }
     }
 
@@ -401,9 +423,7 @@ impl Conn {
             return self.wait_room(waiting, k, SendOptions { dont_wait: true }, (want, done));
         }
         waiting.begin();
-        let limit = self.end.send_timeout_us.load(Relaxed);
-        let since = k.now_us();
-        let (mut head, mut unread_since) = (tx.peer_head(), since);
+        let (mut head, mut unread_since) = (tx.peer_head(), k.now_us());
         loop {
             let seq = tx.want_space(layout::WANT_FUTEX);
             if woken() {
@@ -413,9 +433,10 @@ impl Conn {
                 self.end.set(flag::KERNEL_DEAD);
                 return Ok(());
             }
+            let slice = self.slice_us(waiting, k)?;
             End::count(&self.end.sleeps, 1);
             let start = gm::clock::ticks();
-            let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, ROOM_SLICE_US);
+            let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, slice);
             self.write_spin
                 .slept(gm::clock::ticks().wrapping_sub(start));
             waiting.after(slept, done > 0)?;
@@ -429,9 +450,6 @@ impl Conn {
                 // buffers are larger than the ring: what the ring does not hold goes there.
                 self.send_over_tcp(k, None);
                 return Ok(());
-            }
-            if limit > 0 && now.saturating_sub(since) >= limit && !woken() {
-                return Err(Fault::WouldBlock);
             }
         }
     }

@@ -26,12 +26,6 @@ pub fn is_linux() -> bool {
 /// A base socket, for the engine.
 pub struct Socket<'a>(pub &'a Body);
 
-impl Socket<'_> {
-    fn receive_timeout_us(&self) -> u64 {
-        self.0.timeout_us(|end| &end.receive_timeout_us)
-    }
-}
-
 macro_rules! by {
     ($self:ident, $linux:expr, $base:expr) => {
         match $self.0.fd() {
@@ -67,13 +61,12 @@ impl Kernel for Socket<'_> {
         self.0.is_nonblocking()
     }
 
-    fn sleep_readable(&self) -> Result<Peeked, Fault> {
-        let limit = self.receive_timeout_us();
+    fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault> {
         let body = self.0;
         by!(
             self,
-            |fd: &Fd| fd.sleep_readable(limit, || body.is_closing()),
-            |b| base::sleep_readable(b, limit)
+            |fd: &Fd| fd.sleep_readable(timeout_us, || body.is_closing()),
+            |b| base::sleep_readable(b, timeout_us)
         )
     }
 

@@ -8,6 +8,7 @@ use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Rx};
 
 use super::Spun;
+use crate::limit::Limit;
 use crate::{Conn, Fault, Kernel, Peeked, QUEUE_SLICE_US};
 
 /// See [`Conn::check_idle_wake`]: some tens of milliseconds.
@@ -36,7 +37,12 @@ enum Slept {
 
 impl Conn {
     /// Nothing to read: poll for a while, then sleep. Returns when it is worth looking again; true: it slept.
-    pub(crate) fn wait_readable(&self, k: &impl Kernel, dont_wait: bool) -> Result<bool, Fault> {
+    pub(crate) fn wait_readable(
+        &self,
+        k: &impl Kernel,
+        dont_wait: bool,
+        limit: &mut Limit,
+    ) -> Result<bool, Fault> {
         self.mind_asks(k);
         if dont_wait {
             return self.would_block(k).map(|()| false);
@@ -49,7 +55,11 @@ impl Conn {
             self.end.set(flag::NONBLOCK);
             return self.would_block(k).map(|()| false);
         }
-        self.sleep_readable(k).map(|()| true)
+        let most = self.end.receive_timeout_us.load(Relaxed);
+        match limit.left_us(most, k) {
+            Some(0) => Err(Fault::WouldBlock),
+            left => self.sleep_readable(k, left.unwrap_or(0)).map(|()| true),
+        }
     }
 
     fn spin_readable(&self, k: &impl Kernel) -> Spun {
@@ -78,8 +88,10 @@ impl Conn {
         }
         let turn = self.empty_reads.load(Relaxed).wrapping_add(1);
         self.empty_reads.store(turn, Relaxed);
-        if turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due() && self.note_kernel(k.poll())
-        {
+        // A reset that was told in the ring is in force when the kernel tells it too.
+        let told = self.peer_aborted();
+        let due = turn.is_multiple_of(ASK_KERNEL_EVERY) && self.ask_is_due();
+        if (told || due) && self.note_kernel(k.poll()) {
             return Ok(());
         }
         Err(Fault::WouldBlock)
@@ -112,12 +124,12 @@ impl Conn {
         }
     }
 
-    fn sleep_readable(&self, k: &impl Kernel) -> Result<(), Fault> {
+    fn sleep_readable(&self, k: &impl Kernel, timeout_us: u64) -> Result<(), Fault> {
         let rx = self.rings()?.rx();
         let start = gm::clock::ticks();
-        let slept = match k.with_queue(|queue| self.sleep_listed(k, rx, queue)) {
+        let slept = match k.with_queue(|queue| self.sleep_listed(k, rx, queue, timeout_us)) {
             Some(slept) => slept?,
-            None => self.sleep_armed(k, rx)?,
+            None => self.sleep_armed(k, rx, timeout_us)?,
         };
         let woken = match slept {
             Slept::Stream(woken) => woken,
@@ -156,6 +168,7 @@ impl Conn {
         k: &impl Kernel,
         rx: Rx<'_>,
         queue: &EventQueue,
+        timeout_us: u64,
     ) -> Option<Result<Slept, Fault>> {
         if self.end.rx_path() != Path::Ring || !self.listen(k, queue.id(), 0, || !k.is_watched()) {
             return None;
@@ -163,7 +176,7 @@ impl Conn {
         let sleep = queue.words().fall_asleep();
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
             true => self.count_sleep(|| {
-                let (limit_us, timed) = match self.end.receive_timeout_us.load(Relaxed) {
+                let (limit_us, timed) = match timeout_us {
                     0 => (QUEUE_SLICE_US, false),
                     us => (us, true),
                 };
@@ -182,11 +195,11 @@ impl Conn {
     }
 
     /// Until there is something on the stream: a doorbell, say.
-    fn sleep_armed(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Slept, Fault> {
+    fn sleep_armed(&self, k: &impl Kernel, rx: Rx<'_>, timeout_us: u64) -> Result<Slept, Fault> {
         self.take_bells(k)?;
         rx.arm(self.end.tcp_rx.load(Relaxed));
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
-            true => self.count_sleep(|| Slept::Stream(k.sleep_readable())),
+            true => self.count_sleep(|| Slept::Stream(k.sleep_readable(timeout_us))),
             false => Slept::Not,
         });
         rx.disarm();

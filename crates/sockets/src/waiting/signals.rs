@@ -3,6 +3,7 @@
 //! handler that ran between two of them would go unnoticed. So they are held back from the first sleep to the end of the
 //! call, and let run after each step.
 
+use crate::limit::Limit;
 use crate::{Fault, Kernel};
 
 /// One call's waiting.
@@ -10,6 +11,7 @@ pub(crate) struct Waiting<'k, K: Kernel> {
     k: &'k K,
     begun: bool,
     held: Option<u64>,
+    pub(crate) limit: Limit,
 }
 
 impl<'k, K: Kernel> Waiting<'k, K> {
@@ -18,6 +20,7 @@ impl<'k, K: Kernel> Waiting<'k, K> {
             k,
             begun: false,
             held: None,
+            limit: Limit::default(),
         }
     }
 

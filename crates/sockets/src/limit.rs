@@ -1,0 +1,127 @@
+//! SO_RCVTIMEO and SO_SNDTIMEO. A call has one limit, however often it sleeps: what arrives meanwhile, or makes room, gives it no
+//! more time.
+
+use crate::Kernel;
+
+/// When a call's sleeping is over, in µs, once it has begun.
+#[derive(Default)]
+pub(crate) struct Limit(Option<u64>);
+
+impl Limit {
+    /// How many µs are left of `us`, the socket's own limit (0: none). The first question begins it. `None`: no limit.
+    pub(crate) fn left_us(&mut self, us: u64, k: &impl Kernel) -> Option<u64> {
+        if us == 0 {
+            return None;
+        }
+        let now = k.now_us();
+        let over = *self.0.get_or_insert(now.saturating_add(us));
+        Some(over.saturating_sub(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, IoSliceMut};
+    use std::rc::Rc;
+
+    use ring::sync::Ordering::Relaxed;
+
+    use crate::mock::{End, Pair};
+    use crate::{Fault, RecvOptions, SendOptions};
+    use gm::Path;
+
+    const LIMIT_US: u64 = 220_000;
+    const STEP_US: u64 = 50_000;
+
+    /// Both ends, where `act` is done by the server each 50 ms that the client sleeps.
+    fn while_asleep(act: impl Fn(&End) + 'static) -> Rc<Pair> {
+        let pair = Rc::new(Pair::carried());
+        let other = Rc::downgrade(&pair);
+        pair.client.socket.meanwhile(move || {
+            let pair = other.upgrade().unwrap();
+            pair.client.socket.pass_ns(STEP_US * 1000);
+            act(&pair.server);
+        });
+        pair
+    }
+
+    /// Of what a peer sends each 50 ms, what came within the limit; `receive` asks for more than that.
+    fn in_time(receive: impl Fn(&End, usize, RecvOptions) -> usize) {
+        const PIECE: usize = 100;
+        let pair = while_asleep(|server| assert_eq!(server.send(&[0; PIECE]), PIECE));
+        let end = &pair.client;
+        end.conn.end().receive_timeout_us.store(LIMIT_US, Relaxed);
+        let options = RecvOptions {
+            wait_all: true,
+            ..RecvOptions::default()
+        };
+        let started_ns = end.socket.now_ns.get();
+        let got = receive(end, 100 * PIECE, options);
+        let took_us = (end.socket.now_ns.get() - started_ns) / 1000;
+        assert_eq!(got as u64, took_us / STEP_US * PIECE as u64);
+        assert!(
+            (LIMIT_US..LIMIT_US + 2 * STEP_US).contains(&took_us),
+            "{took_us}"
+        );
+    }
+
+    #[test]
+    fn who_waits_for_all_has_one_limit_for_all() {
+        in_time(|end, most, options| {
+            let mut buf = vec![0; most];
+            let bufs = &mut [IoSliceMut::new(&mut buf)];
+            end.conn.recv(&end.socket, bufs, options).unwrap()
+        });
+    }
+
+    #[test]
+    fn who_throws_away_has_one_limit_for_all() {
+        in_time(|end, most, options| end.conn.skip(&end.socket, most, options).unwrap());
+    }
+
+    #[test]
+    fn who_sends_waits_for_no_peer_that_shut_both_ways() {
+        let pair = Rc::new(Pair::carried());
+        let other = Rc::downgrade(&pair);
+        pair.client.socket.meanwhile(move || {
+            let pair = other.upgrade().unwrap();
+            let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+            assert!(
+                pair.client.socket.now_ns.get() < 1_000_000_000 * 60,
+                "for ever"
+            );
+            pair.client.socket.fill_up();
+            if conn.end().has(gm::end::flag::WRITE_SHUT)
+                || pair.client.conn.end().tx_path() == Path::Ring
+            {
+                return;
+            }
+            conn.shutdown(&pair.place.node, socket, true, true).unwrap();
+        });
+        let bytes = vec![0; 4 * crate::RING_BYTES];
+        let send = || {
+            let bufs = [IoSlice::new(&bytes)];
+            let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+            conn.send(socket, &bufs, SendOptions::default())
+        };
+        assert!(send().unwrap() < bytes.len());
+        assert_eq!(send(), Err(Fault::Pipe));
+    }
+
+    #[test]
+    fn who_sends_has_one_limit_for_all() {
+        const PIECE: usize = 100_000;
+        let pair = while_asleep(|server| {
+            server.recv(PIECE);
+        });
+        let end = &pair.client;
+        end.conn.end().send_timeout_us.store(LIMIT_US, Relaxed);
+        let bytes = vec![0; 100 * PIECE];
+        let started_ns = end.socket.now_ns.get();
+        let bufs = [IoSlice::new(&bytes)];
+        let sent = end.conn.send(&end.socket, &bufs, SendOptions::default());
+        let took_us = (end.socket.now_ns.get() - started_ns) / 1000;
+        assert!(sent.unwrap() < bytes.len());
+        assert!((LIMIT_US..2 * LIMIT_US).contains(&took_us), "{took_us}");
+    }
+}
