@@ -288,9 +288,15 @@ impl Conn {
 
     /// What is to be read is on the stream alone, for good. With all that was sent there too, the engine is out of it.
     fn stream_is_all(&self) {
-        if self.end.tx_path() == Path::Tcp && self.end.resend.load(Relaxed) == 0 {
+        let all_sent = self.end.tx_path() == Path::Tcp && self.end.resend.load(Relaxed) == 0;
+        if all_sent && !self.owes_reset() {
             self.end.set_state(State::Back);
         }
+    }
+
+    /// A call of ours took a reset off the kernel's socket, which tells it once: the program is still to hear of it.
+    fn owes_reset(&self) -> bool {
+        self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD)
     }
 
     /// As [`Conn::hand_back`], for a caller that goes on receiving through the engine while the connection is engaged:
@@ -440,6 +446,7 @@ impl Conn {
         if end.state() != State::Carried
             || end.tx_path() != Path::Tcp
             || end.resend.load(Relaxed) != 0
+            || self.owes_reset()
         {
             return;
         }
