@@ -100,7 +100,7 @@ fn compile(program: &str, build: Build) -> PathBuf {
         );
     // These take common.c in, to give themselves a main of their own.
     if ![
-        "kill", "perish", "luck", "hostile", "attack", "peer", "fuzz", "hooks", "soak",
+        "kill", "perish", "bequest", "luck", "hostile", "attack", "peer", "fuzz", "hooks", "soak",
     ]
     .contains(&program)
     {

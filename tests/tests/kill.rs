@@ -199,6 +199,51 @@ fn every_way_of_sharing_carried() {
     );
 }
 
+/// A sender whose sends have all returned, and that ends then, while the receiver gives the connection away; see `bequest.c`.
+fn bequest(front: Option<&Front>) {
+    let rounds = number_in("SGM_KILL_ROUNDS").unwrap_or(1_000_000);
+    let seconds = match number_in("SGM_KILL_ROUNDS") {
+        Some(_) => 24 * 3600,
+        None => SHARED_SECONDS,
+    };
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() as u32;
+    let seed = number_in("SGM_KILL_SEED").unwrap_or(now);
+    let scratch = Scratch::new();
+    let mut command = Started::command(compiled("bequest", Build::Plain));
+    command.args([rounds.to_string(), seconds.to_string(), seed.to_string()]);
+    let mut report = None;
+    if let Some(front) = front {
+        let (wrapped, file) = front.wrap(&command, scratch.path());
+        (command, report) = (wrapped, Some(file));
+    }
+    let mut process = Started::new("bequest", scratch.path(), command);
+    let ended = process.end_by(Instant::now() + Duration::from_secs(seconds + 60));
+    let ended = ended.unwrap_or_else(|| panic!("hangs\n{}", process.errors_so_far()));
+    assert_eq!(ended.code, 0, "{}", tails(&ended.output, &ended.errors));
+    eprintln!("{}", ended.output.trim());
+    if let Some(report) = report.map(|report| read_report(&report)) {
+        let made = ended
+            .output
+            .split(' ')
+            .next()
+            .and_then(|n| n.parse::<u64>().ok());
+        assert!(
+            report.connections.carried >= made.unwrap() / 2,
+            "hardly anything was carried: {report:?}"
+        );
+    }
+}
+
+#[test]
+fn last_words_native() {
+    bequest(None);
+}
+
+#[test]
+fn last_words_carried() {
+    bequest(Some(&Front::new()));
+}
+
 /// Python: a process that is both ends of a carried connection, and ends by an ordinary signal.
 const TERMINATED: &str = "
 import os, signal, socket

@@ -51,6 +51,12 @@ impl Tx<'_> {
         let _ = edge.compare_exchange(layout::EDGE_LISTENS, layout::EDGE_ARMED, AcqRel, Relaxed);
     }
 
+    /// It was not rung, though [`Tx::bell_due`] said so.
+    pub fn not_rung(&self) {
+        let edge = &self.direction.wait.edge;
+        let _ = edge.compare_exchange(layout::EDGE_RUNG, layout::EDGE_ARMED, AcqRel, Relaxed);
+    }
+
     /// After `publish` (or `finish`): must a doorbell be sent?
     #[inline]
     pub fn bell_due(&self) -> bool {

@@ -60,10 +60,15 @@ impl Conn {
         self.advance(k);
         self.leave_no_bell(k);
         let tcp = end.tcp_tx.load(Relaxed);
-        let Ok((from, to)) = (match self.peer_is_deaf() {
-            true => Ok(tx.switch_down_behind(tcp)),
-            false => tx.switch_down(tcp),
-        }) else {
+        let switched = {
+            // Not while somebody takes doorbells by their count: see `take_bells`.
+            let _rx = self.lock_rx(k);
+            match self.peer_is_deaf() {
+                true => Ok(tx.switch_down_behind(tcp)),
+                false => tx.switch_down(tcp),
+            }
+        };
+        let Ok((from, to)) = switched else {
             self.corrupt();
             return;
         };
@@ -73,6 +78,8 @@ impl Conn {
         if let Some(why) = why {
             end.keep_tcp(why);
         }
+        // Some may have been counted since; from here on who counts one sees that we move.
+        self.await_no_bell(k);
         self.send_rest(k, tx);
     }
 
@@ -192,7 +199,9 @@ impl Conn {
             end.bells_sent.store(tx.bells_counted().into(), Relaxed);
             // It may have published, and not have rung.
             self.list(k, tx);
-            self.ring_bell(k);
+            if !self.ring_bell(k) && tx.finished() {
+                self.switch_down(k, tx, None);
+            }
         }
     }
 
@@ -212,7 +221,7 @@ impl Conn {
         let Some(segment) = self.segment() else {
             return Given::Stream;
         };
-        self.ask_and_switch(node, k, segment, why);
+        self.ask_and_switch(node, k, segment, why, help);
         let rx = segment.rx();
         let since = k.now_us();
         let mut help_at = since + HELP_AFTER_US;
@@ -286,9 +295,15 @@ impl Conn {
 
     /// What is to be read is on the stream alone, for good. With all that was sent there too, the engine is out of it.
     fn stream_is_all(&self) {
-        if self.end.tx_path() == Path::Tcp && self.end.resend.load(Relaxed) == 0 {
+        let all_sent = self.end.tx_path() == Path::Tcp && self.end.resend.load(Relaxed) == 0;
+        if all_sent && !self.owes_reset() {
             self.end.set_state(State::Back);
         }
+    }
+
+    /// A call of ours took a reset off the kernel's socket, which tells it once: the program is still to hear of it.
+    fn owes_reset(&self) -> bool {
+        self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD)
     }
 
     /// As [`Conn::hand_back`], for a caller that goes on receiving through the engine while the connection is engaged:
@@ -297,7 +312,7 @@ impl Conn {
         if self.begin_back(node, k, why)
             && let Some(segment) = self.segment()
         {
-            self.ask_and_switch(node, k, segment, why);
+            self.ask_and_switch(node, k, segment, why, &mut || {});
             self.settle(k);
         }
     }
@@ -321,7 +336,14 @@ impl Conn {
     }
 
     /// Asks the peer to send over TCP, and does so itself.
-    fn ask_and_switch(&self, node: &Node, k: &impl Kernel, segment: &Segment, why: Reason) {
+    fn ask_and_switch(
+        &self,
+        node: &Node,
+        k: &impl Kernel,
+        segment: &Segment,
+        why: Reason,
+        help: &mut dyn FnMut(),
+    ) {
         let rx = segment.rx();
         {
             // Not while somebody takes doorbells by their count: see `take_bells`.
@@ -342,11 +364,31 @@ impl Conn {
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
             let tx = segment.tx();
             let asleep = tx.has_sleepers() || !tx.reader_is_before_switch();
-            if !gone && owes && asleep && !self.list(k, tx) {
-                // Whatever the peer does now, this makes it look.
-                self.ring_bell(k);
+            // Whatever the peer does now, a bell makes it look.
+            if !gone && owes && asleep && !self.list(k, tx) && !self.ring_bell(k) {
+                self.ring_in_need(k, segment, help);
             }
             self.switch_down(k, tx, Some(why));
+        }
+    }
+
+    /// The peer owes us bytes, and has others on the stream that its death with a doorbell unread would cost. It is moving them
+    /// just now, very likely; or somebody can act for it. If it sleeps, and neither comes true, it is rung for all the same: told as a
+    /// reset, such a loss is better than to wait for ever. Caller holds the sending lock, the direction is on the ring.
+    fn ring_in_need(&self, k: &impl Kernel, segment: &Segment, help: &mut dyn FnMut()) {
+        let (tx, rx) = (segment.tx(), segment.rx());
+        let owes = || rx.readable() != Ok(0) || rx.is_moved() && !rx.all_moved();
+        let since = k.now_us();
+        while owes() && tx.has_sleepers() {
+            if k.now_us().saturating_sub(since) >= HELP_AFTER_US {
+                help();
+                if owes() && tx.has_sleepers() {
+                    self.ring_unless(k, || false);
+                }
+                return;
+            }
+            let seq = rx.direction.wait.space_seq.load(Relaxed);
+            let _ = k.sleep_word(&rx.direction.wait.space_seq, seq, ANSWER_SLICE_US);
         }
     }
 
@@ -411,6 +453,7 @@ impl Conn {
         if end.state() != State::Carried
             || end.tx_path() != Path::Tcp
             || end.resend.load(Relaxed) != 0
+            || self.owes_reset()
         {
             return;
         }

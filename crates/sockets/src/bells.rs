@@ -1,10 +1,14 @@
 //! Doorbells on the stream: taking them off, and nothing else with them.
 
 use gm::Path;
-use ring::Corrupt;
-use ring::layout;
+use gm::end::flag;
+use ring::sync::Ordering::Relaxed;
+use ring::{Corrupt, Rx, layout};
 
 use crate::{Conn, Fault, Kernel};
+
+/// So long, in µs, an end looks for a doorbell that was counted and is about to be sent.
+pub(crate) const BELL_PATIENCE_US: u64 = 5_000;
 
 impl Conn {
     /// Takes the doorbells that the writer has counted off the stream, if the ring is empty.
@@ -23,7 +27,7 @@ impl Conn {
         if end.rx_path() != Path::Ring || !empty || n == 0 || ended {
             return Ok(());
         }
-        if rx.asked() != 0 {
+        if rx.asked() != 0 || self.may_owe_stream(self.rings()?) {
             // Its writer may take the count back, and send payload then: what is on the stream before the last look is none.
             match k.recv(&mut scratch[..n], true) {
                 Ok(seen) => n = seen,
@@ -93,6 +97,50 @@ impl Conn {
             self.count_tcp(0, taken as u64);
             if self.only_bells(&scratch[..taken]).is_err() || taken < seen {
                 return;
+            }
+        }
+    }
+
+    /// A doorbell that is unread when the peer is killed makes its kernel drop what it has not delivered yet. Does it hold, or will
+    /// it, bytes that the peer has put on the stream?
+    pub(crate) fn peer_owes_stream(&self, k: &impl Kernel, segment: &gm::Segment) -> bool {
+        let rx = segment.rx();
+        if self.is_moving(rx) {
+            return true;
+        }
+        if self.end.rx_path() == Path::Ring {
+            return false;
+        }
+        match rx.up_at(self.passed()) {
+            // Is all that there is before the switch here?
+            Some(up) => up.wrapping_sub(self.end.tcp_rx.load(Relaxed)) > k.queued() as u64,
+            None => true,
+        }
+    }
+
+    /// Does the peer go back to TCP just now, or has it, and we have not followed?
+    pub(crate) fn is_moving(&self, rx: Rx<'_>) -> bool {
+        rx.is_moved() || rx.down_at(self.passed()).is_some()
+    }
+
+    /// This end has bytes on the stream, or is about to: no doorbell may be left unread. Those that are counted come at once, or
+    /// are taken back: who counts one looks then what we do.
+    pub(crate) fn await_no_bell(&self, k: &impl Kernel) {
+        let Ok(segment) = self.rings() else { return };
+        let rx = segment.rx();
+        let since = k.now_us();
+        while rx.bells_untaken() > 0 && self.end.rx_path() == Path::Ring {
+            self.leave_no_bell(k);
+            self.advance(k);
+            let stays = rx.readable() != Ok(0) || rx.flags() != 0 && rx.has_sleepers();
+            if stays || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD) {
+                return;
+            }
+            if rx.bells_untaken() > 0 {
+                if k.now_us().saturating_sub(since) >= BELL_PATIENCE_US {
+                    return;
+                }
+                k.yield_now();
             }
         }
     }

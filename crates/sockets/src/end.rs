@@ -5,13 +5,12 @@ use gm::{Node, Path, Reason, State};
 use ring::sync::Ordering::{Acquire, Relaxed};
 use ring::{Decision, Rx, layout};
 
+use crate::bells::BELL_PATIENCE_US;
 use crate::{Conn, Fault, Kernel};
 
 /// Close does not wait for a peer that lets no byte through, as TCP's does not: so long, in µs, it tries to get rid of what
 /// it owes, and then the peer gets a reset, not an end-of-file.
 const CLOSE_PATIENCE_US: u64 = 200_000;
-/// So long, in µs, close looks for a doorbell that was counted and is about to be sent.
-const BELL_PATIENCE_US: u64 = 5_000;
 
 impl Conn {
     /// shutdown(2). The sending half is shut in the ring only: the kernel's half stays open for doorbells that tell
@@ -47,11 +46,13 @@ impl Conn {
             } else if end.tx_path() == Path::Ring {
                 if tx.is_awaited() {
                     self.list(k, tx);
-                    if tx.bell_due() && !self.is_bereaved(node, segment) {
-                        self.ring_bell(k);
+                    let due = tx.bell_due() && !self.is_bereaved(node, segment);
+                    if due && !self.ring_bell(k) {
+                        // The kernel's own end costs nothing.
+                        self.switch_down(k, tx, None);
                     }
                 }
-                write_kernel = self.shuts_kernel_half(segment.rx());
+                write_kernel = end.tx_path() == Path::Ring && self.shuts_kernel_half(segment.rx());
             } else {
                 // What still moves to TCP goes before the kernel's end.
                 write_kernel = end.resend.load(Relaxed) == 0;

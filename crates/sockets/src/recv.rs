@@ -67,8 +67,11 @@ impl Conn {
                 Ok(Look::Bytes(n)) => {
                     done += n;
                     if done == want || !o.wait_all || o.peek {
-                        if slept || self.has_bells_and_debts() {
+                        if slept {
                             let _ = self.take_bells(k);
+                        }
+                        if self.has_bells_and_debts() {
+                            self.await_no_bell(k);
                         }
                         return Ok(done);
                     }
@@ -113,7 +116,7 @@ impl Conn {
 
     /// May the kernel hold bytes of ours that the peer has not read? Those before the last switch to the ring count as well.
     #[cold]
-    fn may_owe_stream(&self, segment: &gm::Segment) -> bool {
+    pub(crate) fn may_owe_stream(&self, segment: &gm::Segment) -> bool {
         self.end.tx_path() == Path::Tcp || !segment.tx().all_passed()
     }
 

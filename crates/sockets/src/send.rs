@@ -312,20 +312,42 @@ impl Conn {
     }
 
     /// Sends one doorbell byte. Caller holds the sending lock, the direction is on the ring. If the stream takes no
-    /// byte now, it is full of payload from before the switch, and that wakes the reader as well.
+    /// byte now, it is full of payload from before the switch, and that wakes the reader as well. False: not sent, for it could
+    /// cost bytes of the peer's ([`Conn::peer_owes_stream`]).
     #[cold]
-    pub(crate) fn ring_bell(&self, k: &impl Kernel) {
-        let Ok(segment) = self.rings() else { return };
+    pub(crate) fn ring_bell(&self, k: &impl Kernel) -> bool {
+        let Ok(segment) = self.rings() else {
+            return true;
+        };
+        let (tx, rx) = (segment.tx(), segment.rx());
+        let owes = self.peer_owes_stream(k, segment);
+        // Killed with payload unread, it loses them over TCP as well.
+        let costs = || tx.unread() == Ok(0) && (owes || self.is_moving(rx));
+        let rung = !costs() && self.ring_unless(k, costs);
+        if !rung {
+            tx.not_rung();
+        }
+        rung
+    }
+
+    /// Sends a doorbell unless `costs`, which is asked once the bell is counted: false then.
+    #[cold]
+    pub(crate) fn ring_unless(&self, k: &impl Kernel, costs: impl FnOnce() -> bool) -> bool {
+        let Ok(segment) = self.rings() else {
+            return true;
+        };
         if self.end.has(flag::CLOSED_BOTH) || self.peer_is_deaf() {
             // The kernel's half is shut: that the attempt fails would say nothing of the peer. Or the peer waits for nothing.
-            return;
+            return true;
         }
         segment.tx().count_bell();
-        if segment.tx().asks() != 0 {
-            // A byte for a closed socket would only make its kernel reset the connection, and one for somebody who wants
-            // TCP would be taken for payload. Who asks looks at the count after asking, as we look here after counting.
+        // A byte for a closed socket would only make its kernel reset the connection, and one for somebody who wants
+        // TCP would be taken for payload. Who asks looks at the count after asking, as we look here after counting; so
+        // does who moves what is unread.
+        let asked = segment.tx().asks() != 0;
+        if asked || costs() {
             segment.tx().uncount_bell();
-            return;
+            return asked;
         }
         match k.send(&[layout::BELL]) {
             Ok(_) => {
@@ -337,6 +359,7 @@ impl Conn {
                 self.kernel_fault(f);
             }
         }
+        true
     }
 
     /// The kernel's stream is full, for a call that waits.

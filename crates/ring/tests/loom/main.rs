@@ -12,6 +12,7 @@
 //! * `word`: the hand-over word (INV-1)
 //! * `paths`: switching between the TCP stream and the ring (INV-2)
 //! * `back`: a hand-back beside sends, bells, a close and deaths
+//! * `owing`: bells beside a way back whose end is killed
 //! * `sharers`: two readers of one end, bells and switch together
 //! * `wire`, `end`, `peer`: the modelled TCP stream, and the engine's steps over it
 //!
@@ -25,6 +26,7 @@ mod bells;
 mod bytes;
 mod end;
 mod events;
+mod owing;
 mod paths;
 mod peer;
 mod room;
