@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use gm::end::flag;
-use gm::{End, Path, Role};
+use gm::{Path, Role};
 use sockets::{Conn, Gate, Given};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET};
 
@@ -102,12 +102,6 @@ impl Body {
     /// Another thread is in closesocket: calls that wait give up.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Acquire)
-    }
-
-    pub fn timeout_us(&self, which: impl Fn(&End) -> &ring::sync::AtomicU64) -> u64 {
-        self.conn
-            .as_ref()
-            .map_or(0, |c| which(c.end()).load(Relaxed))
     }
 }
 
