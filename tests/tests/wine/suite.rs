@@ -27,6 +27,8 @@ enum Kind {
     /// As `Two`; the case ends Winsock for its whole process and so cannot have both parts in one.
     Apart,
     Solo,
+    /// As `Solo`; it shows that a call with OVERLAPPED ends at once, which on Windows none may say.
+    AtOnce,
 }
 
 struct Case {
@@ -59,9 +61,10 @@ impl Theme {
                 Kind::Cancels => setup.world != World::Windows,
                 // It has no side that could be alone.
                 Kind::Solo => setup.server == setup.client,
+                Kind::AtOnce => setup.server == setup.client && setup.world != World::Windows,
                 _ => true,
             })
-            .map(|case| (case.name, case.kind == Kind::Solo))
+            .map(|case| (case.name, matches!(case.kind, Kind::Solo | Kind::AtOnce)))
             .collect()
     }
 
@@ -213,6 +216,9 @@ macro_rules! kind {
     };
     (solo) => {
         Kind::Solo
+    };
+    (at_once) => {
+        Kind::AtOnce
     };
 }
 
@@ -430,9 +436,9 @@ themes! {
         two udp;
     }
     odd {
-        solo odd_ioctls;
+        at_once odd_ioctls;
         solo odd_info;
-        solo odd_last_errors;
+        at_once odd_last_errors;
         solo odd_statuses;
         solo odd_calls;
     }
