@@ -45,6 +45,17 @@ const ANSWERS: &[(&str, &str, &str)] = &[
         "bind, closed = -1 WSAEAFNOSUPPORT",
         "bind, closed = -1 WSAENOTSOCK",
     ),
+    // select: a set that has no socket any more is WSAENOTSOCK.
+    (
+        "close_under_select",
+        "select, blocked = 1",
+        "select, blocked = -1 WSAENOTSOCK",
+    ),
+    (
+        "close_under_poll",
+        "select, blocked = 1",
+        "select, blocked = -1 WSAENOTSOCK",
+    ),
     // closesocket under a call that waits: WSAEINTR.
     (
         "close_under_recv",
