@@ -30,8 +30,8 @@ unsafe extern "system" fn socket(af: i32, kind: i32, protocol: i32) -> SOCKET {
         Serving::Layered(p, info) => {
             match ask!(p, lpWSPSocket(af, kind, protocol, &*info, 0, overlapped_by_default()) -> SOCKET)
             {
-                // SAFETY: plain values.
                 INVALID_SOCKET if gate::has_failed() => {
+                    // SAFETY: plain values.
                     fresh(unsafe { builtin::socket(af, kind, protocol) })
                 }
                 s => s,
