@@ -21,6 +21,7 @@ use ring::sync::Ordering::{AcqRel, Relaxed};
 use ring::{Rx, Tx, layout};
 
 use crate::lock::Guard;
+use crate::send::has_shut_both_ways;
 use crate::{Conn, Fault, Kernel, Ready};
 
 /// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
@@ -85,9 +86,8 @@ impl Conn {
 
     /// Has the peer shut both ways, and said so on the stream? Whatever is sent there, its kernel answers with a reset.
     pub(crate) fn peer_is_deaf(&self) -> bool {
-        self.segment().is_some_and(|s| {
-            s.tx().reading_is_shut() && s.rx().finished() && !s.rx().writer_is_on_ring()
-        })
+        self.segment()
+            .is_some_and(|s| has_shut_both_ways(s) && !s.rx().writer_is_on_ring())
     }
 
     /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.

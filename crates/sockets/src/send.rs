@@ -41,6 +41,12 @@ enum Put {
     StreamFull,
 }
 
+/// Has the peer's program shut its reading and its sending?
+#[inline]
+pub(crate) fn has_shut_both_ways(segment: &Segment) -> bool {
+    segment.tx().reading_is_shut() && segment.rx().finished()
+}
+
 impl Conn {
     /// Sends on an engaged connection; a blocking call returns when all bytes are taken.
     #[inline]
@@ -110,7 +116,7 @@ impl Conn {
             if dont_wait && self.is_refused(segment) {
                 return Ok(Put::RingFull);
             }
-            if tx.reading_is_shut() && segment.rx().finished() {
+            if has_shut_both_ways(segment) {
                 self.send_unheard()?;
             }
             if self.stays_on_ring(k, segment, tx, bufs) {
@@ -270,8 +276,7 @@ impl Conn {
 
     /// Has the peer shut both ways?
     pub(crate) fn peer_takes_nothing(&self) -> bool {
-        self.segment()
-            .is_some_and(|s| s.tx().reading_is_shut() && s.rx().finished())
+        self.segment().is_some_and(has_shut_both_ways)
     }
 
     /// Who asked for TCP rang as it asked. Left unread, that bell would make the death of this process a reset.

@@ -209,10 +209,15 @@ impl<M: Member> Watch<M> {
         };
     }
 
+    /// Is a report of it due by us, if there is news?
+    fn is_asked_for(&self) -> bool {
+        self.carried && !self.spent && !self.dormant
+    }
+
     /// How long, in µs, a sleep may last before it is looked at again: it waits for room, or for what lies behind a switch.
     /// `None`: as long as it likes.
     fn slice_us(&self) -> Option<u64> {
-        if !self.carried || self.spent || self.dormant {
+        if !self.is_asked_for() {
             return None;
         }
         let room = || self.conn().room_slice_us();
@@ -397,8 +402,7 @@ impl<M: Member> Members<M> {
     pub(super) fn room_slice_us(&mut self) -> Option<u64> {
         let mut slice = None;
         for i in std::mem::take(&mut self.roomless) {
-            let asked_for = |w: &&Watch<M>| w.carried && !w.spent && !w.dormant;
-            let Some(w) = self.watch(i).filter(asked_for) else {
+            let Some(w) = self.watch(i).filter(|w| w.is_asked_for()) else {
                 continue;
             };
             let most = w.slice_us();
