@@ -22,9 +22,9 @@ pub fn get() -> Option<&'static Ctx> {
 /// The process ends: nobody but `sgm run` and `sgm wine`, which gather reports, wants its port's file any more. Other threads
 /// are gone by now, with whatever locks they held, so this takes none.
 fn leave() {
-    if let Some(Some(ctx)) = CTX.get()
-        && ctx.port.header().run.load(Relaxed) == 0
-    {
+    let Some(Some(ctx)) = CTX.get() else { return };
+    crate::overlapped::at_exit(ctx);
+    if ctx.port.header().run.load(Relaxed) == 0 {
         gm::os::remove(ctx.port.path());
     }
 }

@@ -51,7 +51,7 @@ unsafe fn bytes<'a>(bufs: *const WSABUF, count: u32) -> &'a [IoSlice<'a>] {
 ///
 /// # Safety
 /// `count` descriptions of buffers.
-unsafe fn sound(bufs: *const WSABUF, count: u32, write: bool) -> Result<(), Code> {
+pub unsafe fn sound(bufs: *const WSABUF, count: u32, write: bool) -> Result<(), Code> {
     if bufs.is_null() && count > 0 {
         return Err(ws::WSAEFAULT);
     }
@@ -206,6 +206,9 @@ pub unsafe extern "system" fn recv(
             if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::recv(inside, r, bufs, count, got, flags);
             }
+            if !flags.is_null() && *flags & MSG_OOB == 0 {
+                overlapped::take_turn(&inside, false)?;
+            }
             sync_recv(&inside, bufs, count, got, flags, |b, n, code| {
                 let (none, t) = (std::ptr::null_mut(), std::ptr::null());
                 (b.lower.recv)(b.base, bufs, count, n, flags, none, None, t, code)
@@ -267,6 +270,9 @@ pub unsafe extern "system" fn recv_from(
             if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 let from = (from, from_len);
                 return overlapped::recv_from(inside, r, bufs, count, got, flags, from);
+            }
+            if !flags.is_null() && *flags & MSG_OOB == 0 {
+                overlapped::take_turn(&inside, false)?;
             }
             sync_recv(&inside, bufs, count, got, flags, |b, n, code| {
                 let (none, t) = (std::ptr::null_mut(), std::ptr::null());
@@ -361,6 +367,7 @@ unsafe fn send_any(
             if sent.is_null() {
                 return Err(ws::WSAEFAULT);
             }
+            overlapped::take_turn(&inside, true)?;
             if let Some(r) = carried_send(&inside, bufs, count, flags) {
                 put(sent, r? as u32);
                 return Ok(());

@@ -3,7 +3,7 @@
 use gm::end::flag;
 use gm::node::ListenAddress;
 use gm::{Reason, Role};
-use ring::sync::Ordering::Relaxed;
+use ring::sync::Ordering::{Relaxed, Release};
 use sockets::{Conn, Fault};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET};
 use windows_sys::Win32::System::Threading::GetCurrentProcessId;
@@ -339,23 +339,35 @@ pub fn shut(inside: &Inside, how: i32) -> Result<(), Code> {
     }
 }
 
+/// shutdown, whatever became of the connection.
+pub fn shut_down(inside: &Inside, how: i32) -> Result<(), Code> {
+    let known = (0..=2).contains(&how);
+    if known && inside.engaged().is_some() {
+        return shut(inside, how);
+    }
+    if known
+        && inside
+            .conn()
+            .is_some_and(|c| c.end().role() != Role::Listener)
+    {
+        inside.hand_back(Reason::Shutdown);
+    }
+    let b = inside.body();
+    // SAFETY: plain arguments.
+    lower(|code| unsafe { (b.lower.shutdown)(b.base, how, code) })?;
+    if how != ws::SD_RECEIVE {
+        b.io.has_shut.store(true, Release);
+    }
+    Ok(())
+}
+
 pub unsafe extern "system" fn shutdown(s: SOCKET, how: i32, errno: *mut i32) -> i32 {
     let call = || {
         let inside = enter(s)?;
-        let known = (0..=2).contains(&how);
-        if known && inside.engaged().is_some() {
-            return shut(&inside, how);
+        if matches!(how, ws::SD_SEND | ws::SD_BOTH) && overlapped::shut_later(&inside, how) {
+            return Ok(());
         }
-        if known
-            && inside
-                .conn()
-                .is_some_and(|c| c.end().role() != Role::Listener)
-        {
-            inside.hand_back(Reason::Shutdown);
-        }
-        let b = inside.body();
-        // SAFETY: the caller's arguments, unchanged.
-        lower(|code| unsafe { (b.lower.shutdown)(b.base, how, code) })
+        shut_down(&inside, how)
     };
     // SAFETY: the caller's place for the code.
     unsafe { done(call(), errno) }
@@ -390,6 +402,7 @@ pub fn end_with_process(inside: &Inside) {
 fn close_base(inside: &Inside) -> Result<(), Code> {
     let b = inside.body();
     crate::events::forget(inside);
+    overlapped::forget(inside);
     if let Some(ctx) = ctx::get() {
         if let Some(entry) = locked(&b.listener).take() {
             ctx.node.unlisten(entry);

@@ -7,8 +7,8 @@
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use gm::end::flag;
@@ -107,6 +107,8 @@ impl Body {
 
 pub struct Slot {
     gate: Gate,
+    /// Operations that wait, and keep the body without being inside.
+    pins: AtomicU32,
     /// The first carrier, and further ones (WSADuplicateSocket); 0: none.
     first: AtomicUsize,
     more: Mutex<Vec<SOCKET>>,
@@ -173,6 +175,7 @@ impl Inside {
         }
         self.slot.gate.not_alone();
         if engaged {
+            crate::overlapped::on_engaged(self);
             crate::events::on_engaged(self, conn);
         }
         engaged
@@ -193,6 +196,11 @@ impl Inside {
             self.slot.gate.not_alone();
         }
         alone
+    }
+
+    pub fn pin(&self) -> Pin {
+        self.slot.pins.fetch_add(1, AcqRel);
+        Pin { slot: self.slot }
     }
 
     /// One more carrier (or the promise of one).
@@ -218,10 +226,38 @@ impl Drop for Inside {
     }
 }
 
+/// Keeps a socket's body while an operation waits, without being inside: promotion needs to be alone there.
+pub struct Pin {
+    pub slot: &'static Slot,
+}
+
+impl Pin {
+    pub fn body(&self) -> &Body {
+        // SAFETY: pinned from inside, and what is pinned is not dropped.
+        unsafe { (*self.slot.body.get()).assume_init_ref() }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let last = self.slot.pins.fetch_sub(1, AcqRel) == 1;
+        if last && self.slot.dead.load(Acquire) == 1 {
+            self.slot.clean();
+        }
+    }
+}
+
 impl Slot {
     /// What WPUCreateSocketHandle keeps for us.
     pub fn context(&'static self) -> usize {
-        std::ptr::from_ref(self) as usize
+        std::ptr::from_ref(self).expose_provenance()
+    }
+
+    /// # Safety
+    /// What [`Slot::context`] gave.
+    pub unsafe fn of(context: usize) -> &'static Self {
+        // SAFETY: by the caller: an address of a slot, and those are never freed.
+        unsafe { &*std::ptr::with_exposed_provenance(context) }
     }
 
     /// Goes inside, if it is in use.
@@ -231,13 +267,33 @@ impl Slot {
         (self.dead.load(Acquire) == 0).then_some(inside)
     }
 
+    /// A carrier that is still this socket's: `s`, or if that is closed (another may have the number by now) another one.
+    pub fn carrier(&self, s: SOCKET) -> SOCKET {
+        let first = || match self.first.load(Acquire) {
+            0 | usize::MAX => None,
+            first => Some(first),
+        };
+        match self.has(s) {
+            true => s,
+            false => first()
+                .or_else(|| locked(&self.more).first().copied())
+                .or_else(|| Some(self.last.load(Acquire)).filter(|last| *last != 0))
+                .unwrap_or(s),
+        }
+    }
+
     fn has(&self, s: SOCKET) -> bool {
         self.first.load(Acquire) == s || locked(&self.more).contains(&s)
     }
 
     /// The last one is out of a closed socket's slot.
     fn clean(&'static self) {
-        if !self.gate.is_empty() || self.dead.compare_exchange(1, 2, AcqRel, Relaxed).is_err() {
+        // The last inside and the last pin may go at once: each has counted itself out before it looks at the other.
+        fence(SeqCst);
+        if !self.gate.is_empty()
+            || self.pins.load(Acquire) > 0
+            || self.dead.compare_exchange(1, 2, AcqRel, Relaxed).is_err()
+        {
             return;
         }
         // SAFETY: dead and empty: no reference to the body exists, none can be made.
@@ -266,8 +322,8 @@ pub fn enter(s: SOCKET) -> Result<Inside, Code> {
     if unsafe { query(s, &mut context, &mut code) } != 0 || context == 0 {
         return Err(code);
     }
-    // SAFETY: contexts are addresses of slots (see `Slot::context`), and those are never freed.
-    let slot: &'static Slot = unsafe { &*(context as *const Slot) };
+    // SAFETY: what ws2_32 keeps for a handle of ours.
+    let slot = unsafe { Slot::of(context) };
     slot.inside().filter(|_| slot.has(s)).ok_or(ws::WSAENOTSOCK)
 }
 
@@ -305,6 +361,7 @@ pub fn make(f: Fresh) -> Inside {
     let slot = locked(&FREE).pop().unwrap_or_else(|| {
         let slot: &'static Slot = Box::leak(Box::new(Slot {
             gate: Gate::default(),
+            pins: AtomicU32::new(0),
             first: AtomicUsize::new(0),
             more: Mutex::new(Vec::new()),
             last: AtomicUsize::new(0),
@@ -411,22 +468,6 @@ impl Inside {
     /// Has it, or will it have, other carriers than one?
     pub fn has_twins(&self) -> bool {
         self.slot.holders.load(Acquire) > 1
-    }
-
-    /// A carrier that is still this socket's: `s`, or if that is closed (another may have the number by now) another one.
-    pub fn carrier(&self, s: SOCKET) -> SOCKET {
-        let slot = self.slot;
-        let first = || match slot.first.load(Acquire) {
-            0 | usize::MAX => None,
-            first => Some(first),
-        };
-        match slot.has(s) {
-            true => s,
-            false => first()
-                .or_else(|| locked(&slot.more).first().copied())
-                .or_else(|| Some(slot.last.load(Acquire)).filter(|last| *last != 0))
-                .unwrap_or(s),
-        }
     }
 
     /// A holder less; see [`Inside::drop_carrier`].

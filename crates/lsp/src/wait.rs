@@ -112,7 +112,7 @@ impl Below<Inside> for System<'_, '_> {
 }
 
 /// This machine, and this process on it.
-struct Here;
+pub struct Here;
 
 impl Host for Here {
     fn now_ns(&self) -> u64 {

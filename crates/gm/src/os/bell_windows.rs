@@ -1,4 +1,4 @@
-//! A port's bell on this system. The waiters of Windows programs have none; under Wine they can ring those of Linux programs.
+//! A port's bell on this system. On Windows there is none; under Wine it is what it is for Linux programs.
 
 use std::io;
 use std::path::Path;
@@ -9,8 +9,21 @@ use super::{raw, unix_error, unix_path};
 pub struct Bell(usize);
 
 impl Bell {
-    pub fn make(_path: &Path) -> io::Result<Self> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub fn make(path: &Path) -> io::Result<Self> {
+        const FIFO_OF_USER: usize = 0o010_600;
+        if !raw::usable() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let name = unix_path(path)?;
+        // SAFETY: a zero-terminated path.
+        let made = unsafe {
+            raw::call(
+                raw::nr::MKNOD,
+                [name.as_ptr() as usize, FIFO_OF_USER, 0, 0, 0, 0],
+            )
+        };
+        raw::checked(made).map_err(unix_error)?;
+        Self::open(path)
     }
 
     pub fn open(path: &Path) -> io::Result<Self> {

@@ -27,6 +27,8 @@ pub mod nr {
     pub const SOCKET: usize = 41;
     pub const SENDTO: usize = 44;
     pub const RECVFROM: usize = 45;
+    pub const SENDMSG: usize = 46;
+    pub const RECVMSG: usize = 47;
     pub const SHUTDOWN: usize = 48;
     pub const GETSOCKNAME: usize = 51;
     pub const GETPEERNAME: usize = 52;
@@ -38,12 +40,16 @@ pub mod nr {
     pub const MKDIR: usize = 83;
     pub const CHMOD: usize = 90;
     pub const GETEUID: usize = 107;
+    pub const MKNOD: usize = 133;
     pub const IOCTL: usize = 16;
     pub const GETTID: usize = 186;
     pub const LGETXATTR: usize = 192;
     pub const FUTEX: usize = 202;
     pub const SCHED_GETAFFINITY: usize = 204;
+    pub const EPOLL_CTL: usize = 233;
     pub const PPOLL: usize = 271;
+    pub const EPOLL_PWAIT: usize = 281;
+    pub const EPOLL_CREATE1: usize = 291;
     pub const RENAMEAT2: usize = 316;
 }
 

@@ -76,7 +76,9 @@ pub unsafe extern "system" fn recv_msg(
                     }
                     Ok(())
                 }
-                Some(r) if overlapped::back_to_tcp(&inside) => {
+                Some(r)
+                    if overlapped::stands_in_line(&inside) || overlapped::back_to_tcp(&inside) =>
+                {
                     let (bufs, count) = (m.lpBuffers, m.dwBufferCount);
                     let flags = &mut m.dwFlags;
                     pending(overlapped::recv(inside, r, bufs, count, got, flags))
@@ -179,7 +181,7 @@ unsafe fn send_one(
             }
             return Ok(());
         };
-        if overlapped::back_to_tcp(&inside) {
+        if overlapped::stands_in_line(&inside) || overlapped::back_to_tcp(&inside) {
             return overlapped::send(inside, r, bufs, count, sent, flags, (null(), 0));
         }
         let now = overlapped::start(inside, r, Kind::Send, 0, |p| {

@@ -9,7 +9,7 @@ use gm::os::raw::{self, EAGAIN, ECONNRESET, EINTR, EPIPE, ETIMEDOUT, call, check
 use ring::sync::AtomicU32;
 use sockets::{Fault, Peeked, Ready, Stream};
 use windows_sys::Win32::Foundation::HANDLE;
-use windows_sys::Win32::Networking::WinSock as ws;
+use windows_sys::Win32::Networking::WinSock::{self as ws, WSABUF};
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 
 const MSG_PEEK: usize = 0x2;
@@ -158,6 +158,10 @@ impl Fd {
         self.0 as usize
     }
 
+    pub fn number(&self) -> i32 {
+        self.0
+    }
+
     pub fn recv(&self, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
         let flags = MSG_DONTWAIT | if peek { MSG_PEEK } else { 0 };
         let args = [self.n(), buf.as_mut_ptr() as usize, buf.len(), flags, 0, 0];
@@ -170,6 +174,45 @@ impl Fd {
         let args = [self.n(), buf.as_ptr() as usize, buf.len(), flags, 0, 0];
         // SAFETY: our descriptor, a buffer of the length given.
         checked(unsafe { call(nr::SENDTO, args) }).map_err(fault)
+    }
+
+    /// recvmsg and sendmsg, without waiting; `room` is what the program gave for it.
+    ///
+    /// # Safety
+    /// Buffers that may be written to, or read.
+    unsafe fn message(&self, number: usize, room: &[WSABUF], flags: usize) -> Result<usize, Fault> {
+        /// As many as the kernel takes.
+        const MOST: usize = 1024;
+        let parts: Vec<[usize; 2]> = room
+            .iter()
+            .take(MOST)
+            .map(|b| [b.buf.addr(), b.len as usize])
+            .collect();
+        // struct msghdr: name, its length, parts, how many, control, its length, flags.
+        let header = [0, 0, parts.as_ptr().addr(), parts.len(), 0, 0, 0];
+        let args = [self.n(), header.as_ptr().addr(), flags, 0, 0, 0];
+        // SAFETY: our descriptor, a header of ours; the buffers are the caller's.
+        checked(unsafe { call(number, args) }).map_err(fault)
+    }
+
+    /// # Safety
+    /// Buffers that may be written to.
+    pub unsafe fn recv_many(&self, room: &[WSABUF], peek: bool) -> Result<usize, Fault> {
+        let flags = MSG_DONTWAIT | if peek { MSG_PEEK } else { 0 };
+        // SAFETY: by the caller.
+        unsafe { self.message(nr::RECVMSG, room, flags) }
+    }
+
+    /// # Safety
+    /// Buffers that may be read.
+    pub unsafe fn send_many(&self, bytes: &[WSABUF]) -> Result<usize, Fault> {
+        // SAFETY: by the caller.
+        unsafe { self.message(nr::SENDMSG, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) }
+    }
+
+    /// Has it, or had it, a peer?
+    pub fn is_connected(&self) -> bool {
+        self.name(nr::GETPEERNAME).is_some()
     }
 
     /// Sleeps for one of `events`, at most `limit_us` (0: without limit). `given_up` is asked after each wake-up.

@@ -1,6 +1,7 @@
 //! The engine's view of a base socket: through its Linux descriptor under Wine, else through the lower provider.
 
 mod base;
+pub mod epoll;
 mod linux;
 
 pub use linux::{Fd, poll_many};

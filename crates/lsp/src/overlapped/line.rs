@@ -1,35 +1,51 @@
-//! Operations on a connection that is still engaged: bytes lie in the ring, or the peer has yet to take some of ours.
+//! Operations of one connection, in line: those that receive and those that send, each in their own. So bytes keep their order.
 //!
-//! They stand in line, those that receive and those that send each in their own. A thread serves the line while somebody is
-//! in it: it carries out the first one through the engine. As soon as the connection is plain, the worker gives all that
-//! stand there to the base socket. So bytes keep their order. This is the exception: it ends with the peer's next call.
+//! An operation whose turn it is at once is carried out by the call that begins it. What has to wait is carried out by whoever
+//! has news of the connection, under the line's lock: [`super::progress`], or, where there is none (on Windows), a thread
+//! of the line's own, until the connection is plain and the base socket does the rest.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::ptr::{null, null_mut};
+use std::sync::atomic::Ordering::Acquire;
 use std::sync::{Arc, Mutex};
 
 use gm::end::flag;
 use sockets::{Conn, Fault, Kernel, Ready, RecvOptions, SendOptions};
 use windows_sys::Win32::Networking::WinSock::{self as ws, WSABUF};
 
-use super::op::{DONE, Issued, Kind, Op, PENDING};
-use super::{Request, base_recv, base_send, port, send_is_plain, wait_a_while};
-use crate::answer::{Code, code_of};
-use crate::events;
+use super::op::{DONE, Issued, Kind, Now, Op, PENDING};
+use super::{Request, base_recv, base_send, port, progress, send_is_plain, wait_a_while};
+use crate::answer::{Code, code_of, reset_answer};
+use crate::kernel::Fd;
 use crate::slot::{Inside, locked};
+use crate::{data, events, life, provider};
 
-/// Who waits. Served by a thread while it is busy.
+/// Who waits.
 #[derive(Default)]
 pub struct Line(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Late>,
+    /// A thread of its own serves it.
     busy: bool,
+    /// shutdown(2)'s word for when all are done that were sent before it.
+    shut: Option<i32>,
+}
+
+impl Queue {
+    fn is_taken(&self) -> bool {
+        self.busy || !self.waiting.is_empty()
+    }
 }
 
 impl Line {
+    /// Does anybody wait?
+    pub fn is_taken(&self) -> bool {
+        locked(&self.0).is_taken()
+    }
+
     pub fn is_busy(&self) -> bool {
         locked(&self.0).busy
     }
@@ -68,15 +84,43 @@ impl Way {
             // SAFETY: by the caller.
             (false, n) => unsafe { std::slice::from_raw_parts(bufs, n as usize) }.to_vec(),
         };
-        if bufs.iter().any(|b| b.buf.is_null() && b.len > 0) {
-            return Err(ws::WSAEFAULT);
-        }
+        // SAFETY: by the caller.
+        unsafe { data::sound(bufs.as_ptr(), count, !sends)? };
         Ok(Self {
             sends,
             flags,
             bufs,
             done: 0,
         })
+    }
+
+    fn peeks(&self) -> bool {
+        self.flags & ws::MSG_PEEK as u32 != 0
+    }
+
+    fn waits_for_all(&self) -> bool {
+        self.flags & ws::MSG_WAITALL as u32 != 0
+    }
+
+    /// Has it received as much as it has to?
+    fn is_enough(&self) -> bool {
+        !self.waits_for_all() || self.peeks() || self.done == self.total()
+    }
+
+    /// Has it received the end of the stream?
+    fn is_end(&self) -> bool {
+        !self.sends && self.done == 0 && self.total() > 0
+    }
+
+    /// A receive without room waits for what it could receive. `ready`: what the ring says, or the kernel too.
+    fn waits_for(&self, ready: impl Fn(bool) -> Ready) -> Result<bool, Fault> {
+        match [false, true]
+            .iter()
+            .any(|k| ready(*k).has_other_than(Ready::OUT))
+        {
+            true => Ok(true),
+            false => Err(Fault::WouldBlock),
+        }
     }
 
     fn total(&self) -> usize {
@@ -117,17 +161,16 @@ impl Late {
         self.op.is_cancelled() || inside.body().is_closing()
     }
 
-    fn abort<T>(self) -> Option<T> {
+    fn abort(self) {
         // What was moved can't be taken back, so it is told.
         let moved = self.way.done > 0;
-        self.end(if moved { 0 } else { ws::WSA_OPERATION_ABORTED })
+        self.end(if moved { 0 } else { ws::WSA_OPERATION_ABORTED });
     }
 
     /// Done, one way or the other: nothing is left of it.
-    fn end<T>(self, code: Code) -> Option<T> {
+    fn end(self, code: Code) {
         self.op.set_carried(self.way.done);
         self.op.finish(code, 0, 0);
-        None
     }
 }
 
@@ -139,192 +182,375 @@ fn line_of(inside: &Inside, sends: bool) -> &Line {
     if sends { &io.sending } else { &io.receiving }
 }
 
-/// Puts an operation into its line: always WSA_IO_PENDING, or the reason why not.
-pub fn join(inside: Inside, r: Request, way: Way) -> Result<(), Code> {
+/// Carries an operation out, or puts it into its line: WSA_IO_PENDING.
+pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
     let sends = way.sends;
+    let mut queue = locked(&line_of(&inside, sends).0);
+    if queue.shut.is_some() {
+        return Err(ws::WSAESHUTDOWN);
+    }
+    if !queue.is_taken() {
+        match step(&inside, &mut way, false) {
+            Step::Done => {
+                // A program that wants no packet for a success at once would get one from a Winsock DLL that knows
+                // nothing of that.
+                let says_done = r.routine.is_some() || provider::is_known();
+                let bytes = way.done as u32;
+                let op = Op::begin(&inside, r, Kind::Other, 0, None);
+                op.finish(0, bytes, 0);
+                return match says_done {
+                    true => Ok(Now { bytes, flags: 0 }),
+                    false => Err(ws::WSA_IO_PENDING),
+                };
+            }
+            Step::Failed(code) => return Err(code),
+            Step::NotYet | Step::ForBase => {}
+        }
+    }
     let kind = if sends {
         Kind::Send
     } else {
         Kind::receive(way.flags)
     };
-    let op = Op::begin(inside.clone(), r, kind, way.flags);
-    let mut queue = locked(&line_of(&inside, sends).0);
-    if !queue.busy {
-        let thread = std::thread::Builder::new().name("sgm-line".into());
-        let i = inside.clone();
-        if thread.spawn(move || serve(i, sends)).is_err() {
-            drop(queue);
-            op.give_up();
-            return Err(ws::WSAENOBUFS);
-        }
-        queue.busy = true;
+    let op = Op::begin(&inside, r, kind, way.flags, None);
+    if !drive(&inside, sends, &mut queue) {
+        drop(queue);
+        op.give_up();
+        return Err(ws::WSAENOBUFS);
     }
     queue.waiting.push_back(Late { op, way });
     Err(ws::WSA_IO_PENDING)
 }
 
-/// A cancelled operation whose turn has not come. The one whose turn it is sees that itself.
+/// Sees to it that the line is served when there is news. False: that can't be.
+fn drive(inside: &Inside, sends: bool, queue: &mut Queue) -> bool {
+    if queue.busy || progress::watch(inside, sends) {
+        return true;
+    }
+    let thread = std::thread::Builder::new().name("sgm-line".into());
+    let i = inside.clone();
+    queue.busy = thread.spawn(move || serve_alone(i, sends)).is_ok();
+    queue.busy
+}
+
+/// A cancelled operation leaves.
 pub fn leave(inside: &Inside, op: &Arc<Op>) {
     for sends in [false, true] {
         let mut queue = locked(&line_of(inside, sends).0);
         let at = queue.waiting.iter().position(|l| Arc::ptr_eq(&l.op, op));
-        let late = at.and_then(|at| queue.waiting.remove(at));
+        if let Some(late) = at.and_then(|at| queue.waiting.remove(at)) {
+            late.abort();
+        }
         drop(queue);
-        if let Some(late) = late {
-            late.end::<()>(ws::WSA_OPERATION_ABORTED);
+    }
+}
+
+/// shutdown, while operations wait that send: it takes effect after them. False: there are none.
+pub fn shut_later(inside: &Inside, how: i32) -> bool {
+    let mut queue = locked(&line_of(inside, true).0);
+    let later = !queue.waiting.is_empty();
+    if later {
+        queue.shut = Some(how);
+    }
+    later
+}
+
+/// There is news of the connection.
+pub fn serve(inside: &Inside) {
+    for sends in [false, true] {
+        let line = line_of(inside, sends);
+        let mut queue = locked(&line.0);
+        if queue.busy {
+            continue;
+        }
+        match advance(inside, &mut queue) {
+            After::NotYet => {}
+            After::ForBase => hand_over(inside, sends, &mut queue),
+            After::Empty => {
+                if sends {
+                    progress::rest(inside);
+                }
+                let shut = queue.shut.take();
+                drop(queue);
+                if let Some(how) = shut {
+                    // The program was told that it is done.
+                    let _ = life::shut_down(inside, how);
+                }
+            }
         }
     }
 }
 
 /// In a thread of the line's own: until nobody is left, or the connection is plain.
-fn serve(inside: Inside, sends: bool) {
-    while let Some(late) = next(&inside, sends) {
-        if let Some(late) = carry_out(&inside, late) {
-            // The worker gives the rest to the base socket.
-            return port::run(move || pass_on(inside, late));
-        }
-    }
-}
-
-/// The first in line; if there is none, the line ends.
-fn next(inside: &Inside, sends: bool) -> Option<Late> {
-    let mut queue = locked(&line_of(inside, sends).0);
-    let first = queue.waiting.pop_front();
-    queue.busy = first.is_some();
-    drop(queue);
-    if first.is_none() {
-        let _operations = locked(&PENDING);
-        DONE.notify_all();
-    }
-    first
-}
-
-fn pass_on(inside: Inside, late: Late) {
-    let sends = late.way.sends;
-    to_base(&inside, late);
-    while let Some(late) = next(&inside, sends) {
-        if !is_for_base(&inside, &late) {
-            // One that was urgent came first.
-            locked(&line_of(&inside, sends).0).waiting.push_front(late);
-            let i = inside.clone();
-            let thread = std::thread::Builder::new().name("sgm-line".into());
-            if thread.spawn(move || serve(i, sends)).is_ok() {
+fn serve_alone(inside: Inside, sends: bool) {
+    loop {
+        let mut queue = locked(&line_of(&inside, sends).0);
+        match advance(&inside, &mut queue) {
+            After::NotYet => {
+                drop(queue);
+                wait_a_while(&inside, if sends { Ready::OUT } else { Ready::IN });
+            }
+            After::ForBase => return hand_over(&inside, sends, &mut queue),
+            After::Empty => {
+                queue.busy = false;
+                let shut = queue.shut.take();
+                drop(queue);
+                free();
+                if let Some(how) = shut {
+                    let _ = life::shut_down(&inside, how);
+                }
                 return;
             }
-            // No threads: as a refusal at once, but for the time.
-            if let Some(late) = next(&inside, sends) {
-                late.end::<()>(ws::WSAENOBUFS);
-            }
-            continue;
         }
-        to_base(&inside, late);
     }
 }
 
-/// Plain by now, or urgent with nothing before it.
-fn is_for_base(inside: &Inside, late: &Late) -> bool {
-    let engaged = inside.conn().is_some_and(Conn::is_engaged);
-    !engaged || late.way.is_urgent() && send_is_plain(inside)
+/// A line is not busy any more.
+fn free() {
+    let _operations = locked(&PENDING);
+    DONE.notify_all();
 }
 
-/// Through the engine. Some: the base socket must do it.
-fn carry_out(inside: &Inside, mut late: Late) -> Option<Late> {
-    let conn = match inside.conn() {
-        Some(conn) if !is_for_base(inside, &late) => conn,
-        _ => return Some(late),
-    };
+/// The worker gives the rest to the base socket.
+fn hand_over(inside: &Inside, sends: bool, queue: &mut Queue) {
+    queue.busy = true;
+    let i = inside.clone();
+    port::run(move || pass_on(&i, sends));
+}
+
+fn pass_on(inside: &Inside, sends: bool) {
     loop {
-        if late.is_over(inside) {
-            return late.abort();
-        }
-        if is_for_base(inside, &late) {
-            return after_reset(inside, late);
-        }
-        let sends = late.way.sends;
-        let shut = if sends {
-            flag::WRITE_SHUT
-        } else {
-            flag::READ_SHUT
+        let mut queue = locked(&line_of(inside, sends).0);
+        let late = match advance(inside, &mut queue) {
+            After::ForBase => queue.waiting.pop_front(),
+            After::NotYet | After::Empty => None,
         };
-        if conn.end().has(shut) {
-            return late.end(ws::WSAESHUTDOWN);
+        let Some(late) = late else {
+            queue.busy = false;
+            if !queue.waiting.is_empty() && !drive(inside, sends, &mut queue) {
+                // No threads: as a refusal at once, but for the time.
+                while let Some(late) = queue.waiting.pop_front() {
+                    late.end(ws::WSAENOBUFS);
+                }
+            }
+            let shut = match queue.is_taken() {
+                true => None,
+                false => queue.shut.take(),
+            };
+            drop(queue);
+            free();
+            if let Some(how) = shut {
+                let _ = life::shut_down(inside, how);
+            }
+            return;
+        };
+        drop(queue);
+        to_base(inside, late);
+    }
+}
+
+/// How far a line came.
+enum After {
+    Empty,
+    NotYet,
+    /// The base socket must do the first one.
+    ForBase,
+}
+
+/// Carries out all that can be.
+fn advance(inside: &Inside, queue: &mut Queue) -> After {
+    while let Some(first) = queue.waiting.front_mut() {
+        let step = match first.is_over(inside) {
+            true => Step::Done,
+            false => step(inside, &mut first.way, true),
+        };
+        match step {
+            Step::NotYet => return After::NotYet,
+            Step::ForBase => return After::ForBase,
+            Step::Done | Step::Failed(_) => {}
         }
-        let step = match sends {
-            true if late.way.is_urgent() => Err(Fault::WouldBlock),
-            true => send(inside, conn, &mut late.way),
-            false => receive(inside, conn, &mut late.way),
+        let Some(late) = queue.waiting.pop_front() else {
+            break;
         };
         match step {
             // Our own close ends the stream: no end for the program to be told of.
-            Ok(true) if late.way.done == 0 && late.is_over(inside) => {}
-            Ok(true) => return late.end(0),
-            Ok(false) => {}
-            Err(Fault::WouldBlock | Fault::Interrupted) => {
-                wait_a_while(inside, if sends { Ready::OUT } else { Ready::IN });
-                conn.settle(&inside.socket());
-            }
-            // Plain now.
-            Err(Fault::UseKernel) => {
-                conn.settle(&inside.socket());
-            }
-            Err(_) if late.way.done > 0 => return late.end(0),
-            // Told of the close instead.
-            Err(_) if late.is_over(inside) => {}
-            Err(f) => return late.end(code_of(f, false)),
+            _ if late.is_over(inside) => late.abort(),
+            Step::Failed(code) if late.way.done == 0 => late.end(code),
+            _ => late.end(0),
         }
+    }
+    After::Empty
+}
+
+enum Step {
+    Done,
+    NotYet,
+    Failed(Code),
+    ForBase,
+}
+
+/// Without waiting: as much of an operation as can be done now. `waited`: it was begun before.
+fn step(inside: &Inside, way: &mut Way, waited: bool) -> Step {
+    let Some(conn) = inside.conn() else {
+        return Step::ForBase;
+    };
+    if way.is_urgent() {
+        return match send_is_plain(inside) {
+            true => Step::ForBase,
+            false => Step::NotYet,
+        };
+    }
+    let descriptor = inside.body().fd();
+    loop {
+        let result = match conn.is_engaged() {
+            true => match carried(inside, conn, way) {
+                Err(Fault::UseKernel) => {
+                    conn.settle(&inside.socket());
+                    match descriptor {
+                        Some(fd) => plain(inside, fd, conn, way),
+                        None if conn.is_engaged() => Err(Fault::WouldBlock),
+                        None => return after_reset(inside, way),
+                    }
+                }
+                Err(Fault::WouldBlock) => {
+                    match conn.settle(&inside.socket()) {
+                        true => return Step::NotYet,
+                        // It is plain by now.
+                        false => continue,
+                    }
+                }
+                other => other,
+            },
+            false => match descriptor {
+                Some(fd) => plain(inside, fd, conn, way),
+                None => return after_reset(inside, way),
+            },
+        };
+        return match result {
+            // wineserver may have taken the error off the socket.
+            Ok(true) if way.is_end() && waited && was_reset(inside, conn) => {
+                Step::Failed(ws::WSAECONNRESET)
+            }
+            Ok(true) => Step::Done,
+            Ok(false) => continue,
+            Err(Fault::WouldBlock) => Step::NotYet,
+            Err(Fault::Interrupted) => continue,
+            Err(_) if way.done > 0 => Step::Done,
+            Err(Fault::Reset) if !way.sends && !conn.end().has(flag::CORRUPT) => {
+                match reset_answer(waited) {
+                    Ok(_) => Step::Done,
+                    Err(code) => Step::Failed(code),
+                }
+            }
+            Err(fault) => Step::Failed(code_of(fault, false)),
+        };
     }
 }
 
-/// The connection went back to TCP while the call was pending. A reset that came meanwhile is this call's to tell: Wine reads
+/// Was the end of the stream a reset? The kernel knows of no other end both ways, if this one has not shut its own.
+fn was_reset(inside: &Inside, conn: &Conn) -> bool {
+    let shut = conn.end().has(flag::WRITE_SHUT) || inside.body().io.has_shut.load(Acquire);
+    match conn.is_engaged() {
+        true => conn.peer_aborted(),
+        false => !shut && inside.socket().poll().intersects(Ready::HUP),
+    }
+}
+
+/// Without a descriptor, the base socket does it now. A reset that came meanwhile is this operation's to tell: Wine reads
 /// it as end-of-file for calls that are made after it.
-fn after_reset(inside: &Inside, late: Late) -> Option<Late> {
+fn after_reset(inside: &Inside, way: &Way) -> Step {
     let now = inside.socket().poll();
     // wineserver may have taken the error off the socket.
     let reset = now.intersects(Ready::ERR)
-        || now.intersects(Ready::HUP) && inside.conn().is_some_and(Conn::peer_aborted);
-    if late.way.sends || !reset {
-        return Some(late);
+        || now.intersects(Ready::HUP | Ready::RDHUP)
+            && inside.conn().is_some_and(Conn::peer_aborted);
+    if way.sends || !reset {
+        return Step::ForBase;
     }
     inside.socket().take_error();
-    late.end(ws::WSAECONNRESET)
+    Step::Failed(ws::WSAECONNRESET)
 }
 
-/// True: all that the program wants.
-fn receive(inside: &Inside, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
-    let wait_all = way.flags & ws::MSG_WAITALL as u32 != 0;
-    let o = RecvOptions {
-        dont_wait: true,
-        peek: way.flags & ws::MSG_PEEK as u32 != 0,
-        wait_all,
+/// Through the engine. True: all that the program wants.
+fn carried(inside: &Inside, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
+    let shut = if way.sends {
+        flag::WRITE_SHUT
+    } else {
+        flag::READ_SHUT
     };
+    if conn.end().has(shut) {
+        return Err(Fault::Other(ws::WSAESHUTDOWN));
+    }
+    let k = inside.socket();
     let mut rest = way.rest();
     let (at, len) = (rest.as_mut_ptr(), rest.len());
-    // SAFETY: the program's buffers, checked; `IoSliceMut` is promised to have WSABUF's layout.
+    if way.sends {
+        // SAFETY: the program's buffers, checked; `IoSlice` is promised to have WSABUF's layout.
+        let bufs = unsafe { std::slice::from_raw_parts(at.cast::<IoSlice>(), len) };
+        let sent = conn.send(&k, bufs, SendOptions { dont_wait: true });
+        events::after_send(inside, conn, sent);
+        way.done += sent?;
+        return Ok(way.done == way.total());
+    }
+    if way.total() == 0 {
+        return way.waits_for(|kernel| conn.ready(&k, kernel.then(|| k.poll())));
+    }
+    let o = RecvOptions {
+        dont_wait: true,
+        peek: way.peeks(),
+        wait_all: way.waits_for_all(),
+    };
+    // SAFETY: as above; only this operation writes there.
     let bufs = unsafe { std::slice::from_raw_parts_mut(at.cast::<IoSliceMut>(), len) };
-    let got = conn.recv(&inside.socket(), bufs, o)?;
+    let got = conn.recv(&k, bufs, o)?;
     events::after_recv(inside, conn);
     way.done += got;
-    Ok(got == 0 || !wait_all || o.peek || way.done == way.total())
+    Ok(got == 0 || way.is_enough())
 }
 
-/// True: all bytes are sent.
-fn send(inside: &Inside, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
+/// On the stream, by its descriptor. True: all that the program wants.
+fn plain(inside: &Inside, fd: &Fd, conn: &Conn, way: &mut Way) -> Result<bool, Fault> {
     let rest = way.rest();
-    // SAFETY: as for `receive`; only read.
-    let bufs = unsafe { std::slice::from_raw_parts(rest.as_ptr().cast::<IoSlice>(), rest.len()) };
-    way.done += conn.send(&inside.socket(), bufs, SendOptions { dont_wait: true })?;
-    Ok(way.done == way.total())
+    if way.sends {
+        // SAFETY: the program's buffers, checked.
+        let sent = unsafe { fd.send_many(&rest) };
+        if sent == Err(Fault::WouldBlock) {
+            events::after_plain_block(inside);
+        }
+        let sent = sent?;
+        conn.count_plain(sent, 0);
+        way.done += sent;
+        return Ok(way.done == way.total());
+    }
+    if way.total() == 0 {
+        return way.waits_for(|_| fd.poll());
+    }
+    let got = match rest.iter().find(|b| b.len > 0) {
+        // Only what is received through the lower provider lets it signal the next arrival.
+        Some(b) if inside.body().is_selected() => {
+            // SAFETY: the program's buffer, checked.
+            let buf = unsafe { std::slice::from_raw_parts_mut(b.buf, b.len as usize) };
+            inside.socket().recv(buf, way.peeks())
+        }
+        // SAFETY: as above.
+        _ => unsafe { fd.recv_many(&rest, way.peeks()) },
+    };
+    events::after_plain_recv(inside);
+    let got = got?;
+    if !way.peeks() {
+        conn.count_plain(0, got);
+    }
+    way.done += got;
+    Ok(got == 0 || way.is_enough())
 }
 
 /// The base socket does the rest.
 fn to_base(inside: &Inside, late: Late) {
     if late.is_over(inside) {
-        late.abort::<()>();
-        return;
+        return late.abort();
     }
     if late.way.done > 0 && !late.way.sends {
-        late.end::<()>(0);
-        return;
+        return late.end(0);
     }
     let Late { op, way } = late;
     let rest = way.rest();

@@ -1,26 +1,26 @@
-//! Overlapped calls. A socket on which they are made is kept on TCP: the lower provider does the work, on OVERLAPPED
-//! structures of our own, and the program's are finished through WPUCompleteOverlappedRequest or WPUQueueApc.
+//! Overlapped calls.
 //!
-//! ```text
-//! program's OVERLAPPED ── Op ── our OVERLAPPED ── base socket ── our completion port ── worker ── program
-//! ```
-//!
-//! 1. Each operation is told of once ([`op`]). A call that succeeds at once tells in the calling thread before it returns 0,
-//!    since the program may free its OVERLAPPED then; the packet that still comes is only thrown away.
-//! 2. The program's OVERLAPPED is not touched after its status was written. The status goes there last.
-//! 3. A connection that was carried when the first overlapped call came may stay engaged for a while, until the peer
-//!    answers. Operations then stand in [`line`], one behind the other, and go to the base socket as soon as that is right.
+//! 1. On a connection, carried or not, they stand in [`line`]: what can be done at once is done by the call, the rest by whoever
+//!    has news ([`progress`]). Where there is no descriptor (on Windows), and on other sockets, the lower provider does the work, on
+//!    OVERLAPPED structures of our own; such a connection is kept on TCP, and stands in line until it is there:
+//!    ```text
+//!    program's OVERLAPPED ── Op ── our OVERLAPPED ── base socket ── our completion port ── worker ── program
+//!    ```
+//! 2. Each operation is told of once ([`op`]), through WPUCompleteOverlappedRequest or WPUQueueApc. A call that succeeds at once
+//!    tells in the calling thread before it returns 0, since the program may free its OVERLAPPED then.
+//! 3. The program's OVERLAPPED is not touched after its status was written. The status goes there last.
 //! 4. The program's socket is not closed to ws2_32 before its operations are told of ([`drain`]).
 
 mod line;
 mod op;
 mod port;
+mod progress;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use gm::Reason;
+use gm::{Reason, Role};
 use sockets::Ready;
 use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
@@ -34,9 +34,11 @@ use crate::provider::{self, upcalls};
 use crate::slot::{Body, Inside, enter, locked};
 use crate::wait;
 
+pub use line::shut_later;
 use line::{Line, Way};
 use op::{DONE, Op, PENDING};
 pub use op::{Kind, Places, start};
+pub use progress::{at_exit, on_engaged};
 
 /// A socket's part of this: in its [`Body`].
 #[derive(Default)]
@@ -45,8 +47,16 @@ pub struct State {
     attached: OnceLock<bool>,
     /// Operations that are not told of yet.
     pending: AtomicU32,
+    /// Of these, those that receive and those that send.
+    begun: [AtomicU32; 2],
     /// The peer was asked to go back to TCP.
     asked_back: AtomicBool,
+    /// It has, or had, a peer.
+    connected: AtomicBool,
+    /// Its sending was shut down, on TCP.
+    pub has_shut: AtomicBool,
+    /// Of [`progress::watched`].
+    watched: AtomicU32,
     receiving: Line,
     sending: Line,
 }
@@ -149,6 +159,23 @@ pub fn back_to_tcp(inside: &Inside) -> bool {
     conn.is_engaged() && conn.settle(&inside.socket())
 }
 
+/// Do its overlapped calls stand in line, and does it stay carried? A connection with a descriptor.
+pub fn stands_in_line(inside: &Inside) -> bool {
+    let b = inside.body();
+    let (Some(conn), Some(fd)) = (&b.conn, b.fd()) else {
+        return false;
+    };
+    let connected = &b.io.connected;
+    let known = connected.load(Relaxed)
+        || matches!(conn.end().role(), Role::Client | Role::Server) && fd.is_connected();
+    if known {
+        connected.store(true, Relaxed);
+        // A step of promotion, if one is due.
+        inside.engaged();
+    }
+    known
+}
+
 /// Does nothing stand between a new send and the base socket?
 fn send_is_plain(inside: &Inside) -> bool {
     inside
@@ -160,7 +187,7 @@ fn send_is_plain(inside: &Inside) -> bool {
 pub fn flush_to_tcp(inside: &Inside) {
     back_to_tcp(inside);
     let io = &inside.body().io;
-    while !inside.body().is_closing() && (!send_is_plain(inside) || io.sending.is_busy()) {
+    while !inside.body().is_closing() && (!send_is_plain(inside) || io.sending.is_taken()) {
         wait_a_while(inside, Ready::OUT);
         if let Some(conn) = inside.conn() {
             conn.settle(&inside.socket());
@@ -206,12 +233,18 @@ pub unsafe fn recv_from(
 ) -> Result<(), Code> {
     // SAFETY: null or the program's.
     let asked = unsafe { flags.as_ref() }.copied().ok_or(ws::WSAEFAULT)?;
-    let engaged = back_to_tcp(&inside);
     let oob = asked & ws::MSG_OOB as u32 != 0;
-    if !oob && (engaged || inside.body().io.receiving.is_busy()) {
-        // SAFETY: the program's buffers, which stay until the completion.
-        let way = unsafe { Way::receive(bufs, count, asked) }?;
-        return line::join(inside, r, way);
+    let in_line = || back_to_tcp(&inside) || inside.body().io.receiving.is_taken();
+    if !oob && (stands_in_line(&inside) || in_line()) {
+        // SAFETY: the program's buffers, which stay until the completion; its places, which it reads after a call that
+        // succeeded at once.
+        unsafe {
+            let way = Way::receive(bufs, count, asked)?;
+            let now = line::join(inside, r, way)?;
+            put(got, now.bytes);
+            put(flags, now.flags);
+        }
+        return Ok(());
     }
     let kind = Kind::receive(asked);
     let b = inside.clone();
@@ -264,11 +297,18 @@ pub unsafe fn send(
     flags: u32,
     to: (*const SOCKADDR, i32),
 ) -> Result<(), Code> {
-    back_to_tcp(&inside);
-    if !send_is_plain(&inside) || inside.body().io.sending.is_busy() {
-        // SAFETY: the program's buffers, which stay until the completion.
-        let way = unsafe { Way::send(bufs, count, flags) }?;
-        return line::join(inside, r, way);
+    let in_line = || {
+        back_to_tcp(&inside);
+        !send_is_plain(&inside) || inside.body().io.sending.is_taken()
+    };
+    let oob = flags & ws::MSG_OOB as u32 != 0;
+    if !oob && stands_in_line(&inside) || in_line() {
+        // SAFETY: the program's buffers, which stay until the completion, and its place.
+        unsafe {
+            let way = Way::send(bufs, count, flags)?;
+            put(sent, line::join(inside, r, way)?.bytes);
+        }
+        return Ok(());
     }
     let b = inside.clone();
     // SAFETY: the program's buffers stay until the completion; the rest is the operation's own.
@@ -337,7 +377,7 @@ pub unsafe fn ioctl(inside: Inside, r: Request, request: u32, bufs: &Buffers) ->
 /// The call was done at once; its completion is still owed. As on Wine that says nothing of bytes.
 pub fn complete_now(inside: Inside, r: Request) -> Result<(), Code> {
     let says_done = r.routine.is_some() || provider::is_known();
-    op::tell_at_once(inside, r, 0);
+    op::tell_at_once(&inside, r, 0);
     if says_done {
         Ok(())
     } else {
@@ -464,6 +504,35 @@ pub fn cancel_by(inside: &Inside, s: SOCKET) {
         Op::cancel_by(inside, s);
         await_operations(|operations| !operations.values().any(|op| op.is_by(inside, s)));
     }
+}
+
+/// The socket is being closed: no more news of it.
+pub fn forget(inside: &Inside) {
+    progress::forget(inside);
+}
+
+/// A plain call comes after the operations that wait. One that does not wait finds nothing to do then.
+pub fn take_turn(inside: &Inside, sends: bool) -> Result<(), Code> {
+    let b = inside.body();
+    let line = if sends {
+        &b.io.sending
+    } else {
+        &b.io.receiving
+    };
+    let taken = || b.io.pending.load(Acquire) > 0 && line.is_taken();
+    if !taken() {
+        return Ok(());
+    }
+    if b.is_nonblocking() {
+        return Err(ws::WSAEWOULDBLOCK);
+    }
+    let mut operations = locked(&PENDING);
+    while !b.is_closing() && taken() {
+        operations = DONE
+            .wait(operations)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    Ok(())
 }
 
 /// Waits until all operations are told of. The base socket was closed, so they end now.

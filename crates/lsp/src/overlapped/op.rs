@@ -18,7 +18,7 @@ use windows_sys::Win32::System::Threading::{ResetEvent, SetEvent};
 use super::{Request, line, port};
 use crate::answer::Code;
 use crate::provider::{self, upcalls};
-use crate::slot::{Inside, locked};
+use crate::slot::{Body, Inside, Pin, locked};
 
 /// The operations that are not told of yet, by the program's OVERLAPPED.
 pub static PENDING: Mutex<Operations> = Mutex::new(BTreeMap::new());
@@ -53,6 +53,17 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Which of the two lines it belongs to, where each is told of after those before it.
+    fn line(&self) -> Option<usize> {
+        match self {
+            Kind::Receive | Kind::Look => Some(0),
+            Kind::Send => Some(1),
+            _ => None,
+        }
+    }
+}
+
 /// What the lower provider is called with instead of the program's places.
 pub struct Places {
     pub ov: *mut OVERLAPPED,
@@ -68,7 +79,9 @@ pub struct Now {
 
 /// What it keeps alive, until it is told of.
 struct Held {
-    inside: Inside,
+    pin: Pin,
+    /// While the lower provider works on it, the connection is not promoted.
+    _inside: Option<Inside>,
     kind: Kind,
 }
 
@@ -80,6 +93,8 @@ pub struct Op {
     flags: UnsafeCell<u32>,
     request: Request,
     slot: usize,
+    /// Of [`Kind::line`].
+    line: Option<usize>,
     /// In the order of the program's calls.
     number: u64,
     cancelled: AtomicBool,
@@ -149,7 +164,7 @@ pub fn start(
 ) -> Result<Now, Code> {
     // A program that wants no packet for a success at once would get one from a Winsock DLL that knows nothing of that.
     let says_done = r.routine.is_some() || provider::is_known();
-    let op = Op::begin(inside, r, kind, flags);
+    let op = Op::begin(&inside, r, kind, flags, Some(inside.clone()));
     match op.issue(call) {
         Issued::Done(now) if says_done => Ok(now),
         Issued::Done(_) | Issued::Pending => Err(ws::WSA_IO_PENDING),
@@ -161,8 +176,8 @@ pub fn start(
 }
 
 /// An operation that was done otherwise, successfully.
-pub fn tell_at_once(inside: Inside, r: Request, bytes: u32) {
-    Op::begin(inside, r, Kind::Other, 0).finish(0, bytes, 0);
+pub fn tell_at_once(inside: &Inside, r: Request, bytes: u32) {
+    Op::begin(inside, r, Kind::Other, 0, None).finish(0, bytes, 0);
 }
 
 /// The base socket's completion: whether the packet says that all is well, and its bytes.
@@ -174,7 +189,7 @@ pub unsafe fn packet(own: *const OVERLAPPED, good: bool, bytes: u32) {
     let op = unsafe { Arc::from_raw(own.cast::<Op>()) };
     let mut held = locked(&op.held);
     if let Some(h) = held.take() {
-        let (mut code, mut now) = op.outcome(&h.inside);
+        let (mut code, mut now) = op.outcome(h.pin.body());
         if code == ws::WSA_IO_INCOMPLETE {
             // Wine: the thread that made the call ended meanwhile, and nobody wrote our structure.
             code = if good { 0 } else { ws::WSA_OPERATION_ABORTED };
@@ -185,8 +200,14 @@ pub unsafe fn packet(own: *const OVERLAPPED, good: bool, bytes: u32) {
 }
 
 impl Op {
-    /// The program's OVERLAPPED says "pending" from here on.
-    pub fn begin(inside: Inside, r: Request, kind: Kind, flags: u32) -> Arc<Self> {
+    /// The program's OVERLAPPED says "pending" from here on. `keep`: stays inside until it is told of.
+    pub fn begin(
+        inside: &Inside,
+        r: Request,
+        kind: Kind,
+        flags: u32,
+        keep: Option<Inside>,
+    ) -> Arc<Self> {
         // SAFETY: the program's structure, valid until the completion. Its event is reset as the kernel would do; with a
         // completion routine that field is the program's own.
         unsafe {
@@ -198,7 +219,12 @@ impl Op {
                 ResetEvent(event as HANDLE);
             }
         }
-        inside.body().io.pending.fetch_add(1, AcqRel);
+        let io = &inside.body().io;
+        io.pending.fetch_add(1, AcqRel);
+        let line = kind.line();
+        if let Some(line) = line {
+            io.begun[line].fetch_add(1, AcqRel);
+        }
         let key = r.ov as usize;
         set_told(key, None);
         let op = Arc::new(Self {
@@ -207,10 +233,15 @@ impl Op {
             flags: UnsafeCell::new(flags),
             request: r,
             slot: inside.slot.context(),
+            line,
             number: BEGUN.fetch_add(1, Relaxed),
             cancelled: AtomicBool::new(false),
             carried: AtomicU32::new(0),
-            held: Mutex::new(Some(Held { inside, kind })),
+            held: Mutex::new(Some(Held {
+                pin: inside.pin(),
+                _inside: keep,
+                kind,
+            })),
             substitute: Mutex::new(None),
         });
         locked(&PENDING).insert(key, op.clone());
@@ -238,16 +269,15 @@ impl Op {
     /// True: there were some.
     pub fn cancel_of(inside: &Inside, ov: *const OVERLAPPED) -> bool {
         let these = |op: &Op| ov.is_null() || op.request.ov.cast_const() == ov;
-        // All of them end in line.
-        Self::cancel_these(inside, !ov.is_null(), these)
+        Self::cancel_these(inside, these)
     }
 
     /// Cancels those that were begun by this handle.
     pub fn cancel_by(inside: &Inside, s: SOCKET) {
-        Self::cancel_these(inside, true, |op| op.request.s == s);
+        Self::cancel_these(inside, |op| op.request.s == s);
     }
 
-    fn cancel_these(inside: &Inside, leave: bool, these: impl Fn(&Op) -> bool) -> bool {
+    fn cancel_these(inside: &Inside, these: impl Fn(&Op) -> bool) -> bool {
         // Their own references keep our structures where they are.
         let mut found: Vec<_> = locked(&PENDING)
             .values()
@@ -257,9 +287,7 @@ impl Op {
         found.sort_by_key(|op| op.number);
         for op in &found {
             op.cancel(inside.body().base);
-            if leave {
-                line::leave(inside, op);
-            }
+            line::leave(inside, op);
         }
         !found.is_empty()
     }
@@ -274,7 +302,7 @@ impl Op {
     pub fn issue(self: &Arc<Self>, call: impl FnOnce(&Places) -> Result<(), Code>) -> Issued {
         let mut held = locked(&self.held);
         let ready = match &*held {
-            Some(h) => port::prepare(self, h.inside.body()),
+            Some(h) => port::prepare(self, h.pin.body()),
             None => Err(ws::WSA_OPERATION_ABORTED),
         };
         if let Err(code) = ready {
@@ -292,7 +320,7 @@ impl Op {
             Err(ws::WSA_IO_PENDING) => {
                 if let Some(h) = held.as_ref().filter(|_| self.is_cancelled()) {
                     // Asked for before the lower provider knew of it.
-                    self.cancel(h.inside.body().base);
+                    self.cancel(h.pin.body().base);
                 }
                 return Issued::Pending;
             }
@@ -318,6 +346,14 @@ impl Op {
         if warning {
             // SAFETY: as above.
             now.bytes = unsafe { (*self.own()).InternalHigh } as u32;
+        }
+        if let Some(h) = held.as_ref()
+            && h.kind
+                .line()
+                .is_some_and(|line| h.pin.body().io.begun[line].load(Acquire) > 1)
+        {
+            // One that began before is not told of yet: this one's packet comes behind that one's.
+            return Issued::Pending;
         }
         let (bytes, flags) = (now.bytes, now.flags);
         if matches!(held.as_ref().map(|h| &h.kind), Some(Kind::Ioctl)) {
@@ -351,13 +387,12 @@ impl Op {
     pub fn give_up(&self) {
         let held = locked(&self.held).take();
         if let Some(h) = held {
-            self.forget(&h.inside);
+            self.forget(h.pin.body());
         }
     }
 
     /// What the lower provider says of a completed operation.
-    fn outcome(&self, inside: &Inside) -> (Code, Now) {
-        let b = inside.body();
+    fn outcome(&self, b: &Body) -> (Code, Now) {
         let (mut bytes, mut flags, mut code) = (0, 0, 0);
         // SAFETY: our own structure, completed; out-pointers to locals.
         let ok = unsafe {
@@ -400,17 +435,17 @@ impl Op {
         unsafe {
             match r.routine {
                 Some(routine) => self.queue(routine, code, &now),
-                None => self.complete(&held.inside, code, now.bytes),
+                None => self.complete(&held.pin, code, now.bytes),
             }
         }
-        self.forget(&held.inside);
+        self.forget(held.pin.body());
     }
 
     /// # Safety
     /// The program's structure is valid.
-    unsafe fn complete(&self, inside: &Inside, code: Code, bytes: u32) {
+    unsafe fn complete(&self, pin: &Pin, code: Code, bytes: u32) {
         let r = &self.request;
-        let s = inside.carrier(r.s);
+        let s = pin.slot.carrier(r.s);
         let mut error = 0;
         // SAFETY: by the caller. It writes the status, then signals.
         unsafe {
@@ -464,14 +499,17 @@ impl Op {
     }
 
     /// Over. The program may have used its OVERLAPPED for another operation already.
-    fn forget(&self, inside: &Inside) {
+    fn forget(&self, b: &Body) {
         let key = self.request.ov as usize;
         let mut operations = locked(&PENDING);
         let own = operations
             .get(&key)
             .is_some_and(|op| std::ptr::eq(Arc::as_ptr(op), self));
         let last = if own { operations.remove(&key) } else { None };
-        inside.body().io.pending.fetch_sub(1, AcqRel);
+        if let Some(line) = self.line {
+            b.io.begun[line].fetch_sub(1, AcqRel);
+        }
+        b.io.pending.fetch_sub(1, AcqRel);
         DONE.notify_all();
         drop(operations);
         drop(last);
@@ -483,7 +521,7 @@ fn account(held: &Held, bytes: u32) {
     let n = bytes as usize;
     let conn = match &held.kind {
         Kind::Accept(taken) => taken.as_ref().and_then(Inside::conn),
-        _ => held.inside.conn(),
+        _ => held.pin.body().conn.as_ref(),
     };
     let Some(conn) = conn else { return };
     match held.kind {

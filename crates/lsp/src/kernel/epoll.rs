@@ -1,0 +1,86 @@
+//! An epoll set of the Linux kernel, under Wine.
+
+use gm::os::raw::{EINTR, call, checked, nr};
+use sockets::Ready;
+use sockets::set::Put;
+
+/// As the kernel's `struct epoll_event`.
+#[derive(Clone, Copy, Default)]
+#[repr(C, packed)]
+pub struct Event {
+    pub ready: u32,
+    pub data: u64,
+}
+
+const IN: u32 = 1;
+const OUT: u32 = 4;
+const RDHUP: u32 = 0x2000;
+const EDGE: u32 = 1 << 31;
+const ADD: usize = 1;
+const DELETE: usize = 2;
+const CHANGE: usize = 3;
+
+pub struct Epoll(usize);
+
+impl Epoll {
+    pub fn new() -> Option<Self> {
+        const CLOEXEC: usize = 0o2_000_000;
+        // SAFETY: plain arguments.
+        let fd = unsafe { call(nr::EPOLL_CREATE1, [CLOEXEC, 0, 0, 0, 0, 0]) };
+        checked(fd).ok().map(Self)
+    }
+
+    fn control(&self, how: usize, fd: i32, events: u32, data: u64) -> bool {
+        let event = Event {
+            ready: events,
+            data,
+        };
+        let at = std::ptr::from_ref(&event).addr();
+        // SAFETY: a local event, which is copied.
+        let done = unsafe { call(nr::EPOLL_CTL, [self.0, how, fd as usize, at, 0, 0]) };
+        done == 0
+    }
+
+    /// Tells of edges of IN and RDHUP, and of OUT if `out`, as `data`. False: refused.
+    pub fn put(&self, how: Put, fd: i32, out: bool, data: u64) -> bool {
+        let how = match how {
+            Put::Add => ADD,
+            Put::Change => CHANGE,
+        };
+        let out = if out { OUT } else { 0 };
+        self.control(how, fd, IN | RDHUP | EDGE | out, data)
+    }
+
+    pub fn take_out(&self, fd: i32) {
+        self.control(DELETE, fd, 0, 0);
+    }
+
+    /// What it has, to the start of `out`; waits for something at most so many ns (`None`: no limit). Returns how many.
+    pub fn wait(&self, out: &mut [Event], limit_ns: Option<u64>) -> usize {
+        let ms = limit_ns.map_or(usize::MAX, |ns| {
+            ns.div_ceil(1_000_000).min(i32::MAX as u64) as usize
+        });
+        let at = out.as_mut_ptr().addr();
+        // SAFETY: room for as many as are asked for.
+        let told = unsafe { call(nr::EPOLL_PWAIT, [self.0, at, out.len(), ms, 0, 0]) };
+        match checked(told) {
+            Ok(n) => n.min(out.len()),
+            // Wine suspends threads by signal.
+            Err(EINTR) => 0,
+            // Nothing that could be wrong with a set of our own is mended by asking again at once.
+            Err(_) => {
+                super::yield_now();
+                0
+            }
+        }
+    }
+}
+
+impl Event {
+    pub fn of(ready: Ready, data: u64) -> Self {
+        Self {
+            ready: ready.0,
+            data,
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Who has news for operations that wait: one set of the engine's ([`sockets::set`]) with all sockets that have, or had,
+//! some, on an epoll set of Linux's kernel. One thread sleeps there, started with the first operation that has to wait. Only under Wine.
+//!
+//! Members tell of edges. So a line is served by the call that adds to it, and again whenever its socket has news.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use gm::EventQueue;
+use gm::os::ProcessId;
+use sockets::set::{self, Below, Interest, Put, State, Told};
+use sockets::{Ask, Conn, Deadline, Ready};
+
+use super::line;
+use crate::ctx::{self, Ctx};
+use crate::kernel::epoll::{Epoll, Event};
+use crate::kernel::{self, Fd, Socket};
+use crate::slot::{Inside, Pin, Slot, locked};
+use crate::wait::Here;
+
+/// Upper half of our tags; the lower half is the member's index, or [`BELL`]. Other words are a slot's address.
+const TAG: u64 = 0x5347_4d21 << 32;
+const BELL: u64 = u32::MAX as u64;
+const HALF: u64 = 0xffff_ffff;
+
+/// A socket's part of this: what it is a member for.
+pub mod watched {
+    pub const NOTHING: u32 = 0;
+    pub const ARRIVALS: u32 = 1;
+    pub const ROOM_TOO: u32 = 2;
+}
+
+/// One socket.
+pub struct Member {
+    pin: Pin,
+    fd: i32,
+    room: bool,
+}
+
+impl Member {
+    fn is_of(&self, slot: &Slot) -> bool {
+        std::ptr::eq(self.pin.slot, slot)
+    }
+
+    fn body(&self) -> &crate::slot::Body {
+        self.pin.body()
+    }
+}
+
+impl set::Member for Member {
+    type Kernel<'a> = Socket<'a>;
+    /// Is room wanted too?
+    type Asked = bool;
+    type Event = Event;
+
+    fn number(&self) -> i32 {
+        self.fd
+    }
+
+    fn conn(&self) -> &Conn {
+        self.body()
+            .conn
+            .as_ref()
+            .expect("only connections are members")
+    }
+
+    fn kernel(&self) -> Socket<'_> {
+        Socket(self.body())
+    }
+
+    fn is_alone(&self) -> bool {
+        true
+    }
+
+    fn ask(&mut self, room: bool) {
+        self.room = room;
+    }
+
+    fn interest(&self) -> Interest {
+        let room = if self.room { Ready::OUT } else { Ready::NONE };
+        Interest {
+            want: Ready::IN | Ready::RDHUP | room,
+            edge: true,
+            once: false,
+        }
+    }
+
+    fn event(&self, due: Ready) -> Event {
+        Event::of(due, self.pin.slot.context() as u64)
+    }
+
+    fn is_like(&self, event: &Event) -> bool {
+        let data = event.data;
+        data == self.pin.slot.context() as u64
+    }
+
+    fn add_to(&self, event: &mut Event, due: Ready) {
+        event.ready |= due.0;
+    }
+}
+
+struct Progress {
+    epoll: Epoll,
+    state: State,
+    members: Mutex<set::Members<Member>>,
+    queue: AtomicPtr<EventQueue>,
+}
+
+/// The number of the queue that this process made last; 0: none.
+static QUEUE: AtomicU64 = AtomicU64::new(0);
+
+fn progress() -> Option<&'static Progress> {
+    static ONE: OnceLock<Option<Progress>> = OnceLock::new();
+    let make = || {
+        if !kernel::is_linux() {
+            return None;
+        }
+        let epoll = Epoll::new()?;
+        let thread = std::thread::Builder::new().name("sgm-progress".into());
+        thread.spawn(run).ok()?;
+        Some(Progress {
+            epoll,
+            state: State::default(),
+            members: Mutex::default(),
+            queue: AtomicPtr::default(),
+        })
+    };
+    ONE.get_or_init(make).as_ref()
+}
+
+/// The process ends: takes the queue's files along. Takes no locks.
+pub fn at_exit(ctx: &Ctx) {
+    if let id @ 1.. = QUEUE.load(Acquire) {
+        EventQueue::remove(ctx.node.dir(), id);
+    }
+}
+
+fn run() {
+    const AT_ONCE: usize = 64;
+    let Some(p) = progress() else { return };
+    let mut out = [Event::default(); AT_ONCE];
+    loop {
+        match set::wait(&p, &mut out, Deadline::NEVER) {
+            Ok(n) => serve(&out[..n.unwrap_or(0)]),
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn serve(news: &[Event]) {
+    for event in news {
+        // SAFETY: what `Member::event` or `put` gave: a slot's address.
+        let slot = unsafe { Slot::of({ event.data } as usize) };
+        if let Some(inside) = slot.inside() {
+            line::serve(&inside);
+        }
+    }
+}
+
+/// A member that is not carried, in the kernel's set.
+fn put(p: &Progress, how: Put, slot: &'static Slot, fd: &Fd, room: bool) -> bool {
+    p.epoll.put(how, fd.number(), room, slot.context() as u64)
+}
+
+/// From now on the lines of this socket are served when it has news; of room only if it `sends`. False: they can't be.
+pub fn watch(inside: &Inside, sends: bool) -> bool {
+    let (Some(p), Some(fd), Some(conn)) = (progress(), inside.body().fd(), inside.conn()) else {
+        return false;
+    };
+    let watched = &inside.body().io.watched;
+    let want = if sends {
+        watched::ROOM_TOO
+    } else {
+        watched::ARRIVALS
+    };
+    if watched.load(Acquire) >= want {
+        return true;
+    }
+    let mut members = locked(&p.members);
+    let at = members.position(fd.number(), |m| m.is_of(inside.slot));
+    let k = inside.socket();
+    let put = |how| put(p, how, inside.slot, fd, sends);
+    let done = match at {
+        Some(i) => set::modify(&p, &mut members, i, sends, &k, || put(Put::Change)),
+        None => {
+            let member = Member {
+                pin: inside.pin(),
+                fd: fd.number(),
+                room: sends,
+            };
+            let carried = conn.is_engaged();
+            set::add(&p, &mut members, (member, carried), &k, || put(Put::Add))
+        }
+    };
+    if done {
+        watched.store(want, Release);
+    }
+    done
+}
+
+/// Nothing waits for room any more.
+pub fn rest(inside: &Inside) {
+    let watched = &inside.body().io.watched;
+    if watched.load(Acquire) != watched::ROOM_TOO {
+        return;
+    }
+    let (Some(p), Some(fd)) = (progress(), inside.body().fd()) else {
+        return;
+    };
+    let mut members = locked(&p.members);
+    if let Some(i) = members.position(fd.number(), |m| m.is_of(inside.slot)) {
+        let put = || put(p, Put::Change, inside.slot, fd, false);
+        set::modify(&p, &mut members, i, false, &inside.socket(), put);
+        watched.store(watched::ARRIVALS, Release);
+    }
+}
+
+/// The connection was promoted.
+pub fn on_engaged(inside: &Inside) {
+    with_member(inside, |p, members, i| {
+        set::engaged(&p, members, i, &inside.socket());
+    });
+}
+
+/// The socket is being closed.
+pub fn forget(inside: &Inside) {
+    with_member(inside, |p, members, i| set::forget(&p, members, i));
+    inside.body().io.watched.store(watched::NOTHING, Release);
+}
+
+fn with_member(
+    inside: &Inside,
+    f: impl FnOnce(&'static Progress, &mut set::Members<Member>, usize),
+) {
+    if inside.body().io.watched.load(Acquire) == watched::NOTHING {
+        return;
+    }
+    let (Some(p), Some(fd)) = (progress(), inside.body().fd()) else {
+        return;
+    };
+    let mut members = locked(&p.members);
+    if let Some(i) = members.position(fd.number(), |m| m.is_of(inside.slot)) {
+        f(p, &mut members, i);
+    }
+}
+
+impl Below for &'static Progress {
+    type Member = Member;
+    type Held<'a> = MutexGuard<'a, set::Members<Member>>;
+    type Fault = Infallible;
+    type Host = Here;
+
+    fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn members(&self) -> MutexGuard<'_, set::Members<Member>> {
+        locked(&self.members)
+    }
+
+    fn give_back(&self) {}
+
+    fn is_there(&self) -> bool {
+        true
+    }
+
+    fn register(&self, how: Put, member: &Member, index: usize, out: bool) -> bool {
+        self.epoll.put(how, member.fd, out, TAG | index as u64)
+    }
+
+    fn unregister(&self, member: &Member) {
+        self.epoll.take_out(member.fd);
+    }
+
+    fn restore(&self, how: Put, member: &Member, _spent: bool) {
+        let data = member.pin.slot.context() as u64;
+        self.epoll.put(how, member.fd, member.room, data);
+    }
+
+    fn is_spent(&self, _member: &Member) -> bool {
+        false
+    }
+
+    fn ask(&self, out: &mut [Event], how: Ask) -> Result<usize, Infallible> {
+        let limit_ns = match how {
+            Ask::Look => Some(0),
+            Ask::Sleep(limit_ns) => limit_ns,
+        };
+        Ok(self.epoll.wait(out, limit_ns))
+    }
+
+    fn told(event: &Event) -> Told {
+        match ({ event.data } & !HALF, { event.data } & HALF) {
+            (TAG, BELL) => Told::Bell,
+            (TAG, index) => Told::Member(index as usize, Ready({ event.ready } & 0xffff)),
+            _ => Told::Other,
+        }
+    }
+
+    fn queue(&self) -> Option<&'static EventQueue> {
+        // SAFETY: never freed.
+        unsafe { self.queue.load(Acquire).as_ref() }
+    }
+
+    fn take_queue(&self) -> Option<&'static EventQueue> {
+        let queue = EventQueue::create(ctx::get()?.node.dir(), ProcessId::me()).ok()?;
+        QUEUE.store(queue.id(), Release);
+        let bell = queue.bell().descriptor();
+        self.epoll.put(Put::Add, bell, false, TAG | BELL).then(|| {
+            let queue: &'static EventQueue = Box::leak(Box::new(queue));
+            let at = std::ptr::from_ref(queue).cast_mut();
+            self.queue.store(at, Release);
+            queue
+        })
+    }
+
+    fn take_bell_out(&self, queue: &EventQueue) {
+        self.epoll.take_out(queue.bell().descriptor());
+    }
+
+    fn drop_queue(&self, _reuse: bool) {
+        self.queue.store(std::ptr::null_mut(), Release);
+    }
+
+    fn share_queue(&self, _id: u64) {}
+
+    fn host(&self) -> Here {
+        Here
+    }
+}
