@@ -12,6 +12,7 @@ pub mod errors;
 pub mod ids;
 #[cfg(windows)]
 pub mod lower;
+pub mod ports;
 #[cfg(windows)]
 pub mod registry;
 pub mod types;

@@ -8,7 +8,7 @@
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU32, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -21,6 +21,8 @@ use windows_sys::Win32::Networking::WinSock::SOCKET;
 use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
+use crate::gate::ports::{self, Known};
+
 const IOCTL_AFD_POLL: u32 = 0x12024;
 const AFD_POLL_OOB: i32 = 2;
 
@@ -31,6 +33,8 @@ pub const FILE_SKIP_COMPLETION_PORT_ON_SUCCESS: u32 = 1;
 pub struct Port {
     pub handle: HANDLE,
     pub key: usize,
+    /// The port as the gate knows it, by the program's own handle.
+    pub known: Option<&'static Known>,
 }
 
 /// One per handle number, never freed: the kernel and late receives may write to it when the handle is long closed.
@@ -39,6 +43,7 @@ pub struct Carrier {
     /// Our own handle of the port, 0 for none; the key is written before it.
     port: AtomicUsize,
     key: AtomicUsize,
+    known: AtomicPtr<Known>,
     /// The flags of SetFileCompletionNotificationModes.
     modes: AtomicU32,
     /// A place for the flags of a receive that ends after its caller has returned.
@@ -96,7 +101,7 @@ impl Carrier {
     pub fn set_port(&self, port: Port) {
         let mut own: HANDLE = ptr::null_mut();
         // SAFETY: pseudo-handles of this process, a place for the result.
-        unsafe {
+        ports::copying(|| unsafe {
             let this = GetCurrentProcess();
             DuplicateHandle(
                 this,
@@ -107,7 +112,11 @@ impl Carrier {
                 0,
                 DUPLICATE_SAME_ACCESS,
             );
-        }
+        });
+        let known = port
+            .known
+            .map_or(ptr::null_mut(), |known| ptr::from_ref(known).cast_mut());
+        self.known.store(known, Relaxed);
         self.release_port(own.addr(), port.key);
     }
 
@@ -126,6 +135,8 @@ impl Carrier {
             port => Some(Port {
                 handle: ptr::without_provenance_mut(port),
                 key: self.key.load(Relaxed),
+                // SAFETY: never freed.
+                known: unsafe { self.known.load(Relaxed).as_ref() },
             }),
         }
     }

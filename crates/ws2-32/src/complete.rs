@@ -11,45 +11,36 @@
 #![allow(clippy::missing_const_for_thread_local)] // they are const: clippy looks at what the macro makes of them
 
 use std::cell::Cell;
-use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{
     AtomicUsize,
     Ordering::{Relaxed, Release},
 };
 
-use windows_sys::Win32::Foundation::{HANDLE, NTSTATUS, STATUS_HANDLES_CLOSED};
+use windows_sys::Win32::Foundation::{NTSTATUS, STATUS_HANDLES_CLOSED};
 use windows_sys::Win32::Networking::WinSock::{SOCKET, WSA_OPERATION_ABORTED};
 use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::Win32::System::Threading::SetEvent;
 
 use crate::carrier::{Carrier, Port};
 use crate::extras;
+use crate::gate::ports;
 use crate::provider::HANDLES;
 
-#[link(name = "ntdll")]
-unsafe extern "system" {
-    fn NtSetIoCompletion(
-        port: HANDLE,
-        key: usize,
-        value: *mut c_void,
-        status: NTSTATUS,
-        bytes: usize,
-    ) -> NTSTATUS;
-}
-
-struct Packet {
-    port: Port,
-    ov: *mut OVERLAPPED,
-    status: NTSTATUS,
-    bytes: usize,
+/// What tells of an end at a completion port.
+pub struct Packet {
+    pub port: Port,
+    pub ov: *mut OVERLAPPED,
+    pub status: NTSTATUS,
+    pub bytes: usize,
 }
 
 impl Packet {
-    fn post(&self) {
-        let Port { handle, key } = self.port;
-        // SAFETY: our own handle of the port; the OVERLAPPED is only a value here.
-        unsafe { NtSetIoCompletion(handle, key, self.ov.cast(), self.status, self.bytes) };
+    fn post(self) {
+        match self.port.known {
+            Some(known) => known.post(self),
+            None => ports::post_itself(&self),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use windows_sys::Win32::Networking::WinSock::WSADATA;
 
 use crate::lock::lock;
-use crate::{builtin, provider};
+use crate::{builtin, extras, gate, provider};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -26,8 +26,9 @@ unsafe extern "system" fn WSAStartup(version: u16, data: *mut WSADATA) -> i32 {
     let _held = lock(&CHANGE);
     // SAFETY: the caller's own arguments.
     let result = unsafe { builtin::WSAStartup(version, data) };
-    if result == 0 {
-        COUNT.fetch_add(1, Relaxed);
+    if result == 0 && COUNT.fetch_add(1, Relaxed) == 0 && extras::are_on() {
+        // Early: a port that was made before is not known.
+        gate::see_ports();
     }
     result
 }

@@ -49,6 +49,7 @@ pub mod nr {
     pub const EPOLL_CTL: usize = 233;
     pub const PPOLL: usize = 271;
     pub const EPOLL_PWAIT: usize = 281;
+    pub const EVENTFD2: usize = 290;
     pub const EPOLL_CREATE1: usize = 291;
     pub const RENAMEAT2: usize = 316;
 }

@@ -20,14 +20,54 @@ const ADD: usize = 1;
 const DELETE: usize = 2;
 const CHANGE: usize = 3;
 
-pub struct Epoll(usize);
+pub struct Epoll {
+    set: usize,
+    /// An eventfd that is a member.
+    bell: usize,
+}
 
 impl Epoll {
-    pub fn new() -> Option<Self> {
+    /// `bell`: what it tells after [`Epoll::wake`].
+    pub fn new(bell: u64) -> Option<Self> {
         const CLOEXEC: usize = 0o2_000_000;
+        const NONBLOCK: usize = 0o4000;
         // SAFETY: plain arguments.
-        let fd = unsafe { call(nr::EPOLL_CREATE1, [CLOEXEC, 0, 0, 0, 0, 0]) };
-        checked(fd).ok().map(Self)
+        let (set, own) = unsafe {
+            (
+                call(nr::EPOLL_CREATE1, [CLOEXEC, 0, 0, 0, 0, 0]),
+                call(nr::EVENTFD2, [0, CLOEXEC | NONBLOCK, 0, 0, 0, 0]),
+            )
+        };
+        let epoll = Self {
+            set: checked(set).ok()?,
+            bell: checked(own).ok()?,
+        };
+        // Not for edges: whoever else asks the set must not take it from the one who is to wake.
+        epoll.control(ADD, own as i32, IN, bell).then_some(epoll)
+    }
+
+    /// From now on waits sleep again.
+    pub fn hush(&self) {
+        let mut count = 0_u64;
+        // SAFETY: eight bytes of ours.
+        unsafe {
+            call(
+                nr::READ,
+                [self.bell, std::ptr::from_mut(&mut count).addr(), 8, 0, 0, 0],
+            )
+        };
+    }
+
+    /// Ends the wait of who sleeps, and every one until [`Epoll::hush`].
+    pub fn wake(&self) {
+        let one = 1_u64;
+        // SAFETY: eight bytes of ours.
+        unsafe {
+            call(
+                nr::WRITE,
+                [self.bell, std::ptr::from_ref(&one).addr(), 8, 0, 0, 0],
+            )
+        };
     }
 
     fn control(&self, how: usize, fd: i32, events: u32, data: u64) -> bool {
@@ -37,7 +77,7 @@ impl Epoll {
         };
         let at = std::ptr::from_ref(&event).addr();
         // SAFETY: a local event, which is copied.
-        let done = unsafe { call(nr::EPOLL_CTL, [self.0, how, fd as usize, at, 0, 0]) };
+        let done = unsafe { call(nr::EPOLL_CTL, [self.set, how, fd as usize, at, 0, 0]) };
         done == 0
     }
 
@@ -62,7 +102,7 @@ impl Epoll {
         });
         let at = out.as_mut_ptr().addr();
         // SAFETY: room for as many as are asked for.
-        let told = unsafe { call(nr::EPOLL_PWAIT, [self.0, at, out.len(), ms, 0, 0]) };
+        let told = unsafe { call(nr::EPOLL_PWAIT, [self.set, at, out.len(), ms, 0, 0]) };
         match checked(told) {
             Ok(n) => n.min(out.len()),
             // Wine suspends threads by signal.

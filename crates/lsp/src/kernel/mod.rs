@@ -4,7 +4,7 @@ mod base;
 pub mod epoll;
 mod linux;
 
-pub use linux::{Fd, poll_many};
+pub use linux::{Fd, futex_wait, futex_wake, poll_many};
 
 use std::sync::OnceLock;
 use std::time::Duration;

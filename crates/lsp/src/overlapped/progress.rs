@@ -12,10 +12,14 @@ use gm::os::ProcessId;
 use sockets::set::{self, Below, Interest, Put, State, Told};
 use sockets::{Ask, Conn, Deadline, Ready};
 
+use spi::ports::{How, Progress};
+use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
+
 use super::line;
 use crate::ctx::{self, Ctx};
 use crate::kernel::epoll::{Epoll, Event};
 use crate::kernel::{self, Fd, Socket};
+use crate::provider;
 use crate::slot::{Inside, Pin, Slot, locked};
 use crate::wait::Here;
 
@@ -100,7 +104,7 @@ impl set::Member for Member {
     }
 }
 
-struct Progress {
+struct Waiter {
     epoll: Epoll,
     state: State,
     members: Mutex<set::Members<Member>>,
@@ -110,16 +114,16 @@ struct Progress {
 /// The number of the queue that this process made last; 0: none.
 static QUEUE: AtomicU64 = AtomicU64::new(0);
 
-fn progress() -> Option<&'static Progress> {
-    static ONE: OnceLock<Option<Progress>> = OnceLock::new();
+fn progress() -> Option<&'static Waiter> {
+    static ONE: OnceLock<Option<Waiter>> = OnceLock::new();
     let make = || {
         if !kernel::is_linux() {
             return None;
         }
-        let epoll = Epoll::new()?;
+        let epoll = Epoll::new(TAG | BELL)?;
         let thread = std::thread::Builder::new().name("sgm-progress".into());
         thread.spawn(run).ok()?;
-        Some(Progress {
+        Some(Waiter {
             epoll,
             state: State::default(),
             members: Mutex::default(),
@@ -136,11 +140,76 @@ pub fn at_exit(ctx: &Ctx) {
     }
 }
 
+/// Taken from the set at once.
+const AT_ONCE: usize = 64;
+
+/// 1: a thread of the program's looks, so ours stays away from the set, and nothing is armed.
+static LENT: ring::sync::AtomicU32 = ring::sync::AtomicU32::new(0);
+/// How often one has looked.
+static LOOKS: AtomicU64 = AtomicU64::new(0);
+
+/// While the program looks: until it goes to sleep itself, or has not looked for a while.
+fn stay_away() {
+    const SLICE_US: u64 = 1000;
+    let mut looks = LOOKS.load(Relaxed);
+    while LENT.load(Acquire) == 1 {
+        kernel::futex_wait(&LENT, 1, SLICE_US);
+        let now = LOOKS.load(Relaxed);
+        if std::mem::replace(&mut looks, now) == now {
+            LENT.store(0, Release);
+        }
+    }
+}
+
+unsafe extern "C" fn look(how: How) -> i32 {
+    let Some(p) = progress() else { return 0 };
+    if how.has(How::OTHERS_SLEEP) {
+        // They count on our thread, whose bell is not to be taken from it.
+        return 0;
+    }
+    LOOKS.fetch_add(1, Relaxed);
+    if LENT.swap(1, AcqRel) == 0 {
+        p.epoll.wake();
+    }
+    let mut out = [Event::default(); AT_ONCE];
+    let n = set::look(&p, &mut out, how.has(How::PATIENT));
+    serve(&out[..n]);
+    n as i32
+}
+
+unsafe extern "C" fn sleep() {
+    if LENT.swap(0, AcqRel) == 1 {
+        kernel::futex_wake(&LENT);
+    }
+}
+
+/// Where the runtime sees the program wait at completion ports, it has us look.
+fn look_for_waiters() {
+    static TABLE: Progress = Progress { look, sleep };
+    let module: Vec<u16> = "ws2_32.dll\0".encode_utf16().collect();
+    // SAFETY: zero-terminated names. A function of this name is our Winsock DLL's and has this signature.
+    unsafe {
+        let module = GetModuleHandleW(module.as_ptr());
+        if let Some(show) = GetProcAddress(module, c"SgmShowPorts".as_ptr().cast()) {
+            let show: spi::ports::Show = std::mem::transmute(show);
+            show(&TABLE);
+        }
+    }
+}
+
 fn run() {
-    const AT_ONCE: usize = 64;
     let Some(p) = progress() else { return };
+    if provider::is_known() {
+        look_for_waiters();
+    }
     let mut out = [Event::default(); AT_ONCE];
     loop {
+        stay_away();
+        p.epoll.hush();
+        if LENT.load(Acquire) == 1 {
+            // Its word was in what was hushed.
+            continue;
+        }
         match set::wait(&p, &mut out, Deadline::NEVER) {
             Ok(n) => serve(&out[..n.unwrap_or(0)]),
             Err(never) => match never {},
@@ -159,7 +228,7 @@ fn serve(news: &[Event]) {
 }
 
 /// A member that is not carried, in the kernel's set.
-fn put(p: &Progress, how: Put, slot: &'static Slot, fd: &Fd, room: bool) -> bool {
+fn put(p: &Waiter, how: Put, slot: &'static Slot, fd: &Fd, room: bool) -> bool {
     p.epoll.put(how, fd.number(), room, slot.context() as u64)
 }
 
@@ -229,10 +298,7 @@ pub fn forget(inside: &Inside) {
     inside.body().io.watched.store(watched::NOTHING, Release);
 }
 
-fn with_member(
-    inside: &Inside,
-    f: impl FnOnce(&'static Progress, &mut set::Members<Member>, usize),
-) {
+fn with_member(inside: &Inside, f: impl FnOnce(&'static Waiter, &mut set::Members<Member>, usize)) {
     if inside.body().io.watched.load(Acquire) == watched::NOTHING {
         return;
     }
@@ -245,7 +311,7 @@ fn with_member(
     }
 }
 
-impl Below for &'static Progress {
+impl Below for &'static Waiter {
     type Member = Member;
     type Held<'a> = MutexGuard<'a, set::Members<Member>>;
     type Fault = Infallible;
@@ -262,7 +328,7 @@ impl Below for &'static Progress {
     fn give_back(&self) {}
 
     fn is_there(&self) -> bool {
-        true
+        LENT.load(Acquire) == 0
     }
 
     fn register(&self, how: Put, member: &Member, index: usize, out: bool) -> bool {

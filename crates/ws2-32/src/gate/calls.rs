@@ -17,6 +17,7 @@ use windows_sys::Win32::Networking::WinSock::{SOCKET, SOCKET_ERROR, WSA_IO_PENDI
 use windows_sys::Win32::System::IO::{IO_STATUS_BLOCK, OVERLAPPED, PIO_APC_ROUTINE};
 
 use super::hook::Hook;
+use super::ports;
 use crate::carrier::{Carrier, Port};
 use crate::complete;
 use crate::provider::{self, HANDLES, Provider};
@@ -257,6 +258,7 @@ unsafe extern "system" fn set_information(
             carrier.set_port(Port {
                 handle: info.Port,
                 key: info.Key.addr(),
+                known: ports::associate(info.Port),
             });
             provider::each_twin(file.addr(), |twin| twin.inherit(carrier));
         }
@@ -291,6 +293,7 @@ unsafe extern "system" fn close(file: HANDLE) -> NTSTATUS {
         upcalls::forget_carrier(file.addr());
     }
     super::waits::touch(file, Touch::CLOSE);
+    ports::leave(file);
     // SAFETY: the caller's own argument.
     unsafe { original!(CLOSE: Close)(file) }
 }

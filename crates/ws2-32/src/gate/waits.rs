@@ -24,6 +24,7 @@ use windows_sys::Win32::System::LibraryLoader::LoadLibraryW;
 
 use super::calls::original;
 use super::hook::Hook;
+use super::ports;
 use crate::lock::lock;
 
 type WaitOne = unsafe extern "system" fn(HANDLE, u8, *const i64) -> NTSTATUS;
@@ -130,7 +131,7 @@ pub fn touch(handle: HANDLE, how: Touch) -> bool {
 }
 
 /// What the program sees of the thread's last error is the call's own business.
-fn keep_error<T>(f: impl FnOnce() -> T) -> T {
+pub fn keep_error<T>(f: impl FnOnce() -> T) -> T {
     // SAFETY: the thread's own word.
     let error = unsafe { GetLastError() };
     let result = f();
@@ -214,9 +215,18 @@ impl Drop for Wait {
     }
 }
 
-fn now() -> (u64, u32) {
+pub fn ticks() -> u64 {
     // SAFETY: every processor that this is compiled for has it.
-    (unsafe { core::arch::x86_64::_rdtsc() }, SETS.load(SeqCst))
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+fn now() -> (u64, u32) {
+    (ticks(), SETS.load(SeqCst))
+}
+
+/// From now on, do duplicates of handles come through here?
+pub fn sees_duplicates() -> bool {
+    DUPLICATE.is_installed() || DUPLICATE.install()
 }
 
 fn looked(others: Others) {
@@ -258,7 +268,7 @@ fn how(lasts: bool) -> How {
 ///
 /// # Safety
 /// Null or readable.
-unsafe fn lasts(timeout: *const i64) -> bool {
+pub unsafe fn lasts(timeout: *const i64) -> bool {
     // SAFETY: by the caller.
     unsafe { timeout.as_ref() }.is_none_or(|t| *t != 0)
 }
@@ -412,7 +422,12 @@ unsafe extern "system" fn duplicate(
     options: u32,
 ) -> NTSTATUS {
     // Of whatever process: another's number may be the number of one of ours, which costs that one its speed.
-    keep_error(|| touch(handle, Touch::SHARE));
+    keep_error(|| {
+        touch(handle, Touch::SHARE);
+        if !ports::is_own_copy() {
+            ports::leave(handle);
+        }
+    });
     // SAFETY: the caller's own arguments.
     unsafe { original!(DUPLICATE: Duplicate)(from, handle, to, copy, access, attributes, options) }
 }

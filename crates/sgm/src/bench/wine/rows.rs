@@ -16,6 +16,12 @@ pub enum Wait {
     Select,
     /// `WSAEventSelect` once, then wait for the event, `WSAEnumNetworkEvents`, `recv`.
     Events,
+    /// `WSARecv` with an event object, then `WSAGetOverlappedResult`.
+    Overlapped,
+    /// `WSARecv` with a completion routine, then `SleepEx`.
+    Routine,
+    /// `WSASend`, `WSARecv`, and both ends from a completion port.
+    Port,
 }
 
 impl Wait {
@@ -24,6 +30,9 @@ impl Wait {
             Self::Blocking => "blocking",
             Self::Select => "select",
             Self::Events => "events",
+            Self::Overlapped => "overlapped",
+            Self::Routine => "routine",
+            Self::Port => "port",
         }
     }
 }
@@ -106,6 +115,24 @@ pub fn all() -> Vec<Row> {
             .target(MEAN, Target::Gain(20.0)),
         Row::new("wine-events", "64 B, events", Work::RoundTrip(Wait::Events))
             .target(MEAN, Target::Gain(100.0)),
+        Row::new(
+            "wine-port",
+            "64 B, completion port",
+            Work::RoundTrip(Wait::Port),
+        )
+        .target(MEAN, Target::Gain(100.0)),
+        Row::new(
+            "wine-overlapped",
+            "64 B, overlapped, event",
+            Work::RoundTrip(Wait::Overlapped),
+        )
+        .target(MEAN, Target::Gain(50.0)),
+        Row::new(
+            "wine-routine",
+            "64 B, completion routine",
+            Work::RoundTrip(Wait::Routine),
+        )
+        .target(MEAN, Target::Gain(50.0)),
         Row::new("wine-msgs-64", "64 B, one way", Work::Stream { size: 64 })
             .target(MESSAGES, Target::Gain(50.0)),
         Row::new(

@@ -40,9 +40,13 @@ struct outcome {
 /* A connection and its way of waiting for the next message. */
 struct channel {
     SOCKET s;
-    enum { BLOCKING, SELECT, EVENTS } wait;
+    enum { BLOCKING, SELECT, EVENTS, OVERLAPPED_EVENT, ROUTINE, PORT } wait;
     WSAEVENT event;
     int closing;
+    HANDLE port;
+    /* Of the overlapped calls; `sending`: its end was not told yet. */
+    WSAOVERLAPPED sent, received;
+    int sending;
 };
 
 static SOCKET driver;
@@ -185,7 +189,7 @@ static SOCKET accepted(SOCKET listener)
 
 static struct channel channel(SOCKET s, const char *wait)
 {
-    struct channel c = {s, BLOCKING, WSA_INVALID_EVENT, 0};
+    struct channel c = {.s = s, .wait = BLOCKING, .event = WSA_INVALID_EVENT};
     u_long on = 1;
     if (!strcmp(wait, "select")) {
         c.wait = SELECT;
@@ -196,8 +200,96 @@ static struct channel channel(SOCKET s, const char *wait)
         c.event = WSACreateEvent();
         if (c.event == WSA_INVALID_EVENT || WSAEventSelect(s, c.event, FD_READ | FD_CLOSE))
             fail("WSAEventSelect");
+    } else if (!strcmp(wait, "overlapped")) {
+        c.wait = OVERLAPPED_EVENT;
+        c.received.hEvent = WSACreateEvent();
+    } else if (!strcmp(wait, "routine"))
+        c.wait = ROUTINE;
+    else if (!strcmp(wait, "port")) {
+        c.wait = PORT;
+        c.port = CreateIoCompletionPort((HANDLE)s, NULL, 1, 0);
+        if (!c.port)
+            fail("CreateIoCompletionPort");
     }
     return c;
+}
+
+static int is_overlapped(const struct channel *c)
+{
+    return c->wait >= OVERLAPPED_EVENT;
+}
+
+/* What the completion routine was told; one receive is under way at a time. */
+static DWORD routine_bytes, routine_error;
+static int routine_ran;
+
+static void CALLBACK on_received(DWORD error, DWORD bytes, LPWSAOVERLAPPED o, DWORD flags)
+{
+    (void)o;
+    (void)flags;
+    routine_error = error;
+    routine_bytes = bytes;
+    routine_ran = 1;
+}
+
+/* The end of the receive that is under way, and before it, by a port, of the send. */
+static int await_received(struct channel *c)
+{
+    DWORD bytes = 0, flags = 0;
+    if (c->wait == OVERLAPPED_EVENT) {
+        if (!WSAGetOverlappedResult(c->s, &c->received, &bytes, TRUE, &flags))
+            fail("WSAGetOverlappedResult");
+        return (int)bytes;
+    }
+    if (c->wait == ROUTINE) {
+        while (!routine_ran)
+            SleepEx(INFINITE, TRUE);
+        if (routine_error)
+            fail("the completion routine");
+        return (int)routine_bytes;
+    }
+    for (int got = 0; !got || c->sending;) {
+        ULONG_PTR key;
+        OVERLAPPED *ended;
+        DWORD n;
+        if (!GetQueuedCompletionStatus(c->port, &n, &key, &ended, INFINITE))
+            fail("GetQueuedCompletionStatus");
+        if (ended == &c->sent)
+            c->sending = 0;
+        else {
+            bytes = n;
+            got = 1;
+        }
+    }
+    return (int)bytes;
+}
+
+static int receive_overlapped(struct channel *c, char *data, int size)
+{
+    WSABUF room = {(u_long)size, data};
+    DWORD bytes, flags = 0;
+    HANDLE event = c->received.hEvent;
+    memset(&c->received, 0, sizeof c->received);
+    c->received.hEvent = event;
+    routine_ran = 0;
+    if (WSARecv(c->s, &room, 1, &bytes, &flags, &c->received, c->wait == ROUTINE ? on_received : NULL) &&
+        WSAGetLastError() != WSA_IO_PENDING)
+        fail("WSARecv");
+    return await_received(c);
+}
+
+static void send_message(struct channel *c, char *data, int size)
+{
+    WSABUF bytes = {(u_long)size, data};
+    DWORD sent;
+    if (c->wait != PORT) {
+        send_all(c->s, data, size);
+        return;
+    }
+    memset(&c->sent, 0, sizeof c->sent);
+    c->sending = 1;
+    if (WSASend(c->s, &bytes, 1, &sent, 0, &c->sent, NULL) && WSAGetLastError() != WSA_IO_PENDING)
+        fail("WSASend");
 }
 
 static void channel_close(struct channel *c)
@@ -205,6 +297,10 @@ static void channel_close(struct channel *c)
     closesocket(c->s);
     if (c->wait == EVENTS)
         WSACloseEvent(c->event);
+    if (c->received.hEvent)
+        WSACloseEvent(c->received.hEvent);
+    if (c->port)
+        CloseHandle(c->port);
 }
 
 static void await_readable(struct channel *c)
@@ -229,7 +325,7 @@ static int receive(struct channel *c, char *data, int size)
     while (have < size) {
         int n;
         await_readable(c);
-        n = recv(c->s, data + have, size - have, 0);
+        n = is_overlapped(c) ? receive_overlapped(c, data + have, size - have) : recv(c->s, data + have, size - have, 0);
         if (n > 0)
             have += n;
         else if (n == 0 && have == 0)
@@ -263,7 +359,7 @@ static void trip(struct caller *k)
 {
     memcpy(k->out, &k->trips, sizeof k->trips);
     k->trips++;
-    send_all(k->c.s, k->out, k->size);
+    send_message(&k->c, k->out, k->size);
     if (!receive(&k->c, k->in, k->size))
         fail("the server closed the connection");
     if (memcmp(k->in, k->out, k->size))
@@ -339,7 +435,7 @@ static void answer(const struct order *o, struct outcome *out)
     struct channel c = channel(accepted(listener), o->wait);
     char *message = malloc(o->size);
     while (receive(&c, message, o->size)) {
-        send_all(c.s, message, o->size);
+        send_message(&c, message, o->size);
         out->sent_bytes += o->size;
     }
     out->connections = 1;

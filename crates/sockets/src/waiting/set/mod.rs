@@ -29,7 +29,7 @@ mod wait;
 
 use std::ops::DerefMut;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use gm::EventQueue;
 
@@ -45,7 +45,7 @@ pub use self::queue::mind_inherited;
 #[cfg(test)]
 pub(crate) use self::wait::CAME_HERE;
 pub(crate) use self::wait::came_to_ring;
-pub use self::wait::{sort, wait};
+pub use self::wait::{look, sort, wait};
 
 /// What the program asks of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,6 +166,8 @@ pub struct State {
     over: AtomicBool,
     /// What was last seen of [`came_to_ring`]'s count.
     came: AtomicU32,
+    /// When, in ticks, [`look`] last asked the system.
+    asked: AtomicU64,
     queue: queue::State,
 }
 

@@ -119,27 +119,69 @@ fn round<B: Below>(
         return Ok(Some(n));
     }
     if !deadline.passed(|| below.host().now_ns()) {
-        let mut found = 0;
-        let mut last = gm::clock::ticks();
-        let news = || {
-            let now = gm::clock::ticks();
-            if now.wrapping_sub(last) > ASK_EVERY_US * gm::clock::TICKS_PER_US {
-                last = now;
-                found = ask_now(below, out, 0);
-            }
-            found > 0 || any_listed(below) || any_hot_due(below)
-        };
-        let host = below.host();
-        let spun = state.spin.wait(host.cpus(), || host.yield_now(), news);
-        if spun == Spun::Found {
-            if found > 0 {
+        match poll(below, out) {
+            Polled::System(found) => {
                 leave(below);
                 return Ok(Some(found));
             }
-            return Ok(None);
+            Polled::Rings => return Ok(None),
+            Polled::Nothing => {}
         }
     }
     sleep(below, out, deadline)
+}
+
+/// What polling brought.
+enum Polled {
+    Nothing,
+    /// News of a hot or listed member.
+    Rings,
+    /// So many reports of the system's, at the start of `out`.
+    System(usize),
+}
+
+/// Looks on as long as that pays.
+fn poll<B: Below>(below: &B, out: &mut [EventOf<B>]) -> Polled {
+    let mut found = 0;
+    let mut last = gm::clock::ticks();
+    let news = || {
+        let now = gm::clock::ticks();
+        if now.wrapping_sub(last) > ASK_EVERY_US * gm::clock::TICKS_PER_US {
+            last = now;
+            found = ask_now(below, out, 0);
+        }
+        found > 0 || any_listed(below) || any_hot_due(below)
+    };
+    let host = below.host();
+    let state = below.state();
+    match state.spin.wait(host.cpus(), || host.yield_now(), news) {
+        Spun::Found if found > 0 => Polled::System(found),
+        Spun::Found => Polled::Rings,
+        _ => Polled::Nothing,
+    }
+}
+
+/// A wait that never sleeps: what is there, or comes while polling pays, if `patient`. Reports go to the start of `out`; returns
+/// how many.
+pub fn look<B: Below>(below: &B, out: &mut [EventOf<B>], patient: bool) -> usize {
+    let state = below.state();
+    let mut n = collect(below, out, 0);
+    let now = gm::clock::ticks();
+    let asked = state.asked.load(Relaxed);
+    let due = now.wrapping_sub(asked) > ASK_EVERY_US * gm::clock::TICKS_PER_US;
+    if n < out.len() && (n == 0 || due) {
+        state.asked.store(now, Relaxed);
+        n += ask_now(below, out, n);
+    }
+    if n == 0 && patient {
+        n = match poll(below, out) {
+            Polled::System(found) => found,
+            Polled::Rings => collect(below, out, 0),
+            Polled::Nothing => 0,
+        };
+    }
+    leave(below);
+    n
 }
 
 /// Arms everything, looks once more, sleeps in the system (rule 2). `None`: go round again.
