@@ -205,6 +205,34 @@ static void udp_client(SOCKET unused_port)
     closesocket(s);
 }
 
+/* A copy of the handle leads to the socket: what was sent to it is received by the copy, plainly and on the first one's port. */
+static void udp_copies_solo(SOCKET unused)
+{
+    UNUSED(unused);
+    struct sockaddr_storage address;
+    int length = loopback(family, 0, &address);
+    SOCKET s = (SOCKET)MUST(socket(family, SOCK_DGRAM, IPPROTO_UDP));
+    MUST(bind(s, (struct sockaddr *)&address, length));
+    length = loopback(family, port_of(s), &address);
+    HANDLE copy = NULL, process = GetCurrentProcess();
+    CHECK(DuplicateHandle(process, (HANDLE)s, process, &copy, 0, FALSE, DUPLICATE_SAME_ACCESS));
+    char data[100];
+    CALL("sendto", sendto(s, "datagram", 8, 0, (struct sockaddr *)&address, length));
+    CALL("recv by the copy", recv((SOCKET)copy, data, sizeof data, 0));
+    HANDLE port = CreateIoCompletionPort((HANDLE)s, NULL, 5, 0);
+    CHECK(port);
+    OVERLAPPED ov = {0}, *told = NULL;
+    DWORD bytes = 0;
+    ULONG_PTR key = 0;
+    CALL("ReadFile by the copy", ReadFile(copy, data, sizeof data, NULL, &ov));
+    CALL("send to it", sendto(s, "more", 4, 0, (struct sockaddr *)&address, length));
+    bool got = GetQueuedCompletionStatus(port, &bytes, &key, &told, 5000) && told == &ov;
+    say("packet: %s, key %d, %lu bytes", got ? "yes" : "no", (int)key, bytes);
+    CALL("closesocket", closesocket(s));
+    CALL("CloseHandle of the copy", CloseHandle(copy));
+    CloseHandle(port);
+}
+
 const struct test_case library_cases[] = {
-    SOLO_CASE(startup), CASE(cleanup_ends), SOLO_CASE(cleanup_again), SOLO_CASE(last_error), SOLO_CASE(addresses), SOLO_CASE(catalog), RAW_CASE(udp), END_OF_CASES,
+    SOLO_CASE(startup), CASE(cleanup_ends), SOLO_CASE(cleanup_again), SOLO_CASE(last_error), SOLO_CASE(addresses), SOLO_CASE(catalog), RAW_CASE(udp), SOLO_CASE(udp_copies), END_OF_CASES,
 };

@@ -203,6 +203,11 @@ pub unsafe extern "system" fn recv(
         let inside = enter(s)?;
         // SAFETY: the caller's arguments.
         unsafe {
+            if let Some(b) = inside.passes(ov) {
+                return lower(|code| {
+                    (b.lower.recv)(b.base, bufs, count, got, flags, ov, routine, thread, code)
+                });
+            }
             if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::recv(inside, r, bufs, count, got, flags);
             }
@@ -267,6 +272,13 @@ pub unsafe extern "system" fn recv_from(
         let inside = enter(s)?;
         // SAFETY: the caller's arguments.
         unsafe {
+            if let Some(b) = inside.passes(ov) {
+                return lower(|code| {
+                    (b.lower.recv_from)(
+                        b.base, bufs, count, got, flags, from, from_len, ov, routine, thread, code,
+                    )
+                });
+            }
             if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 let from = (from, from_len);
                 return overlapped::recv_from(inside, r, bufs, count, got, flags, from);
@@ -361,6 +373,18 @@ unsafe fn send_any(
         let inside = enter(s)?;
         // SAFETY: the caller's arguments.
         unsafe {
+            if let Some(b) = inside.passes(ov) {
+                return lower(|code| {
+                    let base = b.base;
+                    if to.0.is_null() {
+                        (b.lower.send)(base, bufs, count, sent, flags, ov, routine, thread, code)
+                    } else {
+                        (b.lower.send_to)(
+                            base, bufs, count, sent, flags, to.0, to.1, ov, routine, thread, code,
+                        )
+                    }
+                });
+            }
             if let Some(r) = Request::new(&inside, s, ov, routine, thread) {
                 return overlapped::send(inside, r, bufs, count, sent, flags, to);
             }

@@ -346,6 +346,14 @@ pub unsafe extern "system" fn async_select(
     let call = || {
         let inside = enter(s)?;
         let b = inside.body();
+        if b.own {
+            // Its messages name the program's handle: the lower provider's to send.
+            forget(&inside);
+            // SAFETY: the caller's arguments, unchanged.
+            return lower(|code| unsafe {
+                (b.lower.async_select)(b.base, hwnd, message, mask, code)
+            });
+        }
         // Ends the old association below, and has Wine's server forget what it has told of, so that it is told anew.
         // SAFETY: the caller's arguments, but for the mask; no message is asked for.
         lower(|code| unsafe { (b.lower.async_select)(b.base, hwnd, message, 0, code) })?;

@@ -89,6 +89,18 @@ pub unsafe extern "system" fn ioctl(
                 // The message's own OVERLAPPED is what counts.
                 return extension::ext_send_msg(inside, s, bufs.read()?, thread);
             }
+            if let Some(b) = inside.passes(ov) {
+                lower(|code| {
+                    let (i, o) = ((input, input_len), (output, output_len));
+                    (b.lower.ioctl)(
+                        b.base, request, i.0, i.1, o.0, o.1, returned, ov, routine, thread, code,
+                    )
+                })?;
+                if request == ws::SIO_GET_EXTENSION_FUNCTION_POINTER {
+                    return ours(&inside, s, request, &bufs).unwrap_or(Ok(()));
+                }
+                return Ok(());
+            }
             if let Some(result) = ours(&inside, s, request, &bufs) {
                 // Done at once, but an overlapped call wants its completion all the same.
                 return match Request::new(&inside, s, ov, routine, thread) {

@@ -8,7 +8,7 @@
 //!
 //! Rules:
 //! 1. Non-IFS: the program's handle is a *carrier* from WPUCreateSocketHandle; under each lies one *base* socket of the lower
-//!    provider, a true TCP connection for its whole life ([`slot`]).
+//!    provider, a true TCP connection for its whole life ([`slot`]). What is never carried is handed out as it is (IFS).
 //! 2. It speaks Winsock's SPI alone. What it knows of Wine is in [`kernel`] (the Linux descriptor of a base socket) and in
 //!    `gm::os`; on Windows the same jobs go through the lower provider.
 //! 3. A guest prints nothing, and starts a thread only when overlapped calls or window messages need one.

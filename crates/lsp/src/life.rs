@@ -64,28 +64,52 @@ fn make(
         below.ProtocolChain = layer.lower_info.ProtocolChain;
         below.ProviderId = layer.lower_info.ProviderId;
     }
+    let known = |asked: i32, entry: i32| if asked > 0 { asked } else { entry };
+    let family_known = known(family, layer.info.iAddressFamily);
+    let kind_known = known(kind, layer.info.iSocketType);
+    let protocol_known = known(protocol, layer.info.iProtocol);
     let mut code = ws::WSAENOBUFS;
     // Overlapped below whatever the program asked for: what is passed down must not wait.
-    let asked = flags | ws::WSA_FLAG_OVERLAPPED;
+    let asked = match slot::can_be_carried(family_known, kind_known, protocol_known) {
+        true => flags | ws::WSA_FLAG_OVERLAPPED,
+        false => flags,
+    };
     // SAFETY: an entry of ours; plain arguments.
     let base = unsafe { (p.socket)(family, kind, protocol, &below, group, asked, &mut code) };
     if base == ws::INVALID_SOCKET {
         return Err(code);
     }
-    let known = |asked: i32, entry: i32| if asked > 0 { asked } else { entry };
-    let inside = slot::make(Fresh {
+    let inside = take_in(Fresh {
         base,
         layer,
         lower: p,
-        family: known(family, layer.info.iAddressFamily),
-        kind: known(kind, layer.info.iSocketType),
-        protocol: known(protocol, layer.info.iProtocol),
+        family: family_known,
+        kind: kind_known,
+        protocol: protocol_known,
         overlapped: flags & ws::WSA_FLAG_OVERLAPPED != 0,
         role: Role::Fresh,
         nonblocking: false,
         keep_tcp: (duplicate == DUPLICATE_THERE).then_some(Reason::Handed),
-    });
+    })?;
     carrier_or_close(&inside)
+}
+
+/// A slot for a new base socket. One that can't be carried is given to the program as it is, an IFS handle: what it does
+/// with it costs what it costs without us.
+fn take_in(mut f: Fresh) -> Result<Inside, Code> {
+    if !f.is_carriable() {
+        let modify = upcalls().ok_or(ws::WSANOTINITIALISED)?.modify_handle;
+        let mut code = ws::WSAENOBUFS;
+        // SAFETY: ws2_32's own function; a fresh socket of this chain.
+        let s = unsafe { modify(f.layer.info.dwCatalogEntryId, f.base, &mut code) };
+        if s == ws::INVALID_SOCKET {
+            // SAFETY: nobody has it.
+            unsafe { (f.lower.close_socket)(f.base, &mut 0) };
+            return Err(code);
+        }
+        f.base = s;
+    }
+    Ok(slot::make(f))
 }
 
 /// A carrier for a fresh slot; without one the base socket goes as well.
@@ -241,7 +265,7 @@ pub unsafe extern "system" fn accept(
         if base == ws::INVALID_SOCKET {
             return Err(code);
         }
-        let new = slot::make(Fresh {
+        let new = take_in(Fresh {
             base,
             layer: b.layer,
             lower: b.lower,
@@ -252,7 +276,7 @@ pub unsafe extern "system" fn accept(
             role: Role::Server,
             nonblocking: b.is_nonblocking(),
             keep_tcp: None,
-        });
+        })?;
         crate::options::inherit(b, new.body());
         let s = carrier_or_close(&new)?;
         crate::events::inherit(&inside, &new, s);
@@ -294,7 +318,7 @@ pub unsafe extern "system" fn join_leaf(
         } else if base == b.base {
             Ok(s)
         } else {
-            carrier_or_close(&slot::make(Fresh {
+            carrier_or_close(&take_in(Fresh {
                 base,
                 layer: b.layer,
                 lower: b.lower,
@@ -305,7 +329,7 @@ pub unsafe extern "system" fn join_leaf(
                 role: Role::Fresh,
                 nonblocking: b.is_nonblocking(),
                 keep_tcp: Some(Reason::Unsupported),
-            }))
+            })?)
         }
     };
     match call() {
@@ -383,6 +407,9 @@ pub unsafe extern "system" fn close_socket(s: SOCKET, errno: *mut i32) -> i32 {
         }
         let last = inside.drop_carrier(s);
         let result = if last { close_base(&inside) } else { Ok(()) };
+        if inside.body().own {
+            return result;
+        }
         let mut code = 0;
         // SAFETY: the carrier that this call was made for.
         unsafe { (up.close_handle)(s, &mut code) };
@@ -420,6 +447,9 @@ fn close_base(inside: &Inside) -> Result<(), Code> {
         let _ = fd.shutdown(true, true);
     }
     inside.bury();
+    if b.own {
+        slot::forget_own(b.base);
+    }
     overlapped::cancel_all(inside);
     // SAFETY: our own base socket.
     let result = lower(|code| unsafe { (b.lower.close_socket)(b.base, code) });
@@ -439,7 +469,7 @@ pub unsafe extern "system" fn duplicate_socket(
         let info = unsafe { info.as_mut() }.ok_or(ws::WSAEFAULT)?;
         let b = inside.body();
         // SAFETY: always valid to call.
-        if process == unsafe { GetCurrentProcessId() } {
+        if !b.own && process == unsafe { GetCurrentProcessId() } {
             *info = b.layer.info;
             info.dwServiceFlags2 = DUPLICATE_HERE;
             let context = inside.slot.context() as u64;

@@ -1,10 +1,15 @@
 //! SIO_EXT_POLL: what ws2_32 makes of WSAPoll when a socket of ours is in it.
 
+use core::ffi::c_void;
+use core::mem::offset_of;
+
 use sockets::Ready;
+use spi::types::{SIO_EXT_POLL, WSAPOLLDATA};
 use windows_sys::Win32::Networking::WinSock::{self as ws, WSAPOLLFD};
 
-use crate::answer::Code;
-use crate::slot::enter;
+use crate::answer::{Code, lower};
+use crate::select;
+use crate::slot::{Body, enter};
 use crate::wait::{self, Member};
 
 const OUT: i16 = ws::POLLWRNORM;
@@ -102,7 +107,7 @@ fn ask_base_exactly(
             revents: 0,
         })
         .collect();
-    call(&mut below, timeout_ms)?;
+    call(&mut below, own(members), timeout_ms)?;
     for (p, i) in below.iter().zip(at) {
         fds[*i].revents = p.revents;
     }
@@ -132,7 +137,10 @@ pub fn ask_base(members: &mut [Member], limit_us: Option<u64>) -> Result<(), Cod
         })
         .collect();
     let ms = limit_us.map_or(-1, |us| us.div_ceil(1000).min(i32::MAX as u64) as i32);
-    call(&mut below, ms)?;
+    match (call(&mut below, own(members), ms), own(members)) {
+        (Err(NO_POLL), Some(b)) => return select::ask_lower(b.lower, members, limit_us),
+        (result, _) => result?,
+    }
     for (m, p) in members.iter_mut().zip(&below) {
         let is = |bit: i16| p.revents & bit != 0;
         for (bit, ready) in [
@@ -150,13 +158,60 @@ pub fn ask_base(members: &mut [Member], limit_us: Option<u64>) -> Result<(), Cod
     Ok(())
 }
 
-/// WSAPoll of base sockets, which ws2_32 takes to their own provider.
-fn call(fds: &mut [WSAPOLLFD], timeout_ms: i32) -> Result<(), Code> {
-    // SAFETY: an array of the length given.
-    let n = unsafe { ws::WSAPoll(fds.as_mut_ptr(), fds.len() as u32, timeout_ms) };
-    if n < 0 {
-        // SAFETY: always valid to call.
-        return Err(unsafe { ws::WSAGetLastError() });
-    }
-    Ok(())
+/// A member whose handle is the program's own, for which ws2_32 would come back to us.
+fn own(members: &[Member]) -> Option<&Body> {
+    let mut bodies = members.iter().map(|m| m.socket.body());
+    bodies.find(|b| b.own)
+}
+
+/// A lower provider without SIO_EXT_POLL.
+const NO_POLL: Code = ws::WSAEOPNOTSUPP;
+
+/// WSAPoll of base sockets, which ws2_32 takes to their own provider; with one in it that is `own`, the lower provider itself.
+fn call(fds: &mut [WSAPOLLFD], own: Option<&Body>, timeout_ms: i32) -> Result<(), Code> {
+    let Some(b) = own else {
+        // SAFETY: an array of the length given.
+        let n = unsafe { ws::WSAPoll(fds.as_mut_ptr(), fds.len() as u32, timeout_ms) };
+        if n < 0 {
+            // SAFETY: always valid to call.
+            return Err(unsafe { ws::WSAGetLastError() });
+        }
+        return Ok(());
+    };
+    // A WSAPOLLDATA: result, count and time-out, and the array behind them.
+    const HEAD: usize = offset_of!(WSAPOLLDATA, fdArray);
+    let len = HEAD + size_of_val(fds);
+    let mut words = vec![0_u64; len.div_ceil(8)];
+    let data = words.as_mut_ptr().cast::<u8>();
+    let mut returned = 0;
+    // SAFETY: `words` is as long as the structure with this many members, and aligned for it.
+    let result = unsafe {
+        let head = [0, fds.len() as u32, timeout_ms as u32];
+        data.cast::<[u32; 3]>().write(head);
+        let array = data.add(HEAD).cast::<WSAPOLLFD>();
+        array.copy_from_nonoverlapping(fds.as_ptr(), fds.len());
+        let asked = lower(|code| {
+            let (data, len) = (data.cast::<c_void>(), len as u32);
+            let none = (std::ptr::null_mut(), None, std::ptr::null());
+            (b.lower.ioctl)(
+                b.base,
+                SIO_EXT_POLL,
+                data,
+                len,
+                data,
+                len,
+                &mut returned,
+                none.0,
+                none.1,
+                none.2,
+                code,
+            )
+        });
+        array.copy_to_nonoverlapping(fds.as_mut_ptr(), fds.len());
+        asked
+    };
+    result.map_err(|code| match code {
+        ws::WSAEINVAL | ws::WSAEFAULT => NO_POLL,
+        code => code,
+    })
 }

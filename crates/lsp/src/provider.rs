@@ -83,6 +83,7 @@ lower_calls! {
 pub struct Upcalls {
     pub create_handle: <ws::LPWPUCREATESOCKETHANDLE as Inner>::F,
     pub close_handle: <ws::LPWPUCLOSESOCKETHANDLE as Inner>::F,
+    pub modify_handle: <ws::LPWPUMODIFYIFSHANDLE as Inner>::F,
     pub query_context: <ws::LPWPUQUERYSOCKETHANDLECONTEXT as Inner>::F,
     pub post_message: <ws::LPWPUPOSTMESSAGE as Inner>::F,
     pub queue_apc: <ws::LPWPUQUEUEAPC as Inner>::F,
@@ -96,6 +97,7 @@ impl Upcalls {
         Some(Self {
             create_handle: table.lpWPUCreateSocketHandle?,
             close_handle: table.lpWPUCloseSocketHandle?,
+            modify_handle: table.lpWPUModifyIFSHandle?,
             query_context: table.lpWPUQuerySocketHandleContext?,
             post_message: table.lpWPUPostMessage?,
             queue_apc: table.lpWPUQueueApc?,

@@ -154,7 +154,7 @@ fn base_set(handles: Vec<SOCKET>) -> Vec<usize> {
 }
 
 /// Asks the lower provider's select about what each member asks.
-fn ask_lower(lower: &Lower, members: &mut [Member], limit_us: Option<u64>) -> Result<(), Code> {
+pub fn ask_lower(lower: &Lower, members: &mut [Member], limit_us: Option<u64>) -> Result<(), Code> {
     let of = |want: Ready| {
         let asked = members.iter().filter(|m| m.ask.intersects(want));
         base_set(asked.map(|m| m.socket.body().base).collect())

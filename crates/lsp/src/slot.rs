@@ -6,6 +6,7 @@
 //!    closesocket finds another socket's slot at most, and the list of carriers tells.
 
 use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
@@ -15,6 +16,7 @@ use gm::end::flag;
 use gm::{Path, Role};
 use sockets::{Conn, Gate, Given};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET};
+use windows_sys::Win32::System::IO::OVERLAPPED;
 
 use crate::answer::Code;
 use crate::ctx;
@@ -37,6 +39,8 @@ pub struct Body {
     pub protocol: i32,
     /// TCP with a usable node: may be carried.
     pub conn: Option<Conn>,
+    /// It never will be: the program's handle is the base socket itself.
+    pub own: bool,
     /// Made with WSA_FLAG_OVERLAPPED: without it Winsock ignores OVERLAPPED structures.
     pub overlapped: bool,
     pub events: Mutex<Events>,
@@ -130,6 +134,8 @@ unsafe impl Send for Slot {}
 static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 /// Every slot ever made.
 static ALL: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
+/// The sockets whose handles are the program's own, by these.
+static OWN: Mutex<BTreeMap<SOCKET, &'static Slot>> = Mutex::new(BTreeMap::new());
 
 /// A call that is inside a socket.
 pub struct Inside {
@@ -187,6 +193,12 @@ impl Inside {
             // What is left in the ring of a peer that is gone, our own calls still read.
             let _: Given = conn.hand_back(&ctx.node, &self.socket(), why, &mut || ());
         }
+    }
+
+    /// An overlapped call on a socket that is the program's own goes to the lower provider as it is.
+    #[inline]
+    pub fn passes(&self, ov: *const OVERLAPPED) -> Option<&Body> {
+        Some(self.body()).filter(|b| b.own && !ov.is_null())
     }
 
     /// Is no other call inside just now?
@@ -320,11 +332,21 @@ pub fn enter(s: SOCKET) -> Result<Inside, Code> {
         .query_context;
     // SAFETY: ws2_32's own function; out-pointers to locals.
     if unsafe { query(s, &mut context, &mut code) } != 0 || context == 0 {
-        return Err(code);
+        return by_own_handle(s).ok_or(code);
     }
     // SAFETY: what ws2_32 keeps for a handle of ours.
     let slot = unsafe { Slot::of(context) };
     slot.inside().filter(|_| slot.has(s)).ok_or(ws::WSAENOTSOCK)
+}
+
+fn by_own_handle(s: SOCKET) -> Option<Inside> {
+    let slot = locked(&OWN).get(&s).copied()?;
+    slot.inside().filter(|_| slot.has(s))
+}
+
+/// Before a handle is closed that is the program's own: the number may come back.
+pub fn forget_own(s: SOCKET) {
+    locked(&OWN).remove(&s);
 }
 
 /// Goes inside a slot whose address came back through the program's hands.
@@ -356,6 +378,20 @@ pub struct Fresh {
     pub keep_tcp: Option<gm::Reason>,
 }
 
+impl Fresh {
+    /// Of a kind that may be carried?
+    pub fn is_carriable(&self) -> bool {
+        can_be_carried(self.family, self.kind, self.protocol)
+    }
+}
+
+/// TCP, with a usable node.
+pub fn can_be_carried(family: i32, kind: i32, protocol: i32) -> bool {
+    let inet = family == i32::from(ws::AF_INET) || family == i32::from(ws::AF_INET6);
+    let tcp = kind == ws::SOCK_STREAM && (protocol == 0 || protocol == ws::IPPROTO_TCP);
+    inet && tcp && ctx::get().is_some()
+}
+
 /// Puts a base socket into a slot. It has no carrier yet; the caller is inside.
 pub fn make(f: Fresh) -> Inside {
     let slot = locked(&FREE).pop().unwrap_or_else(|| {
@@ -373,9 +409,8 @@ pub fn make(f: Fresh) -> Inside {
         locked(&ALL).push(slot);
         slot
     });
-    let inet = f.family == i32::from(ws::AF_INET) || f.family == i32::from(ws::AF_INET6);
-    let tcp = f.kind == ws::SOCK_STREAM && (f.protocol == 0 || f.protocol == ws::IPPROTO_TCP);
-    let conn = (inet && tcp).then(|| connection(slot, &f)).flatten();
+    let own = !f.is_carriable();
+    let conn = (!own).then(|| connection(slot, &f)).flatten();
     let body = Body {
         base: f.base,
         layer: f.layer,
@@ -384,6 +419,7 @@ pub fn make(f: Fresh) -> Inside {
         kind: f.kind,
         protocol: f.protocol,
         conn,
+        own,
         overlapped: f.overlapped,
         events: Mutex::new(Events::default()),
         listener: Mutex::new(None),
@@ -422,8 +458,20 @@ fn connection(slot: &Slot, f: &Fresh) -> Option<Conn> {
 }
 
 impl Inside {
-    /// Makes a carrier for the program.
+    /// Makes a carrier for the program; a base socket that is the program's own is its carrier, too.
     pub fn give_carrier(&self) -> Result<SOCKET, Code> {
+        if self.body().own {
+            self.hold();
+            let s = self.body().base;
+            self.slot.first.store(s, Release);
+            let stale = locked(&OWN).insert(s, self.slot);
+            if let Some(stale) = stale.and_then(Slot::inside) {
+                // Closed behind our back.
+                stale.drop_all_carriers();
+                stale.bury();
+            }
+            return Ok(s);
+        }
         let create = provider::upcalls()
             .ok_or(ws::WSANOTINITIALISED)?
             .create_handle;

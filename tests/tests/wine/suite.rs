@@ -444,6 +444,7 @@ themes! {
         solo addresses;
         solo catalog;
         two udp;
+        solo udp_copies;
     }
     odd {
         at_once odd_ioctls;

@@ -68,7 +68,7 @@ pub unsafe extern "system" fn accept_ex(
         // SAFETY: AcceptEx by its identifier.
         let f = unsafe { typed::<AcceptEx>(f) };
         let below = inside.body().base;
-        let Some(r) = Request::direct(listener, ov, None)? else {
+        let Some(r) = Request::direct(&inside, listener, ov, None)? else {
             // SAFETY: the caller's arguments, on the base sockets; the lower provider refuses this.
             return truth(unsafe { f(below, base, out, data, local, remote, got, ov) });
         };
@@ -102,7 +102,7 @@ pub unsafe extern "system" fn connect_ex(
         // SAFETY: ConnectEx by its identifier.
         let f = unsafe { typed::<ConnectEx>(f) };
         let base = inside.body().base;
-        let Some(r) = Request::direct(s, ov, None)? else {
+        let Some(r) = Request::direct(&inside, s, ov, None)? else {
             // SAFETY: the caller's arguments, on the base socket; the lower provider refuses this.
             return truth(unsafe { f(base, name, len, data, data_len, sent, ov) });
         };
@@ -146,7 +146,7 @@ pub unsafe extern "system" fn disconnect_ex(
             conn.end().set_state(State::Back);
         }
         let i = inside.clone();
-        let result = match Request::direct(s, ov, None)? {
+        let result = match Request::direct(&inside, s, ov, None)? {
             // SAFETY: the caller's arguments, on the base socket.
             None => truth(unsafe { f(base, ov, flags, reserved) }),
             // SAFETY: the operation's own structure.

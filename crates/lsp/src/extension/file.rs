@@ -61,7 +61,7 @@ pub unsafe extern "system" fn transmit_file(
         // SAFETY: TransmitFile by its identifier.
         let f = unsafe { typed::<TransmitFile>(f) };
         let base = inside.body().base;
-        let Some(r) = Request::direct(s, ov, None)? else {
+        let Some(r) = Request::direct(&inside, s, ov, None)? else {
             let ends = flags & (ws::TF_DISCONNECT | ws::TF_REUSE_SOCKET) != 0;
             let plain = inside
                 .conn()
@@ -233,7 +233,7 @@ pub unsafe extern "system" fn transmit_packets(
         let f = unsafe { typed::<TransmitPackets>(f) };
         let base = inside.body().base;
         overlapped::flush_to_tcp(&inside);
-        match Request::direct(s, ov, None)? {
+        match Request::direct(&inside, s, ov, None)? {
             // SAFETY: the caller's arguments, on the base socket.
             None => truth(unsafe { f(base, elements, count, size, ov, flags) }),
             // SAFETY: the program's array and buffers, which stay until the completion; the structure is our own.

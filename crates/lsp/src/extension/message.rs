@@ -62,9 +62,12 @@ pub unsafe extern "system" fn recv_msg(
                 return zero(typed::<RecvMsg>(f)(s, message, got, ov, routine));
             };
             let f = typed::<RecvMsg>(of_lower(inside.body(), &ws::WSAID_WSARECVMSG)?);
-            let m = message.as_mut().ok_or(ws::WSAEFAULT)?;
             let base = inside.body().base;
-            match Request::direct(s, ov, routine)? {
+            if inside.passes(ov).is_some() {
+                return zero(f(base, message, got, ov, routine));
+            }
+            let m = message.as_mut().ok_or(ws::WSAEFAULT)?;
+            match Request::direct(&inside, s, ov, routine)? {
                 None if inside.engaged().is_some() => recv_plainly(s, m, got),
                 None => {
                     let mut n = 0;
@@ -123,7 +126,11 @@ pub unsafe extern "system" fn send_msg(
                 let f = of_stranger(s, &ws::WSAID_WSASENDMSG)?;
                 return zero(typed::<SendMsg>(f)(s, message, flags, sent, ov, routine));
             };
-            let r = Request::direct(s, ov, routine)?;
+            if inside.passes(ov).is_some() {
+                let f = typed::<SendMsg>(of_lower(inside.body(), &ws::WSAID_WSASENDMSG)?);
+                return zero(f(s, message, flags, sent, ov, routine));
+            }
+            let r = Request::direct(&inside, s, ov, routine)?;
             pending_unless_plain(r.is_some(), send_one(inside, s, message, flags, sent, r))
         }
     };
@@ -146,7 +153,13 @@ pub unsafe fn ext_send_msg(
 ) -> Result<(), Code> {
     // SAFETY: by the caller.
     unsafe {
-        let r = Request::new(&inside, s, m.lpOverlapped, m.lpCompletionRoutine, thread);
+        let (ov, routine) = (m.lpOverlapped, m.lpCompletionRoutine);
+        if inside.passes(ov).is_some() {
+            let f = typed::<SendMsg>(of_lower(inside.body(), &ws::WSAID_WSASENDMSG)?);
+            let sent = m.lpNumberOfBytesSent;
+            return zero(f(s, m.lpMsg, m.dwFlags, sent, ov, routine));
+        }
+        let r = Request::new(&inside, s, ov, routine, thread);
         send_one(inside, s, m.lpMsg, m.dwFlags, m.lpNumberOfBytesSent, r)
     }
 }

@@ -98,13 +98,15 @@ impl Request {
         })
     }
 
-    /// Of an extension function, which programs call without ws2_32: no thread comes with it. `None`: a plain call.
+    /// Of an extension function, which programs call without ws2_32: no thread comes with it. `None`: a plain call, or
+    /// one that goes to the lower provider as it is ([`Inside::passes`]).
     pub fn direct(
+        inside: &Inside,
         s: SOCKET,
         ov: *mut OVERLAPPED,
         routine: ws::LPWSAOVERLAPPED_COMPLETION_ROUTINE,
     ) -> Result<Option<Self>, Code> {
-        if ov.is_null() {
+        if ov.is_null() || inside.passes(ov).is_some() {
             return Ok(None);
         }
         let mut thread = ws::WSATHREADID::default();
@@ -397,6 +399,15 @@ pub unsafe extern "system" fn get_overlapped_result(
         let inside = enter(s)?;
         if ov.is_null() {
             return Err(ws::WSA_INVALID_PARAMETER);
+        }
+        if let Some(b) = inside.passes(ov) {
+            // SAFETY: the caller's arguments, unchanged; the thread's own word.
+            return lower(|code| unsafe {
+                i32::from(
+                    (b.lower.get_overlapped_result)(b.base, ov, bytes, wait, flags, code) == 0,
+                )
+            })
+            .map(|()| unsafe { ws::WSAGetLastError() });
         }
         // SAFETY: the program's structure, which it keeps for the whole call.
         let status = unsafe { result_of(ov, wait != 0)? };
