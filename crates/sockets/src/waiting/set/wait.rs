@@ -349,10 +349,12 @@ fn leave<B: Below>(below: &B) {
             arm_for_sleepers(below, &mut m, i);
         }
     }
-    if any_listed(below)
-        && let Some(queue) = below.queue()
-    {
-        queue.wake();
+    if let Some(queue) = below.queue() {
+        // Their bell may have been taken here, by who asked the system's set: they are to be rung for again.
+        queue.words().fall_asleep();
+        if any_listed(below) {
+            queue.wake();
+        }
     }
 }
 

@@ -14,6 +14,11 @@ const LEVEL_IN: Interest = Interest {
     edge: false,
     once: false,
 };
+const EDGE_IN: Interest = Interest {
+    want: Ready::IN,
+    edge: true,
+    once: false,
+};
 const EDGES: Interest = Interest {
     want: Ready(Ready::IN.0 | Ready::OUT.0),
     edge: true,
@@ -155,6 +160,27 @@ fn a_sleeper_hears_of_what_another_thread_leaves() {
         // A level that the other was told of, and did not read, is this one's as well.
         assert_eq!(system.wait_while(&[&third]), [told(8, Ready::IN)]);
     }
+}
+
+/// A thread that asks the system's set may take the bell that was rung for one that sleeps there, and does not wake it.
+#[test]
+fn a_bell_that_another_thread_took_is_rung_again() {
+    let (one, two) = two_pairs();
+    let seats = [Seat::of(&one.server), Seat::of(&two.server)];
+    let system = System::poor(&one, false);
+    system.add(seats[0].side(7, EDGE_IN));
+    system.add(seats[1].side(8, EDGE_IN));
+    system.settle();
+    let second = || {
+        let sleeper = || system.queue.get().and_then(|q| q.words().sleeper());
+        two.client.send(b"x");
+        assert!(sleeper().is_none(), "it was rung for");
+        assert_eq!(system.wait(None), [told(8, Ready::IN)]);
+        two.server.recv(8);
+        assert!(sleeper().is_some(), "the next writer does not ring");
+        one.client.send(b"y");
+    };
+    assert_eq!(system.wait_while(&[&second]), [told(7, Ready::IN)]);
 }
 
 #[test]
