@@ -394,7 +394,116 @@ static void in_turns_client(SOCKET s)
     MUST(shutdown(s, SD_SEND));
 }
 
+/* Three threads wait at one port; each answer is taken by one of them, which asks again. */
+enum { ASKED = 300, WAITERS = 3, STOP = 99 };
+static struct {
+    SOCKET s;
+    HANDLE port;
+    OVERLAPPED in;
+    unsigned long long asked, answer;
+    LONG ended, strange;
+} shared;
+
+static void ask_again(void)
+{
+    WSABUF question = {sizeof shared.asked, (char *)&shared.asked}, answer = {sizeof shared.answer, (char *)&shared.answer};
+    DWORD flags = 0;
+    shared.asked++;
+    memset(&shared.in, 0, sizeof shared.in);
+    CHECK(WSARecv(shared.s, &answer, 1, NULL, &flags, &shared.in, NULL) == 0 || WSAGetLastError() == WSA_IO_PENDING);
+    CHECK(send(shared.s, question.buf, (int)question.len, 0) == (int)question.len);
+}
+
+static void wait_at_port(void *unused)
+{
+    UNUSED(unused);
+    for (;;) {
+        DWORD bytes;
+        ULONG_PTR key;
+        OVERLAPPED *of;
+        CHECK(GetQueuedCompletionStatus(shared.port, &bytes, &key, &of, INFINITE));
+        if (key == STOP)
+            break;
+        if (of != &shared.in || bytes != sizeof shared.answer || shared.answer != ~shared.asked)
+            InterlockedIncrement(&shared.strange);
+        if (shared.asked < ASKED)
+            ask_again();
+        else
+            for (int i = 0; i < WAITERS; i++)
+                CHECK(PostQueuedCompletionStatus(shared.port, 0, STOP, NULL));
+    }
+    InterlockedIncrement(&shared.ended);
+}
+
+static void port_threads_server(SOCKET s)
+{
+    for (int i = 0; i < ASKED; i++) {
+        unsigned long long number;
+        CHECK(recv(s, (char *)&number, sizeof number, MSG_WAITALL) == sizeof number);
+        number = ~number;
+        CHECK(send(s, (char *)&number, sizeof number, 0) == sizeof number);
+    }
+    meet();
+}
+static void port_threads_client(SOCKET s)
+{
+    HANDLE threads[WAITERS];
+    memset(&shared, 0, sizeof shared);
+    shared.s = s;
+    shared.port = CreateIoCompletionPort((HANDLE)s, NULL, 1, 0);
+    for (int i = 0; i < WAITERS; i++)
+        threads[i] = start_thread(wait_at_port, NULL);
+    ask_again();
+    for (int i = 0; i < WAITERS; i++) {
+        CHECK(WaitForSingleObject(threads[i], INFINITE) == WAIT_OBJECT_0);
+        CloseHandle(threads[i]);
+    }
+    say("%llu answers, %ld strange, %ld threads ended", shared.asked, shared.strange, shared.ended);
+    CloseHandle(shared.port);
+    meet();
+}
+
+/* A second handle of the port, several packets at a time, packets of the program's own among them. */
+static void port_ways_server(SOCKET s)
+{
+    hear();
+    send_text(s, "by the twin");
+    hear();
+    send_text(s, "abc");
+    meet();
+}
+static void port_ways_client(SOCKET s)
+{
+    char data[20] = "";
+    OVERLAPPED calls[3];
+    OVERLAPPED_ENTRY entries[8];
+    ULONG n = 0;
+    HANDLE twin = NULL, port = CreateIoCompletionPort((HANDLE)s, NULL, 7, 0);
+    memset(calls, 0, sizeof calls);
+    BOOL_CALL("DuplicateHandle", DuplicateHandle(GetCurrentProcess(), port, GetCurrentProcess(), &twin, 0, FALSE, DUPLICATE_SAME_ACCESS));
+    CALL("WSARecv", post_recv(s, &calls[0], data, 20, NULL));
+    tell(0);
+    say_packet("by the twin", twin, &calls[0]);
+    say("%s", data);
+    for (int i = 0; i < 3; i++)
+        CALL("WSARecv", post_recv(s, &calls[i], data + i, 1, NULL));
+    BOOL_CALL("PostQueuedCompletionStatus", PostQueuedCompletionStatus(port, 5, 6, NULL));
+    say_packet("its own", port, NULL);
+    tell(0);
+    for (ULONG got = 0; got < 3; got += n) {
+        CHECK(GetQueuedCompletionStatusEx(port, entries, COUNT(entries), &n, LATE_MS, got != 0) && n <= 3 - got);
+        for (ULONG i = 0; i < n; i++)
+            say("packet: %lu bytes, key %d, call %d", entries[i].dwNumberOfBytesTransferred, (int)entries[i].lpCompletionKey,
+                (int)(entries[i].lpOverlapped - calls));
+    }
+    BOOL_CALL("GetQueuedCompletionStatusEx of nothing", GetQueuedCompletionStatusEx(port, entries, COUNT(entries), &n, 0, FALSE));
+    CloseHandle(twin);
+    CloseHandle(port);
+    meet();
+}
+
 const struct test_case overlapped_cases[] = {
     CASE(by_event), CASE(at_once), CASE(in_line),       CASE(by_port),       CASE(by_routine), CASE(zero_bytes),
-    CASE(cancel),   CASE(close_pending), CASE(reset_pending), CASE(port_bulk), CASE(in_turns),   END_OF_CASES,
+    CASE(cancel),   CASE(close_pending), CASE(reset_pending), CASE(port_bulk), CASE(in_turns),   CASE(port_threads),
+    CASE(port_ways), END_OF_CASES,
 };

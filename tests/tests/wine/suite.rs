@@ -392,6 +392,8 @@ themes! {
         posted reset_pending;
         posted port_bulk;
         posted in_turns;
+        posted port_threads;
+        posted port_ways;
     }
     skip {
         posted skip_calls;
