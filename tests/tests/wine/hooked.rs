@@ -27,10 +27,7 @@ fn a_place_is_found_always() {
         let (carried, report) = run(Mode::Carried, how);
         assert_eq!(carried, plain, "{how}");
         assert_eq!(report.reasons.get("no-hooks"), None, "{how}: {report:?}");
-        assert!(
-            report.reasons.contains_key("overlapped"),
-            "{how}: {report:?}"
-        );
+        assert!(report.connections.seen > 0, "{how}: {report:?}");
     }
 }
 
