@@ -176,6 +176,8 @@ twins! {
         pair exit_unread: PROMOTED;
         pair linger_zero: PROMOTED;
         pair linger_time: Carried(3 * MIB - 64 * KIB);
+        pair linger_in_vain: Carried(200 * KIB);
+        pair linger_in_time: Carried(200 * KIB);
         pair to_nobody: PROMOTED;
         pair killed_by_pipe: PROMOTED;
         pair blocked_writer: PROMOTED;
