@@ -192,6 +192,16 @@ twins! {
         pair shut_after_reset: PROMOTED;
         pair killed_unread: PROMOTED;
     }
+    full {
+        raw poll_out: Carried(MIB);
+        raw poll_all: Carried(MIB);
+        raw select_out: Carried(MIB);
+        raw select_both: Carried(MIB);
+        raw epoll_out: Carried(MIB);
+        raw epoll_all: Carried(MIB);
+        raw edge_out: Carried(MIB);
+        raw edge_all: Carried(MIB);
+    }
     share {
         pair duplicates: PROMOTED;
         pair numbers: PROMOTED;

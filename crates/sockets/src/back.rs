@@ -135,6 +135,9 @@ impl Conn {
                 }
                 Err(Fault::WouldBlock | Fault::Interrupted) => break,
                 Err(f) => {
+                    if matches!(f, Fault::Reset | Fault::Pipe) {
+                        end.set(flag::UNMOVED);
+                    }
                     self.kernel_fault(f);
                     tx.all_moved();
                     end.resend.store(0, Relaxed);
