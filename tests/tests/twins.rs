@@ -195,11 +195,8 @@ twins! {
     full {
         raw poll_out: Carried(MIB);
         raw poll_all: Carried(MIB);
-        raw select_out: Carried(MIB);
         raw select_both: Carried(MIB);
         raw epoll_out: Carried(MIB);
-        raw epoll_all: Carried(MIB);
-        raw edge_out: Carried(MIB);
         raw edge_all: Carried(MIB);
     }
     share {
