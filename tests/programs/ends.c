@@ -191,6 +191,64 @@ static void linger_time_client(int fd)
     CALL("close", close(fd));
 }
 
+/* As much as goes, whatever buffers there are: until a send that may wait a while has sent nothing. */
+static size_t fill(int fd)
+{
+    static char piece[64 * KIB];
+    struct timeval patience = {0, 400000};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience));
+    size_t total = 0;
+    ssize_t sent;
+    while ((sent = send(fd, piece, sizeof piece, 0)) > 0)
+        total += (size_t)sent;
+    CHECK(sent < 0 && errno == EAGAIN);
+    return total;
+}
+static double seconds(void)
+{
+    struct timespec now;
+    MUST(clock_gettime(CLOCK_MONOTONIC, &now));
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* SO_LINGER with all buffers full, and a peer that does not read until close is over: it waits so long and no longer; or that reads
+ * as soon as it hears of it. */
+static void linger_in_vain_server(int fd)
+{
+    static char piece[64 * KIB];
+    uint64_t total = hear(), length = 0;
+    CHECK(hear() == 1);
+    ssize_t got;
+    while ((got = read(fd, piece, sizeof piece)) > 0)
+        length += (size_t)got;
+    say("%s", got == 0 && length == total ? "all, then the end" : got < 0 ? strerrorname_np(errno) : "not all, and the end");
+}
+static void linger_in_vain_client(int fd)
+{
+    struct linger linger = {1, 1};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    tell(fill(fd));
+    double start = seconds();
+    CALL("close", close(fd));
+    double took = seconds() - start;
+    say("it waited: %s", took < 0.9 ? "no" : took < 5 ? "as long as it may" : "longer");
+    tell(1);
+}
+static void linger_in_time_server(int fd)
+{
+    linger_in_vain_server(fd);
+}
+static void linger_in_time_client(int fd)
+{
+    struct linger linger = {1, 15};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    tell(fill(fd));
+    tell(1);
+    double start = seconds();
+    CALL("close", close(fd));
+    say("it waited: %s", seconds() - start < 10 ? "until all was taken" : "too long");
+}
+
 /* Writing to somebody who closed: the first write is taken, then the connection is broken. */
 static void to_nobody_server(int fd)
 {
@@ -509,6 +567,7 @@ static void killed_unread_client(int fd)
 const struct test_case cases[] = {
     CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
+    CASE(linger_in_vain), CASE(linger_in_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
     CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep),
     CASE(reset_at_once), CASE(shut_after_reset), CASE(killed_unread),    END_OF_CASES,

@@ -9,10 +9,12 @@
 //! - [`twin`]: the same case natively and under the front, with equal transcripts
 //! - [`fuzz`]: random call sequences in batches, natively and under the front
 //! - [`wine`]: the Wine prefixes, and Windows programs in them on Wine's own Winsock or on ours
+//! - [`other_user`]: running programs that refuse to be root's
 //! - [`world`]: real servers and clients (redis, nginx, ...), likewise twice
 
 pub mod front;
 pub mod fuzz;
+pub mod other_user;
 pub mod pair;
 pub mod paths;
 pub mod process;

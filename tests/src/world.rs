@@ -1,7 +1,7 @@
 //! Real servers and clients, run twice: natively and under the front. A scenario starts what it needs in a [`World`] and
 //! gives its answers back as text; both texts must be equal, and the counters must show the path.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::front::{Front, Report, read_report, sum};
+use crate::other_user::OtherUser;
 use crate::pair::tails;
 use crate::paths::{self, Scratch};
 use crate::process::{Ended, Started};
@@ -27,6 +28,7 @@ pub struct World {
     pub scratch: Scratch,
     front: Option<Front>,
     reports: RefCell<Vec<PathBuf>>,
+    user: OnceCell<OtherUser>,
 }
 
 /// Runs `scenario` natively and under the front and compares the answers. Returns the sum of all reports.
@@ -58,7 +60,23 @@ impl World {
             scratch: Scratch::new(),
             front,
             reports: RefCell::default(),
+            user: OnceCell::new(),
         }
+    }
+
+    /// From now on, programs of this world run as the user `name`: for those that refuse to be root's. Nothing, if it isn't root
+    /// who asks.
+    pub fn serve_as(&self, name: &str) {
+        if rustix::process::geteuid().is_root() {
+            let node = self.front.as_ref().map(Front::node);
+            let user = OtherUser::new(name, self.scratch.path(), node);
+            assert!(self.user.set(user).is_ok(), "one other user for a world");
+        }
+    }
+
+    /// What the latest program, which has ended, reported; `None` in a world without a front.
+    pub fn last_report(&self) -> Option<Report> {
+        self.reports.borrow().last().map(|file| read_report(file))
     }
 
     /// The sum of the reports of all that ran under the front; all must have ended.
@@ -95,6 +113,13 @@ impl World {
         command
     }
 
+    /// A command of a shell script; `arguments` are its `$1` and so on.
+    pub fn shell(&self, script: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command("sh", "dash", &["-c", script, "sh"]);
+        command.args(arguments);
+        command
+    }
+
     /// Starts a command, under the front if this world has one.
     pub fn start(&self, command: Command, piped: bool) -> Started {
         let name = Path::new(command.get_program())
@@ -111,6 +136,9 @@ impl World {
                 wrapped
             }
         };
+        if let Some(user) = self.user.get() {
+            command = user.command(&command);
+        }
         command.stdin(if piped { Stdio::piped() } else { Stdio::null() });
         Started::new(&name, self.scratch.path(), command)
     }

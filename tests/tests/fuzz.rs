@@ -67,6 +67,7 @@ const REGRESSIONS: &[(Side, u64)] = &[
     (Side::Carried, 866432641749),
     (Side::Tight, 867864206254),
     (Side::AtOnce, 877323152307),
+    (Side::Carried, 890763294414),
 ];
 
 const SIDES: [Side; 8] = {

@@ -176,6 +176,8 @@ twins! {
         pair exit_unread: PROMOTED;
         pair linger_zero: PROMOTED;
         pair linger_time: Carried(3 * MIB - 64 * KIB);
+        pair linger_in_vain: Carried(200 * KIB);
+        pair linger_in_time: Carried(200 * KIB);
         pair to_nobody: PROMOTED;
         pair killed_by_pipe: PROMOTED;
         pair blocked_writer: PROMOTED;
@@ -189,6 +191,13 @@ twins! {
         pair reset_at_once: PROMOTED;
         pair shut_after_reset: PROMOTED;
         pair killed_unread: PROMOTED;
+    }
+    full {
+        raw poll_out: Carried(MIB);
+        raw poll_all: Carried(MIB);
+        raw select_both: Carried(MIB);
+        raw epoll_out: Carried(MIB);
+        raw edge_all: Carried(MIB);
     }
     share {
         pair duplicates: PROMOTED;

@@ -280,6 +280,69 @@ const NEEDS: &[Need] = &[
     ),
     need(
         Purpose::Test,
+        "bash",
+        "bash",
+        "a shell that connects, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "systemd-socket-activate",
+        "systemd",
+        "starts programs on connections, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "rsync",
+        "rsync",
+        "a daemon that forks, run as a twin",
+    )
+    .with_service("rsync"),
+    need(
+        Purpose::Test,
+        "/usr/sbin/sshd",
+        "openssh-server",
+        "a daemon that executes itself anew, run as a twin",
+    )
+    .with_service("ssh"),
+    need(Purpose::Test, "scp", "openssh-client", "client for it"),
+    need(
+        Purpose::Test,
+        "node",
+        "nodejs",
+        "a cluster of processes, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "gunicorn",
+        "gunicorn",
+        "a server whose processes accept in turn, run as a twin",
+    ),
+    need(
+        Purpose::Test,
+        "/usr/sbin/php-fpm8.2",
+        "php-fpm",
+        "another, behind nginx",
+    )
+    .or(&[
+        "/usr/sbin/php-fpm8.3",
+        "/usr/sbin/php-fpm8.4",
+        "/usr/sbin/php-fpm8.5",
+    ])
+    .with_service("php8.2-fpm"),
+    need(
+        Purpose::Test,
+        "/usr/lib/postgresql/15/bin/postgres",
+        "postgresql",
+        "a process per connection, run as a twin",
+    )
+    .or(&[
+        "/usr/lib/postgresql/16/bin/postgres",
+        "/usr/lib/postgresql/17/bin/postgres",
+        "/usr/lib/postgresql/18/bin/postgres",
+    ])
+    .with_service("postgresql"),
+    need(
+        Purpose::Test,
         "python3",
         "python3",
         "socket programs of an interpreter, run as twins",

@@ -78,6 +78,8 @@ pub mod flag {
     pub const GIVEN: u32 = 524_288;
     /// Something was sent to a peer that had shut both ways: what follows is refused.
     pub const UNHEARD: u32 = 1_048_576;
+    /// What the peer had not read could not be moved to the stream, for it was gone: a reset, though the stream may not say so.
+    pub const UNMOVED: u32 = 2_097_152;
     /// Both halves were shut, and the kernel's as well.
     pub const CLOSED_BOTH: u32 = 8192;
     /// Somebody of this node listened at the peer's address when we connected.

@@ -135,6 +135,9 @@ impl Conn {
                 }
                 Err(Fault::WouldBlock | Fault::Interrupted) => break,
                 Err(f) => {
+                    if matches!(f, Fault::Reset | Fault::Pipe) {
+                        end.set(flag::UNMOVED);
+                    }
                     self.kernel_fault(f);
                     tx.all_moved();
                     end.resend.store(0, Relaxed);
@@ -547,6 +550,13 @@ impl Conn {
         }
     }
 
+    /// Has somebody read the stream past us, as stdio does? Where it broke off can't be told then. The kernel counts its end as a byte.
+    fn is_read_past_us(&self, k: &impl Kernel) -> bool {
+        let ours = self.end.tcp_rx.load(Relaxed);
+        k.positions()
+            .is_some_and(|(_, read)| read.saturating_sub(ours) > 1)
+    }
+
     /// The peer died in the middle of moving its unread bytes to TCP, and the stream is at its end: the rest is read from
     /// the ring. True: the path has changed.
     #[cold]
@@ -565,10 +575,12 @@ impl Conn {
         let from = match (end.rx_path(), rx.down_at(passed)) {
             // It had not said yet where the stream goes on, or its last bells never came.
             (Path::Ring, _) => rx.position(),
-            (Path::Tcp, None) if passed > 0 => match self.not_moved(rx, end.tcp_rx.load(Relaxed)) {
-                Some(from) => from,
-                None => return false,
-            },
+            (Path::Tcp, None) if passed > 0 && !self.is_read_past_us(k) => {
+                match self.not_moved(rx, end.tcp_rx.load(Relaxed)) {
+                    Some(from) => from,
+                    None => return false,
+                }
+            }
             _ => return false,
         };
         if rx.published().wrapping_sub(from) > rx.bytes.capacity() {

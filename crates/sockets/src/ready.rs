@@ -128,10 +128,10 @@ impl Conn {
     }
 
     /// Did the peer reset the connection, as far as the kernel has told?
-    fn is_reset(&self, segment: &gm::Segment) -> bool {
+    pub(crate) fn is_reset(&self, segment: &gm::Segment) -> bool {
         let ended = self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
         let aborted = segment.rx().flags() & layout::RESET != 0 || self.died_unread(segment);
-        ended && aborted || self.end.has(flag::CORRUPT)
+        ended && aborted || self.end.has(flag::CORRUPT | flag::UNMOVED)
     }
 
     /// As [`Conn::is_reset`]; the kernel is asked.

@@ -337,7 +337,7 @@ impl Conn {
         let aborted = rx.flags() & layout::RESET != 0;
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
         // our sending ring were unread.
-        let died_unread = self.died_unread(self.rings()?);
+        let died_unread = self.died_unread(self.rings()?) || end.has(flag::UNMOVED);
         // The stream broke with bytes on it that the ring still had; what followed them is lost. Or somebody wrote on it past us.
         let broke = end.has(flag::TAKEN_BACK) && end.has(flag::RESET_DUE) || end.has(flag::CORRUPT);
         if (aborted || died_unread || broke) && !end.has(flag::RESET_TOLD) {
@@ -536,7 +536,7 @@ impl Conn {
             // Bytes before the ring's were lost with the kernel's stream: no clean end.
             return Err(self.corrupt());
         }
-        let due = self.end.has(flag::RESET_DUE) && !rx.finished();
+        let due = self.end.has(flag::RESET_DUE) && !rx.finished() || self.end.has(flag::UNMOVED);
         if said.is_err() || (self.peer_aborted() || due) && !told {
             // Somebody else may have taken the error off the socket.
             self.end.set(flag::RESET_TOLD);

@@ -119,7 +119,7 @@ impl Conn {
             if has_shut_both_ways(segment) {
                 self.send_unheard()?;
             }
-            if self.stays_on_ring(k, segment, tx, bufs) {
+            if self.stays_on_ring(k, segment, tx, bufs)? {
                 let n = tx
                     .write(&self.write_cache, bufs, skip)
                     .map_err(|Corrupt| self.corrupt())?;
@@ -186,13 +186,14 @@ impl Conn {
         segment: &Segment,
         tx: Tx<'_>,
         bufs: &[IoSlice<'_>],
-    ) -> bool {
+    ) -> Result<bool, Fault> {
         let end = self.end;
         // An end of the stream that was seen while the peer's own sending was on the ring: it closed, or died.
         let gone = end.has(flag::KERNEL_EOF) && segment.rx().writer_is_on_ring();
         if tx.asks() != 0 || end.has(flag::KERNEL_DEAD) || gone {
+            self.meet_reset(k, segment)?;
             self.switch_down(k, tx, None);
-            return false;
+            return Ok(false);
         }
         let position = tx.position() as usize;
         let grown = self.grown.load(Relaxed);
@@ -202,7 +203,7 @@ impl Conn {
                 Ok(g) => self.grown.store(g, Relaxed),
                 Err(_) => {
                     self.switch_down(k, tx, Some(Reason::NoMemory));
-                    return false;
+                    return Ok(false);
                 }
             }
         }
@@ -215,10 +216,26 @@ impl Conn {
             let answered = unchecked == AFTER_A_BELL && !tx.bell_under_way();
             if !answered && self.peer_is_gone(k) {
                 self.switch_down(k, tx, None);
-                return false;
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
+    }
+
+    /// What a peer that is known to be gone left unread is a reset, as poll and read say. The stream may not know of it: a peer
+    /// that was killed had read all there was on it.
+    #[cold]
+    fn meet_reset(&self, k: &impl Kernel, segment: &Segment) -> Result<(), Fault> {
+        if !self.is_reset(segment) {
+            return Ok(());
+        }
+        if self.end.has(flag::RESET_TOLD) {
+            return Err(Fault::Pipe);
+        }
+        self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
+        // The kernel's own error is told with this one.
+        k.take_error();
+        Err(Fault::Reset)
     }
 
     pub(crate) fn peer_is_gone(&self, k: &impl Kernel) -> bool {
@@ -239,7 +256,8 @@ impl Conn {
         bufs: &[IoSlice<'_>],
         skip: usize,
     ) -> Result<Put, Fault> {
-        if self.end.has(flag::RESET_DUE) && !self.end.has(flag::RESET_TOLD) {
+        let due = self.end.has(flag::RESET_DUE | flag::UNMOVED);
+        if due && !self.end.has(flag::RESET_TOLD) {
             self.end.set(flag::RESET_TOLD);
             return Err(Fault::Reset);
         }

@@ -3,9 +3,14 @@
 //! Both sides run under `sgm run`; servers are awaited by asking the kernel who listens, and always end with the test.
 
 mod bulk;
+mod inherited;
 mod nginx;
+mod postgres;
+mod prefork;
 mod python;
 mod redis;
+mod ssh;
+mod upgrade;
 
 use sgm_tests::front::Report;
 
@@ -20,4 +25,10 @@ fn assert_carried(report: &Report, least: u64) {
         report.carried.rx_bytes <= report.carried.tx_bytes,
         "more came out of the rings than went in: {report:?}"
     );
+}
+
+/// The connection lay on descriptor 0, 1 or 2, so it was TCP's; and the front was there.
+fn assert_on_stdio(report: &Report) {
+    let stdio = report.reasons.get("stdio").copied().unwrap_or(0);
+    assert!(stdio > 0, "{report:?}");
 }

@@ -7,7 +7,8 @@ use sgm_tests::world::{Server, World, free_port, same_content, twice};
 
 use crate::assert_carried;
 
-fn serve(world: &World, port: u16, extra: &str) -> Server {
+/// Writes the settings of a server on `port`, and returns the arguments that name them.
+pub fn configure(world: &World, port: u16, extra: &str) -> [String; 4] {
     let root = world.scratch.path().display();
     // `user root`: the workers stay in the test's trust domain when the test runs as root (else the line is ignored).
     let configuration = format!(
@@ -19,15 +20,14 @@ fn serve(world: &World, port: u16, extra: &str) -> Server {
     );
     fs::write(world.path("nginx.conf"), configuration).unwrap();
     let file = world.path("nginx.conf");
-    let prefix = world.scratch.path();
-    world.serve(
-        world.command(
-            "nginx",
-            "nginx-light",
-            &["-p", prefix.to_str().unwrap(), "-c", file.to_str().unwrap()],
-        ),
-        port,
-    )
+    let words = ["-p", &root.to_string(), "-c", file.to_str().unwrap()];
+    words.map(str::to_string)
+}
+
+pub fn serve(world: &World, port: u16, extra: &str) -> Server {
+    let arguments = configure(world, port, extra);
+    let arguments = arguments.each_ref().map(String::as_str);
+    world.serve(world.command("nginx", "nginx-light", &arguments), port)
 }
 
 #[test]
