@@ -183,7 +183,11 @@ pub unsafe fn each_passed(msg: *const libc::msghdr, mut f: impl FnMut(c_int)) {
         return;
     };
     // More is refused unread.
-    let mut left = if m.msg_controllen > c_int::MAX as usize { 0 } else { m.msg_controllen };
+    let mut left = if m.msg_controllen > c_int::MAX as usize {
+        0
+    } else {
+        m.msg_controllen
+    };
     let mut at = m.msg_control.cast_const().cast::<u8>();
     // SAFETY: within the caller's control buffer, by its length and by what is checked of each header.
     unsafe {

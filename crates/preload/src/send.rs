@@ -258,9 +258,21 @@ unsafe fn control_fails(fd: c_int, header: &msghdr) -> bool {
     empty.msg_iovlen = 0;
     let saved = crate::errno();
     // SAFETY: the caller's header, without its buffers.
-    let r = unsafe { real::sendmsg(fd, &raw const empty, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    let r = unsafe {
+        real::sendmsg(
+            fd,
+            &raw const empty,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
     // The peer's end is the engine's to tell.
-    const WRONG: [c_int; 5] = [libc::EINVAL, libc::EFAULT, libc::ENOBUFS, libc::EPERM, libc::ENOMEM];
+    const WRONG: [c_int; 5] = [
+        libc::EINVAL,
+        libc::EFAULT,
+        libc::ENOBUFS,
+        libc::EPERM,
+        libc::ENOMEM,
+    ];
     let fails = r < 0 && WRONG.contains(&crate::errno());
     if !fails {
         crate::set_errno(saved);
