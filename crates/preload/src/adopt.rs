@@ -193,7 +193,7 @@ pub unsafe fn each_passed(msg: *const libc::msghdr, mut f: impl FnMut(c_int)) {
     unsafe {
         while !at.is_null() && left >= size_of::<libc::cmsghdr>() {
             let head = at.cast::<libc::cmsghdr>().read_unaligned();
-            let whole = head.cmsg_len as usize;
+            let whole = head.cmsg_len;
             if !(size_of::<libc::cmsghdr>()..=left).contains(&whole) {
                 return;
             }
