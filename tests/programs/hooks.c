@@ -88,6 +88,7 @@ static int any_flags(void)
 }
 
 static int chosen;
+static void *volatile bad = (void *)16; /* The compiler need not know. */
 static long step(const char **name)
 {
     int fd = chosen = any_fd(), other = any_fd();
@@ -96,6 +97,13 @@ static long step(const char **name)
     if (message.msg_iovlen > 2)
         message.msg_iov = piece;
     struct mmsghdr many[2] = {{.msg_hdr = {.msg_iov = piece, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = piece, .msg_iovlen = 2}}};
+    struct {
+        struct cmsghdr head;
+        int data[4];
+    } control = {{ONE_OF(0, 1, CMSG_LEN(4), CMSG_LEN(16), 1 << 20, -1), ONE_OF(SOL_SOCKET, IPPROTO_TCP), ONE_OF(SCM_RIGHTS, SCM_CREDENTIALS, SO_MARK, 9999)}, {-1, CLOSED, INT_MAX, INT_MIN}};
+    struct msghdr with_control = {.msg_iov = piece, .msg_iovlen = 2, .msg_control = pick(8) ? &control : NULL, .msg_controllen = ONE_OF(0, 1, 16, 20, 32, 32, 32, -1)};
+    struct sockaddr_storage named = {0};
+    struct msghdr with_name = {.msg_iov = piece, .msg_iovlen = 2, .msg_name = pick(4) ? &named : NULL, .msg_namelen = ONE_OF(0, 2, 16, 128, 1000, -1, INT_MIN)};
     int count = ONE_OF(0, 1, 2, 2, -1, 1025, INT_MIN);
     struct timespec time = {ONE_OF(0, 0, -1), ONE_OF(0, 1000, 1000000000, -1)};
     struct timeval interval = {ONE_OF(0, 0, -1), ONE_OF(0, 1000, -1)};
@@ -116,7 +124,7 @@ static long step(const char **name)
 #define SET_OR_NULL(i) (pick(2) ? &sets[i] : NULL)
     if (connected(fd) && (unsigned)count > 2 && count > 0)
         count = 2000;
-    switch (pick(46)) {
+    switch (pick(57)) {
 #define DO(n, call) *name = n; return call
     case 0: DO("read", read(fd, any_buffer(fd), any_size() & (connected(fd) ? -1 : 1023)));
     case 1: DO("recv", recv(fd, any_buffer(fd), small_size(), any_flags()));
@@ -149,6 +157,16 @@ static long step(const char **name)
         DO("dup", number < 0 ? -1 : 0);
     case 25: DO("dup2", dup2(fd, ONE_OF(fd, -1, 1 << 21, INT_MAX)));
     case 26: DO("dup3", dup3(fd, ONE_OF(1 << 21, fd, -1), ONE_OF(0, O_CLOEXEC, -1)));
+    case 46: DO("dup2 of nothing", dup2(ONE_OF(-1, CLOSED, INT_MAX, INT_MIN), other));
+    case 47: DO("dup3, odd", dup3(fd, other, ONE_OF(1, -1, O_NONBLOCK)));
+    case 48: DO("close_range, odd", close_range(ONE_OF(FIRST, 3, 0), ONE_OF(END, -1), ONE_OF(1, 8, 64, -1, 1 << 31)));
+    case 51: DO("sendmsg, control", sendmsg(fd, &with_control, MSG_NOSIGNAL));
+    case 52: DO("recvmsg, name", recvmsg(fd, &with_name, MSG_DONTWAIT));
+    case 53: DO("sendmsg, name", sendmsg(fd, &with_name, MSG_NOSIGNAL));
+    /* What is no TCP socket has nothing to do with us, wherever a pointer leads. */
+    case 54: DO("readv, bad", readv(ONE_OF(UDP, UNIX_A, PIPE_R, SET, CLOSED, -1), bad, 1));
+    case 55: DO("recvmsg, bad", recvmsg(ONE_OF(UDP, UNIX_A, PIPE_R, CLOSED, -1), bad, MSG_DONTWAIT));
+    case 56: DO("recvmmsg, bad", recvmmsg(ONE_OF(UDP, UNIX_A, PIPE_R, CLOSED, -1), pick(2) ? many : bad, 1, MSG_DONTWAIT, bad));
     case 27: number = fcntl(fd, ONE_OF(F_DUPFD, F_DUPFD_CLOEXEC), ONE_OF(100, -1, 1 << 21));
         if (number >= 0)
             close(number);

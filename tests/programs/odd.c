@@ -299,7 +299,41 @@ static void small_stack_client(int fd)
     meet();
 }
 
+/* What the kernel refuses closes nothing, and -1 is a number as any other. */
+static void refused_server(int fd)
+{
+    char *volatile none[] = {NULL};
+    char byte = 'x';
+    CALL("dup2 of -1", dup2(-1, fd));
+    CALL("dup3, flags", dup3(STDERR_FILENO, fd, O_NONBLOCK));
+    CALL("close_range, flags", close_range(fd, fd, 64));
+    CALL("close_range, flags and all", close_range(3, ~0u, 1));
+    CALL("fexecve of -1", fexecve(-1, (char **)none, (char **)none));
+    CALL("execveat at -1", execveat(-1, "nothing", (char **)none, (char **)none, 0));
+    struct iovec piece = {&byte, 1};
+    struct cmsghdr header = {.cmsg_len = minus_one, .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &header, .msg_controllen = sizeof header};
+    CALL("sendmsg, header of all memory", sendmsg(fd, &message, 0));
+    header.cmsg_len = 0;
+    CALL("sendmsg, header of nothing", sendmsg(fd, &message, 0));
+    message.msg_control = nothing_there;
+    CALL("sendmsg, no control data", sendmsg(fd, &message, 0));
+    struct sockaddr_storage name = {0};
+    message = (struct msghdr){.msg_iov = &piece, .msg_iovlen = 1, .msg_name = &name, .msg_namelen = -1};
+    CALL("sendmsg, negative name", sendmsg(fd, &message, 0));
+    CALL("recvmsg, negative name", recvmsg(fd, &message, MSG_DONTWAIT));
+    send_text(fd, "still here");
+    meet();
+}
+static void refused_client(int fd)
+{
+    char text[16] = "";
+    CHECK(read_full(fd, text, 10) == 10);
+    say("%s", text);
+    meet();
+}
+
 const struct test_case cases[] = {
     CASE(lengths), CASE(wide_select), CASE(careless_select), CASE(long_poll), CASE(pipes), CASE(leftovers),
-    CASE(small_stack), END_OF_CASES,
+    CASE(small_stack), CASE(refused), END_OF_CASES,
 };

@@ -205,8 +205,9 @@ static void poll_full_client(int fd)
         ssize_t n = write(fd, buffer, sizeof buffer);
         if (n > 0)
             out.offset += n;
+        /* Longer than a full ring is waited for: then it is full on every way there is, and stays so. */
         struct pollfd entry = {.fd = fd, .events = POLLOUT};
-        if (n < 0 && poll(&entry, 1, 20) == 0)
+        if (n < 0 && poll(&entry, 1, 300) == 0)
             break;
     }
     poll_one("full", fd, POLLOUT | POLLIN, 0);

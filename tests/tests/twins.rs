@@ -239,6 +239,7 @@ twins! {
         pair pipes: PROMOTED;
         pair leftovers: PROMOTED;
         pair small_stack: Carried(200_000);
+        pair refused: PROMOTED;
     }
     raw {
         pair read_write: Carried(3 * MIB);

@@ -110,7 +110,7 @@ fn each_open_by_poll(least: c_int, mut f: impl FnMut(c_int)) {
 
 fn borrowed(fd: c_int) -> BorrowedFd<'static> {
     // SAFETY: whoever calls has the descriptor; if it is closed meanwhile, the kernel says EBADF.
-    unsafe { BorrowedFd::borrow_raw(fd) }
+    unsafe { crate::kernel::borrow(fd) }
 }
 
 /// Is this a TCP socket over IP?
@@ -172,27 +172,39 @@ pub unsafe fn received(msg: *const libc::msghdr, peeked: bool) {
     crate::set_errno(saved);
 }
 
-/// The descriptors in a message's control data.
+/// The descriptors in a message's control data, as far as the kernel would go on reading it.
 ///
 /// # Safety
 /// `msg` as for sendmsg.
 #[inline]
 pub unsafe fn each_passed(msg: *const libc::msghdr, mut f: impl FnMut(c_int)) {
-    // SAFETY: the CMSG macros walk the caller's control buffer within its length.
+    // SAFETY: null or the caller's header.
+    let Some(m) = (unsafe { msg.as_ref() }) else {
+        return;
+    };
+    // More is refused unread.
+    let mut left = if m.msg_controllen > c_int::MAX as usize {
+        0
+    } else {
+        m.msg_controllen
+    };
+    let mut at = m.msg_control.cast_const().cast::<u8>();
+    // SAFETY: within the caller's control buffer, by its length and by what is checked of each header.
     unsafe {
-        if msg.is_null() || (*msg).msg_control.is_null() || (*msg).msg_controllen == 0 {
-            return;
-        }
-        let mut c = libc::CMSG_FIRSTHDR(msg);
-        while !c.is_null() {
-            if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
-                let data = libc::CMSG_DATA(c).cast::<c_int>();
-                let bytes = ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
-                for i in 0..bytes / size_of::<c_int>() {
+        while !at.is_null() && left >= size_of::<libc::cmsghdr>() {
+            let head = at.cast::<libc::cmsghdr>().read_unaligned();
+            let whole = head.cmsg_len;
+            if !(size_of::<libc::cmsghdr>()..=left).contains(&whole) {
+                return;
+            }
+            if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
+                let data = at.add(libc::CMSG_LEN(0) as usize).cast::<c_int>();
+                for i in 0..(whole - libc::CMSG_LEN(0) as usize) / size_of::<c_int>() {
                     f(data.add(i).read_unaligned());
                 }
             }
-            c = libc::CMSG_NXTHDR(msg, c);
+            let step = whole.next_multiple_of(size_of::<usize>()).min(left);
+            (at, left) = (at.add(step), left - step);
         }
     }
 }

@@ -112,7 +112,9 @@ fn is_peer(socket: Fd, inside: &Inside) -> bool {
 }
 
 /// The peer is gone, and what it left is in the ring alone. Another connection, within this process, takes the place of its:
-/// it has those bytes, and then the end. `None`: that can't be done.
+/// it has those bytes, and then the end. `None`: that can't be done. Its buffers are not on the stack of whoever needs none.
+#[cold]
+#[inline(never)]
 fn substitute(inside: &Inside) -> Option<()> {
     let (fresh, source) = loopback_pair().ok()?;
     let guest = vfork::is_guest(inside.ctx());

@@ -39,8 +39,19 @@ impl Fd {
 
     fn get(&self) -> BorrowedFd<'_> {
         // SAFETY: the hook's caller passed it, or it is kept open for its sake.
-        unsafe { BorrowedFd::borrow_raw(self.now()) }
+        unsafe { borrow(self.now()) }
     }
+}
+
+/// A number that a caller passed, for a system call. -1 is not of this type; of another that can't be open the kernel says the
+/// same.
+///
+/// # Safety
+/// As `BorrowedFd::borrow_raw`; but it may be closed, for the kernel to say so.
+pub unsafe fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
+    const CLOSED: RawFd = -2;
+    // SAFETY: by the caller.
+    unsafe { BorrowedFd::borrow_raw(if number == -1 { CLOSED } else { number }) }
 }
 
 /// Is this a descriptor of the process?

@@ -213,9 +213,12 @@ unsafe fn receive_many(
     n: usize,
     plain: impl Fn() -> ssize_t,
 ) -> ssize_t {
+    if !crate::fds::is_tracked(fd) {
+        return plain();
+    }
     // SAFETY: by the caller.
     let nothing = iov.is_null() || (0..n).all(|i| unsafe { (*iov.add(i)).iov_len } == 0);
-    if nothing && crate::fds::is_tracked(fd) {
+    if nothing {
         // As read(2), it never waits then.
         return plain();
     }
@@ -254,13 +257,22 @@ with_flags!(receive_many: preadv2, preadv64v2);
 /// As recvmsg(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+    if !crate::fds::is_tracked(fd) {
+        // SAFETY: the caller's arguments, unchanged.
+        let n = unsafe { real::recvmsg(fd, msg, flags) };
+        if n >= 0 {
+            // SAFETY: the caller's header, as the kernel left it.
+            unsafe { crate::adopt::received(msg, flags & libc::MSG_PEEK != 0) };
+        }
+        return n;
+    }
     // SAFETY: null or the caller's header.
-    let count = unsafe { msg.as_ref() }.map_or(usize::MAX, |m| m.msg_iovlen);
+    let sound = unsafe { msg.as_ref() }.filter(|m| !crate::send::refused(m));
     // The sign of the flags (MSG_CMSG_COMPAT) is the kernel's own.
-    if count > IOV_MAX as usize || flags < 0 {
+    let Some(count) = sound.filter(|_| flags >= 0).map(|m| m.msg_iovlen) else {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::recvmsg(fd, msg, flags) };
-    }
+    };
     let room = if flags & libc::MSG_TRUNC != 0 {
         // SAFETY: the caller's header and its array.
         unsafe { Buffers::many((*msg).msg_iov, count, ANY) }.map_or(0, |b| b.bytes())
@@ -307,8 +319,8 @@ pub unsafe extern "C-unwind" fn recvmmsg(
     timeout: *mut timespec,
 ) -> c_int {
     // SAFETY: null or the caller's time-out.
-    let sound = !msgs.is_null() && flags >= 0 && unsafe { crate::time::is_time(timeout) };
-    if !crate::fds::is_tracked(fd) || !sound {
+    let sound = || !msgs.is_null() && flags >= 0 && unsafe { crate::time::is_time(timeout) };
+    if !crate::fds::is_tracked(fd) || !sound() {
         // SAFETY: the caller's arguments, unchanged.
         let r = unsafe { real::recvmmsg(fd, msgs, n, flags, timeout) };
         for i in 0..usize::try_from(r).unwrap_or(0) {

@@ -212,9 +212,14 @@ with_flags!(transmit_many: pwritev2, pwritev64v2);
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: null or the caller's header.
-    if flags < 0 || unsafe { msg.as_ref() }.is_none_or(|m| m.msg_iovlen > IOV_MAX as usize) {
+    let header = unsafe { msg.as_ref() }.filter(|m| !refused(m));
+    let Some(header) = header.filter(|_| flags >= 0) else {
         // SAFETY: the caller's arguments; the kernel refuses them.
         return unsafe { real::sendmsg(fd, msg, flags) };
+    };
+    // SAFETY: the caller's header.
+    if header.msg_controllen != 0 && unsafe { control_fails(fd, header) } {
+        return -1;
     }
     // SAFETY: the caller's header.
     let passed = unsafe { pass(msg) };
@@ -231,6 +236,48 @@ pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_
         unsafe { not_passed(msg) };
     }
     n
+}
+
+/// Does the kernel refuse a message for this, whatever socket it is for?
+pub fn refused(m: &msghdr) -> bool {
+    m.msg_iovlen > IOV_MAX as usize || !m.msg_name.is_null() && m.msg_namelen.cast_signed() < 0
+}
+
+/// Control data means nothing for bytes in a ring, but what is wrong with it is an error: the kernel is asked by a message
+/// without bytes. errno says what it is.
+///
+/// # Safety
+/// As sendmsg(2).
+#[cold]
+unsafe fn control_fails(fd: c_int, header: &msghdr) -> bool {
+    if !enter(fd).is_some_and(|inside| inside.engaged()) {
+        return false;
+    }
+    let mut empty = *header;
+    empty.msg_iov = std::ptr::null_mut();
+    empty.msg_iovlen = 0;
+    let saved = crate::errno();
+    // SAFETY: the caller's header, without its buffers.
+    let r = unsafe {
+        real::sendmsg(
+            fd,
+            &raw const empty,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    // The peer's end is the engine's to tell.
+    const WRONG: [c_int; 5] = [
+        libc::EINVAL,
+        libc::EFAULT,
+        libc::ENOBUFS,
+        libc::EPERM,
+        libc::ENOMEM,
+    ];
+    let fails = r < 0 && WRONG.contains(&crate::errno());
+    if !fails {
+        crate::set_errno(saved);
+    }
+    fails
 }
 
 /// # Safety

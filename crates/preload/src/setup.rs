@@ -258,7 +258,9 @@ fn without_ours(first: c_uint, last: c_uint) -> impl Iterator<Item = (c_uint, c_
 pub unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const UNSHARE: c_int = 2;
     const CLOEXEC: c_int = 4;
-    if flags & (CLOEXEC | UNSHARE) == 0 && first <= last {
+    // Another thread goes on with what is closed for this one alone: the tables here are of all.
+    let closes = flags == 0 || flags == UNSHARE && crate::signals::single_threaded();
+    if closes && first <= last {
         fds::forget_range(first as usize, last as usize);
         crate::epoll::close_sets(first as usize, last as usize);
         uring::forget_range(first as usize, last as usize);
@@ -339,15 +341,21 @@ pub unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
     aliased(fd, unsafe { real::dup(fd) })
 }
 
+/// Not so if the limit was lowered to less than what is open.
+fn may_be_opened(fd: c_int) -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.is_none_or(|most| (fd as u64) < most)
+}
+
 /// `fd` is about to be put over `to`, which must not be closed when that is going to fail.
-fn make_way(fd: c_int, to: c_int) {
-    if fd == to {
+fn make_way(fd: c_int, to: c_int, flags: c_int) {
+    if fd == to || flags & !libc::O_CLOEXEC != 0 {
         return;
     }
     if is_ours(to) {
         gm::os::move_away(to);
     }
-    if (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) {
+    if (fds::is_tracked(to) || crate::epoll::is_set(to)) && is_open(fd) && may_be_opened(to) {
         fds::forget(to);
         crate::epoll::close_set(to);
     }
@@ -357,7 +365,7 @@ fn make_way(fd: c_int, to: c_int) {
 /// As dup2(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
-    make_way(fd, to);
+    make_way(fd, to, 0);
     // SAFETY: the caller's arguments, unchanged.
     aliased(fd, unsafe { real::dup2(fd, to) })
 }
@@ -366,7 +374,7 @@ pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
 /// As dup3(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
-    make_way(fd, to);
+    make_way(fd, to, flags);
     // SAFETY: the caller's arguments, unchanged.
     aliased(fd, unsafe { real::dup3(fd, to, flags) })
 }

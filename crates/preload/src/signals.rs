@@ -102,7 +102,7 @@ pub fn ended_sleep() -> bool {
 }
 
 /// A signal to the process that this thread holds back goes to another thread, if there is one.
-fn single_threaded() -> bool {
+pub fn single_threaded() -> bool {
     !thread::has_others()
 }
 

@@ -147,7 +147,7 @@ impl Conn {
 
     /// Receives up to `want` bytes and throws them away (MSG_TRUNC); with `o.peek` leaves them.
     pub fn skip(&self, k: &impl Kernel, want: usize, o: RecvOptions) -> Result<usize, Fault> {
-        const PIECE: usize = 4096;
+        const PIECE: usize = 2048;
         let mut scratch = [0_u8; PIECE];
         let (mut done, mut limit) = (0, Limit::default());
         if o.peek {

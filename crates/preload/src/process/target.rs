@@ -143,7 +143,7 @@ pub fn judge(target: Target<'_>) -> Verdict {
         Target::File(file) => search(file),
         Target::At(dir, path, flags) => {
             // SAFETY: the caller's descriptor, or AT_FDCWD.
-            let dir = unsafe { BorrowedFd::borrow_raw(dir) };
+            let dir = unsafe { crate::kernel::borrow(dir) };
             if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
                 return of_file(dir, SCRIPTS);
             }
@@ -151,7 +151,7 @@ pub fn judge(target: Target<'_>) -> Verdict {
         }
         Target::Unsure => return Verdict::Stranger,
         // SAFETY: the caller's descriptor.
-        Target::Open(fd) => return of_file(unsafe { BorrowedFd::borrow_raw(fd) }, SCRIPTS),
+        Target::Open(fd) => return of_file(unsafe { crate::kernel::borrow(fd) }, SCRIPTS),
     };
     match opened {
         Ok(fd) => {
