@@ -214,11 +214,11 @@ fn borrow(inside: &Inside) -> BorrowedFd<'_> {
 /// All descriptors of this process on the socket become `fresh`, which is nobody's business but the kernel's.
 fn take_place(inside: &Inside, fresh: &OwnedFd) {
     make_alike(inside, fresh);
-    for fd in fds::of_slot(inside.slot) {
-        put(fresh, fd);
-        epoll::on_substituted(inside.slot, fd);
-        fds::stale(fd);
-    }
+    let all: Vec<_> = fds::of_slot(inside.slot).collect();
+    all.iter().for_each(|fd| put(fresh, *fd));
+    // Only now has the kernel forgotten the old one in every set.
+    epoll::on_substituted(inside.slot, &all);
+    all.iter().for_each(|fd| fds::stale(*fd));
 }
 
 /// As [`take_place`], for a child whose descriptors are not in the tables: those that it has in common with its parent stay

@@ -239,6 +239,11 @@ impl<M: Member> Members<M> {
         Some(&self.watch(i)?.member)
     }
 
+    /// Places there are: some may be empty.
+    pub fn places(&self) -> usize {
+        self.list.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &M> {
         self.list.iter().flatten().map(|w| &w.member)
     }
