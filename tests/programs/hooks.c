@@ -104,6 +104,7 @@ static long step(const char **name)
     struct msghdr with_control = {.msg_iov = piece, .msg_iovlen = 2, .msg_control = pick(8) ? &control : NULL, .msg_controllen = ONE_OF(0, 1, 16, 20, 32, 32, 32, -1)};
     struct sockaddr_storage named = {0};
     struct msghdr with_name = {.msg_iov = piece, .msg_iovlen = 2, .msg_name = pick(4) ? &named : NULL, .msg_namelen = ONE_OF(0, 2, 16, 128, 1000, -1, INT_MIN)};
+    char *none[] = {NULL};
     int count = ONE_OF(0, 1, 2, 2, -1, 1025, INT_MIN);
     struct timespec time = {ONE_OF(0, 0, -1), ONE_OF(0, 1000, 1000000000, -1)};
     struct timeval interval = {ONE_OF(0, 0, -1), ONE_OF(0, 1000, -1)};
@@ -160,6 +161,8 @@ static long step(const char **name)
     case 46: DO("dup2 of nothing", dup2(ONE_OF(-1, CLOSED, INT_MAX, INT_MIN), other));
     case 47: DO("dup3, odd", dup3(fd, other, ONE_OF(1, -1, O_NONBLOCK)));
     case 48: DO("close_range, odd", close_range(ONE_OF(FIRST, 3, 0), ONE_OF(END, -1), ONE_OF(1, 8, 64, -1, 1 << 31)));
+    case 49: DO("fexecve", fexecve(ONE_OF(-1, CLOSED, INT_MIN), none, none));
+    case 50: DO("execveat", execveat(ONE_OF(-1, CLOSED, UDP), pick(2) ? "" : "x", none, none, ONE_OF(0, AT_EMPTY_PATH)));
     case 51: DO("sendmsg, control", sendmsg(fd, &with_control, MSG_NOSIGNAL));
     case 52: DO("recvmsg, name", recvmsg(fd, &with_name, MSG_DONTWAIT));
     case 53: DO("sendmsg, name", sendmsg(fd, &with_name, MSG_NOSIGNAL));

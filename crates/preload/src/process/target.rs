@@ -158,7 +158,9 @@ pub fn judge(target: Target<'_>) -> Verdict {
             use std::os::fd::AsFd;
             of_file(fd.as_fd(), SCRIPTS)
         }
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Verdict::Missing,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::BADF) => {
+            Verdict::Missing
+        }
         Err(_) => Verdict::Stranger,
     }
 }
@@ -168,8 +170,10 @@ fn of_file(fd: BorrowedFd<'_>, scripts: usize) -> Verdict {
     let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
     let same = rustix::process::getuid() == rustix::process::geteuid()
         && rustix::process::getgid() == rustix::process::getegid();
-    let Ok(stat) = rustix::fs::fstat(fd) else {
-        return Verdict::Stranger;
+    let stat = match rustix::fs::fstat(fd) {
+        Ok(stat) => stat,
+        Err(Errno::BADF) => return Verdict::Missing,
+        Err(_) => return Verdict::Stranger,
     };
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_mode & 0o111 == 0 {
         return Verdict::Missing;
