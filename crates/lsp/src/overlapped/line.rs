@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::{Deref, DerefMut};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::Ordering::Acquire;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use gm::end::flag;
 use sockets::{Conn, Fault, Kernel, Ready, RecvOptions, SendOptions};
@@ -21,9 +23,13 @@ use crate::kernel::Fd;
 use crate::slot::{Inside, locked};
 use crate::{data, events, life, provider};
 
-/// Who waits.
+/// Who waits. The lock is held while operations are told of; whether there are some can be asked without it.
 #[derive(Default)]
-pub struct Line(Mutex<Queue>);
+pub struct Line {
+    queue: Mutex<Queue>,
+    taken: AtomicBool,
+    busy: AtomicBool,
+}
 
 #[derive(Default)]
 struct Queue {
@@ -43,11 +49,62 @@ impl Queue {
 impl Line {
     /// Does anybody wait?
     pub fn is_taken(&self) -> bool {
-        locked(&self.0).is_taken()
+        self.taken.load(Acquire)
     }
 
     pub fn is_busy(&self) -> bool {
-        locked(&self.0).busy
+        self.busy.load(Acquire)
+    }
+
+    fn lock(&self) -> Held<'_> {
+        Held {
+            line: self,
+            queue: locked(&self.queue),
+        }
+    }
+}
+
+/// A line's queue, locked.
+struct Held<'a> {
+    line: &'a Line,
+    queue: MutexGuard<'a, Queue>,
+}
+
+impl Held<'_> {
+    /// Before anybody is told: what changed is seen without the lock.
+    fn note(&self) {
+        self.line.taken.store(self.queue.is_taken(), Release);
+        self.line.busy.store(self.queue.busy, Release);
+    }
+
+    fn set_busy(&mut self, busy: bool) {
+        self.queue.busy = busy;
+        self.note();
+    }
+
+    fn push(&mut self, late: Late) {
+        self.queue.waiting.push_back(late);
+        self.note();
+    }
+
+    fn take(&mut self, at: usize) -> Option<Late> {
+        let late = self.queue.waiting.remove(at);
+        self.note();
+        late
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Queue {
+        &mut self.queue
     }
 }
 
@@ -185,7 +242,7 @@ fn line_of(inside: &Inside, sends: bool) -> &Line {
 /// Carries an operation out, or puts it into its line: WSA_IO_PENDING.
 pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
     let sends = way.sends;
-    let mut queue = locked(&line_of(&inside, sends).0);
+    let mut queue = line_of(&inside, sends).lock();
     if queue.shut.is_some() {
         return Err(ws::WSAESHUTDOWN);
     }
@@ -218,27 +275,27 @@ pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
         op.give_up();
         return Err(ws::WSAENOBUFS);
     }
-    queue.waiting.push_back(Late { op, way });
+    queue.push(Late { op, way });
     Err(ws::WSA_IO_PENDING)
 }
 
 /// Sees to it that the line is served when there is news. False: that can't be.
-fn drive(inside: &Inside, sends: bool, queue: &mut Queue) -> bool {
+fn drive(inside: &Inside, sends: bool, queue: &mut Held<'_>) -> bool {
     if queue.busy || progress::watch(inside, sends) {
         return true;
     }
     let thread = std::thread::Builder::new().name("sgm-line".into());
     let i = inside.clone();
-    queue.busy = thread.spawn(move || serve_alone(i, sends)).is_ok();
+    queue.set_busy(thread.spawn(move || serve_alone(i, sends)).is_ok());
     queue.busy
 }
 
 /// A cancelled operation leaves.
 pub fn leave(inside: &Inside, op: &Arc<Op>) {
     for sends in [false, true] {
-        let mut queue = locked(&line_of(inside, sends).0);
+        let mut queue = line_of(inside, sends).lock();
         let at = queue.waiting.iter().position(|l| Arc::ptr_eq(&l.op, op));
-        if let Some(late) = at.and_then(|at| queue.waiting.remove(at)) {
+        if let Some(late) = at.and_then(|at| queue.take(at)) {
             late.abort();
         }
         drop(queue);
@@ -247,7 +304,7 @@ pub fn leave(inside: &Inside, op: &Arc<Op>) {
 
 /// shutdown, while operations wait that send: it takes effect after them. False: there are none.
 pub fn shut_later(inside: &Inside, how: i32) -> bool {
-    let mut queue = locked(&line_of(inside, true).0);
+    let mut queue = line_of(inside, true).lock();
     let later = !queue.waiting.is_empty();
     if later {
         queue.shut = Some(how);
@@ -259,7 +316,7 @@ pub fn shut_later(inside: &Inside, how: i32) -> bool {
 pub fn serve(inside: &Inside) {
     for sends in [false, true] {
         let line = line_of(inside, sends);
-        let mut queue = locked(&line.0);
+        let mut queue = line.lock();
         if queue.busy {
             continue;
         }
@@ -284,7 +341,7 @@ pub fn serve(inside: &Inside) {
 /// In a thread of the line's own: until nobody is left, or the connection is plain.
 fn serve_alone(inside: Inside, sends: bool) {
     loop {
-        let mut queue = locked(&line_of(&inside, sends).0);
+        let mut queue = line_of(&inside, sends).lock();
         match advance(&inside, &mut queue) {
             After::NotYet => {
                 drop(queue);
@@ -292,7 +349,7 @@ fn serve_alone(inside: Inside, sends: bool) {
             }
             After::ForBase => return hand_over(&inside, sends, &mut queue),
             After::Empty => {
-                queue.busy = false;
+                queue.set_busy(false);
                 let shut = queue.shut.take();
                 drop(queue);
                 free();
@@ -312,24 +369,24 @@ fn free() {
 }
 
 /// The worker gives the rest to the base socket.
-fn hand_over(inside: &Inside, sends: bool, queue: &mut Queue) {
-    queue.busy = true;
+fn hand_over(inside: &Inside, sends: bool, queue: &mut Held<'_>) {
+    queue.set_busy(true);
     let i = inside.clone();
     port::run(move || pass_on(&i, sends));
 }
 
 fn pass_on(inside: &Inside, sends: bool) {
     loop {
-        let mut queue = locked(&line_of(inside, sends).0);
+        let mut queue = line_of(inside, sends).lock();
         let late = match advance(inside, &mut queue) {
-            After::ForBase => queue.waiting.pop_front(),
+            After::ForBase => queue.take(0),
             After::NotYet | After::Empty => None,
         };
         let Some(late) = late else {
-            queue.busy = false;
+            queue.set_busy(false);
             if !queue.waiting.is_empty() && !drive(inside, sends, &mut queue) {
                 // No threads: as a refusal at once, but for the time.
-                while let Some(late) = queue.waiting.pop_front() {
+                while let Some(late) = queue.take(0) {
                     late.end(ws::WSAENOBUFS);
                 }
             }
@@ -358,7 +415,7 @@ enum After {
 }
 
 /// Carries out all that can be.
-fn advance(inside: &Inside, queue: &mut Queue) -> After {
+fn advance(inside: &Inside, queue: &mut Held<'_>) -> After {
     while let Some(first) = queue.waiting.front_mut() {
         let step = match first.is_over(inside) {
             true => Step::Done,
@@ -369,7 +426,7 @@ fn advance(inside: &Inside, queue: &mut Queue) -> After {
             Step::ForBase => return After::ForBase,
             Step::Done | Step::Failed(_) => {}
         }
-        let Some(late) = queue.waiting.pop_front() else {
+        let Some(late) = queue.take(0) else {
             break;
         };
         match step {

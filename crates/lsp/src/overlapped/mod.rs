@@ -164,12 +164,15 @@ pub fn back_to_tcp(inside: &Inside) -> bool {
 /// Do its overlapped calls stand in line, and does it stay carried? A connection with a descriptor.
 pub fn stands_in_line(inside: &Inside) -> bool {
     let b = inside.body();
-    let (Some(conn), Some(fd)) = (&b.conn, b.fd()) else {
+    let Some(conn) = &b.conn else { return false };
+    // One that is to be accepted into gets its descriptor with the connection.
+    if !matches!(conn.end().role(), Role::Client | Role::Server) {
         return false;
-    };
+    }
     let connected = &b.io.connected;
-    let known = connected.load(Relaxed)
-        || matches!(conn.end().role(), Role::Client | Role::Server) && fd.is_connected();
+    let known = b
+        .fd()
+        .is_some_and(|fd| connected.load(Relaxed) || fd.is_connected());
     if known {
         connected.store(true, Relaxed);
         // A step of promotion, if one is due.
