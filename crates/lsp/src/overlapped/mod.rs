@@ -15,6 +15,7 @@ mod line;
 mod op;
 mod port;
 mod progress;
+mod way;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::{OnceLock, PoisonError};
@@ -34,11 +35,12 @@ use crate::provider::{self, upcalls};
 use crate::slot::{Body, Inside, enter, locked};
 use crate::wait;
 
+use line::Line;
 pub use line::shut_later;
-use line::{Line, Way};
 use op::{DONE, Op, PENDING};
 pub use op::{Kind, Places, start};
 pub use progress::{at_exit, on_engaged};
+use way::Way;
 
 /// A socket's part of this: in its [`Body`].
 #[derive(Default)]
