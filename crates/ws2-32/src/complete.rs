@@ -65,6 +65,9 @@ pub fn within_call(
     call: impl FnOnce() -> i32,
 ) -> i32 {
     let slot = HANDLES.get(s).filter(|slot| slot.is_non_ifs());
+    if routine && slot.is_some() {
+        ports::has_routine();
+    }
     let Some(slot) = slot.filter(|_| !ov.is_null() && !routine) else {
         return call();
     };

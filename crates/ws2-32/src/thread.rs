@@ -4,7 +4,8 @@
 
 #![allow(clippy::missing_const_for_thread_local)] // they are const: clippy looks at what the macro makes of them
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::ptr;
 
 use windows_sys::Win32::Foundation::{
@@ -50,9 +51,15 @@ pub fn queue(id: &WSATHREADID, f: LPWSAUSERAPC, context: usize) -> Result<(), i3
     if f.is_none() {
         return Err(WSAEFAULT);
     }
+    // SAFETY: always valid to call.
+    let own = unsafe { GetCurrentThreadId() } as usize == id.Reserved;
+    if own && LOOKING.get() {
+        DUE.with_borrow_mut(|due| due.push_back((f, context)));
+        return Ok(());
+    }
     // SAFETY: checked to be that very thread's handle; a user APC is called as a Winsock one is: with one word.
     let queued = unsafe {
-        GetThreadId(id.ThreadHandle) as usize == id.Reserved
+        (own || GetThreadId(id.ThreadHandle) as usize == id.Reserved)
             && QueueUserAPC(f, id.ThreadHandle, context) != 0
     };
     if queued { Ok(()) } else { Err(WSAEINVAL) }
@@ -64,6 +71,29 @@ impl Drop for Own {
     fn drop(&mut self) {
         close(&self.0);
     }
+}
+
+thread_local! {
+    /// This thread is about to sleep alertably, and has the provider look: what is queued to it meanwhile it runs itself.
+    static LOOKING: Cell<bool> = const { Cell::new(false) };
+    static DUE: RefCell<VecDeque<(LPWSAUSERAPC, usize)>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// Looks for news in a thread that may run completion routines now. True: some were due, and have run.
+pub fn ran_routines(look: impl FnOnce()) -> bool {
+    let outer = LOOKING.replace(true);
+    look();
+    LOOKING.set(outer);
+    let mut ran = false;
+    // A routine may sleep alertably itself.
+    while let Some((f, context)) = DUE.with_borrow_mut(VecDeque::pop_front) {
+        if let Some(f) = f {
+            // SAFETY: the provider's function, in the thread that it named.
+            unsafe { f(context) };
+        }
+        ran = true;
+    }
+    ran
 }
 
 thread_local! {

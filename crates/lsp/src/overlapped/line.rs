@@ -9,7 +9,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::{Deref, DerefMut};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gm::end::flag;
@@ -387,22 +387,26 @@ fn step(inside: &Inside, way: &mut Way, waited: bool) -> Step {
         };
         return match result {
             // wineserver may have taken the error off the socket.
-            Ok(true) if way.is_end() && waited && was_reset(inside, conn) => {
-                Step::Failed(ws::WSAECONNRESET)
-            }
+            Ok(true) if way.is_end() && waited && was_reset(inside, conn) => reset(inside, true),
             Ok(true) => Step::Done,
             Ok(false) => continue,
             Err(Fault::WouldBlock) => Step::NotYet,
             Err(Fault::Interrupted) => continue,
             Err(_) if way.done > 0 => Step::Done,
             Err(Fault::Reset) if !way.sends && !conn.end().has(flag::CORRUPT) => {
-                match reset_answer(waited) {
-                    Ok(_) => Step::Done,
-                    Err(code) => Step::Failed(code),
-                }
+                reset(inside, waited)
             }
             Err(fault) => Step::Failed(code_of(fault, false)),
         };
+    }
+}
+
+/// A reset is told to one receive; for those after it the stream is at its end.
+fn reset(inside: &Inside, waited: bool) -> Step {
+    let told = inside.body().io.reset_told.swap(true, AcqRel);
+    match reset_answer(waited) {
+        Err(code) if !told => Step::Failed(code),
+        _ => Step::Done,
     }
 }
 
@@ -420,14 +424,14 @@ fn was_reset(inside: &Inside, conn: &Conn) -> bool {
 fn after_reset(inside: &Inside, way: &Way) -> Step {
     let now = inside.socket().poll();
     // wineserver may have taken the error off the socket.
-    let reset = now.intersects(Ready::ERR)
+    let was_reset = now.intersects(Ready::ERR)
         || now.intersects(Ready::HUP | Ready::RDHUP)
             && inside.conn().is_some_and(Conn::peer_aborted);
-    if way.sends || !reset {
+    if way.sends || !was_reset {
         return Step::ForBase;
     }
     inside.socket().take_error();
-    Step::Failed(ws::WSAECONNRESET)
+    reset(inside, true)
 }
 
 /// Through the engine. True: all that the program wants.

@@ -57,6 +57,8 @@ pub struct State {
     connected: AtomicBool,
     /// Its sending was shut down, on TCP.
     pub has_shut: AtomicBool,
+    /// A receive was told of the peer's reset.
+    reset_told: AtomicBool,
     /// Of [`progress::watched`].
     watched: AtomicU32,
     receiving: Line,

@@ -7,7 +7,9 @@
 //! 3. What came to the port itself is looked for whenever this process has posted something there, and once in about a
 //!    millisecond. Else busy sockets would keep it waiting for ever.
 //!    What was posted there for a sleeper came before what waits here since: so the port itself is asked until it is empty.
-//! 4. A port that is waited at by another handle, or has been closed, is the server's alone.
+//! 4. A thread that sleeps alertably has the provider look as well, once there are completion routines: one that becomes due by
+//!    that is run at once, and ends the sleep.
+//! 5. A port that is waited at by another handle, or has been closed, is the server's alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
@@ -19,14 +21,18 @@ use std::sync::atomic::{
 };
 
 use spi::ports::{How, Progress};
-use windows_sys::Win32::Foundation::{HANDLE, NTSTATUS, STATUS_SUCCESS, STATUS_TIMEOUT};
+use windows_sys::Win32::Foundation::{
+    HANDLE, NTSTATUS, STATUS_SUCCESS, STATUS_TIMEOUT, STATUS_USER_APC,
+};
 use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
 
 use super::calls::original;
 use super::hook::Hook;
 use super::waits::{keep_error, lasts, ticks};
 use crate::complete::Packet;
+use crate::extras;
 use crate::lock::lock;
+use crate::thread;
 
 type Create = unsafe extern "system" fn(*mut HANDLE, u32, *const c_void, u32) -> NTSTATUS;
 type Remove = unsafe extern "system" fn(
@@ -39,6 +45,8 @@ type Remove = unsafe extern "system" fn(
 type RemoveSeveral =
     unsafe extern "system" fn(HANDLE, *mut Entry, u32, *mut u32, *const i64, u8) -> NTSTATUS;
 type Set = unsafe extern "system" fn(HANDLE, usize, *mut c_void, NTSTATUS, usize) -> NTSTATUS;
+
+type Delay = unsafe extern "system" fn(u8, *const i64) -> NTSTATUS;
 
 /// FILE_IO_COMPLETION_INFORMATION.
 #[repr(C)]
@@ -56,6 +64,11 @@ static REMOVE_SEVERAL: Hook = Hook::new(
 );
 static SET: Hook = Hook::new(c"NtSetIoCompletion", set as Set as *const c_void);
 
+static DELAY: Hook = Hook::new(c"NtDelayExecution", delay as Delay as *const c_void);
+
+/// A call on one of the provider's sockets had a completion routine.
+static ROUTINES: AtomicBool = AtomicBool::new(false);
+
 /// About a millisecond, in ticks of the processor.
 const SERVER_TICKS: u64 = 2_500_000;
 
@@ -68,7 +81,7 @@ static ASLEEP: AtomicU32 = AtomicU32::new(0);
 pub struct Known {
     /// It has sockets.
     ours: AtomicBool,
-    /// Rule 4.
+    /// Rule 5.
     left: AtomicBool,
     /// There may be something in the port itself.
     posted: AtomicBool,
@@ -95,6 +108,13 @@ pub fn install() {
     if seen {
         // Last: what is not seen being made is not known.
         CREATE.install();
+    }
+}
+
+/// A call with a completion routine is made.
+pub fn has_routine() {
+    if !ROUTINES.load(Relaxed) && !ROUTINES.swap(true, SeqCst) && extras::are_on() {
+        DELAY.install();
     }
 }
 
@@ -214,18 +234,10 @@ impl Known {
         }
         state.sleepers += 1;
         drop(state);
-        let ours = self.ours.load(SeqCst);
-        if ours {
-            ASLEEP.fetch_add(1, SeqCst);
-            if let Some(progress) = progress() {
-                // SAFETY: the provider's function.
-                keep_error(|| unsafe { (progress.sleep)() });
-            }
-        }
-        let result = server();
-        if ours {
-            ASLEEP.fetch_sub(1, SeqCst);
-        }
+        let result = match progress().filter(|_| self.ours.load(SeqCst)) {
+            Some(progress) => asleep(progress, server),
+            None => server(),
+        };
         lock(&self.state).sleepers -= 1;
         Some(result)
     }
@@ -386,6 +398,38 @@ fn counted(known: Option<&'static Known>, mut server: impl FnMut() -> NTSTATUS) 
         }
         if let Some(got) = known.sleep(&mut server) {
             return got;
+        }
+    }
+}
+
+/// In the server, counted among those for whom the provider must stay awake.
+fn asleep<T>(progress: &Progress, server: impl FnOnce() -> T) -> T {
+    ASLEEP.fetch_add(1, SeqCst);
+    // SAFETY: the provider's function.
+    keep_error(|| unsafe { (progress.sleep)() });
+    let result = server();
+    ASLEEP.fetch_sub(1, SeqCst);
+    result
+}
+
+unsafe extern "system" fn delay(alertable: u8, timeout: *const i64) -> NTSTATUS {
+    // SAFETY: the caller's own arguments.
+    unsafe {
+        let server = || original!(DELAY: Delay)(alertable, timeout);
+        let looks = progress().filter(|_| alertable != 0 && lasts(timeout));
+        let Some(progress) = looks else {
+            return server();
+        };
+        let mut how = How::PATIENT;
+        if ASLEEP.load(SeqCst) > 0 {
+            how |= How::OTHERS_SLEEP;
+        }
+        // What the routines leave as the last error is theirs.
+        let ran = thread::ran_routines(|| _ = keep_error(|| (progress.look)(How(how))));
+        if ran {
+            STATUS_USER_APC
+        } else {
+            asleep(progress, server)
         }
     }
 }
