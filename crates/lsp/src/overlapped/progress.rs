@@ -151,12 +151,16 @@ static LOOKS: AtomicU64 = AtomicU64::new(0);
 /// While the program looks: until it goes to sleep itself, or has not looked for a while.
 fn stay_away() {
     const SLICE_US: u64 = 1000;
-    let mut looks = LOOKS.load(Relaxed);
+    let mut looks = LOOKS.load(SeqCst);
     while LENT.load(Acquire) == 1 {
         kernel::futex_wait(&LENT, 1, SLICE_US);
-        let now = LOOKS.load(Relaxed);
+        let now = LOOKS.load(SeqCst);
         if std::mem::replace(&mut looks, now) == now {
-            LENT.store(0, Release);
+            LENT.store(0, SeqCst);
+            // One that began to look just now may have taken it for lent still: it counts itself first, and asks then.
+            if LOOKS.load(SeqCst) != now {
+                LENT.store(1, SeqCst);
+            }
         }
     }
 }
@@ -167,8 +171,8 @@ unsafe extern "C" fn look(how: How) -> i32 {
         // They count on our thread, whose bell is not to be taken from it.
         return 0;
     }
-    LOOKS.fetch_add(1, Relaxed);
-    if LENT.swap(1, AcqRel) == 0 {
+    LOOKS.fetch_add(1, SeqCst);
+    if LENT.swap(1, SeqCst) == 0 {
         p.epoll.wake();
     }
     let mut out = [Event::default(); AT_ONCE];
