@@ -30,6 +30,12 @@ pub unsafe fn tell(code: Code, errno: *mut i32) {
     }
 }
 
+/// A transfer that succeeds leaves no error behind, as Wine's own does.
+pub fn no_error() {
+    // SAFETY: always valid to call.
+    unsafe { ws::WSASetLastError(0) };
+}
+
 /// Makes a call of the lower provider and gives its code as a result. `call` gets the place for the code and answers 0
 /// for success.
 pub fn lower(call: impl FnOnce(*mut i32) -> i32) -> Result<(), Code> {

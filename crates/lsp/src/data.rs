@@ -11,7 +11,7 @@ use sockets::{Conn, Fault, RecvOptions, SendOptions};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKADDR, SOCKET, WSABUF};
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use crate::answer::{Code, closed_code, code_of, done, lower, reset_answer};
+use crate::answer::{Code, closed_code, code_of, done, lower, no_error, reset_answer};
 use crate::events;
 use crate::memory;
 use crate::overlapped::{self, Request};
@@ -239,6 +239,7 @@ unsafe fn sync_recv(
         let asked = if flags.is_null() { 0 } else { *flags };
         if let Some(r) = carried_recv(inside, bufs, count, asked) {
             put(got, r? as u32);
+            no_error();
             return Ok(());
         }
         let mut n = 0;
@@ -394,6 +395,7 @@ unsafe fn send_any(
             overlapped::take_turn(&inside, true)?;
             if let Some(r) = carried_send(&inside, bufs, count, flags) {
                 put(sent, r? as u32);
+                no_error();
                 return Ok(());
             }
             let b = inside.body();

@@ -29,7 +29,7 @@ use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::Win32::System::Threading::{INFINITE, WaitForSingleObject};
 use windows_sys::core::BOOL;
 
-use crate::answer::{Code, lower, tell};
+use crate::answer::{Code, lower, no_error, tell};
 use crate::ioctl::Buffers;
 use crate::provider::{self, upcalls};
 use crate::slot::{Body, Inside, enter, locked};
@@ -253,6 +253,7 @@ pub unsafe fn recv_from(
             put(got, now.bytes);
             put(flags, now.flags);
         }
+        no_error();
         return Ok(());
     }
     let kind = Kind::receive(asked);
@@ -317,6 +318,7 @@ pub unsafe fn send(
             let way = Way::send(bufs, count, flags)?;
             put(sent, line::join(inside, r, way)?.bytes);
         }
+        no_error();
         return Ok(());
     }
     let b = inside.clone();
