@@ -387,7 +387,9 @@ fn step(inside: &Inside, way: &mut Way, waited: bool) -> Step {
         };
         return match result {
             // wineserver may have taken the error off the socket.
-            Ok(true) if way.is_end() && waited && was_reset(inside, conn) => reset(inside, true),
+            Ok(true) if waited && is_at_end(inside, conn, way) && was_reset(inside, conn) => {
+                reset(inside, true)
+            }
             Ok(true) => Step::Done,
             Ok(false) => continue,
             Err(Fault::WouldBlock) => Step::NotYet,
@@ -399,6 +401,15 @@ fn step(inside: &Inside, way: &mut Way, waited: bool) -> Step {
             Err(fault) => Step::Failed(code_of(fault, false)),
         };
     }
+}
+
+/// Did a receive come to the end of the stream? One without room has nothing to show for it.
+fn is_at_end(inside: &Inside, conn: &Conn, way: &Way) -> bool {
+    let unread = || match conn.is_engaged() {
+        true => conn.readable_bytes(&inside.socket()),
+        false => inside.socket().queued(),
+    };
+    way.is_end() || way.is_without_room() && unread() == 0
 }
 
 /// A reset is told to one receive; for those after it the stream is at its end.

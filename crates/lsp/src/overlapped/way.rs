@@ -67,6 +67,10 @@ impl Way {
         !self.sends && self.done == 0 && self.total() > 0
     }
 
+    pub fn is_without_room(&self) -> bool {
+        !self.sends && self.total() == 0
+    }
+
     /// A receive without room waits for what it could receive. `ready`: what the ring says, or the kernel too.
     pub fn waits_for(&self, ready: impl Fn(bool) -> Ready) -> Result<bool, Fault> {
         match [false, true]
