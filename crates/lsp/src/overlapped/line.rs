@@ -229,12 +229,7 @@ pub fn serve(inside: &Inside) {
                 if sends {
                     progress::rest(inside);
                 }
-                let shut = queue.shut.take();
-                drop(queue);
-                if let Some(how) = shut {
-                    // The program was told that it is done.
-                    let _ = life::shut_down(inside, how);
-                }
+                shut_now(inside, queue);
             }
         }
     }
@@ -252,15 +247,19 @@ fn serve_alone(inside: Inside, sends: bool) {
             After::ForBase => return hand_over(&inside, sends, &mut queue),
             After::Empty => {
                 queue.set_busy(false);
-                let shut = queue.shut.take();
-                drop(queue);
                 free();
-                if let Some(how) = shut {
-                    let _ = life::shut_down(&inside, how);
-                }
-                return;
+                return shut_now(&inside, queue);
             }
         }
+    }
+}
+
+/// Nobody is left in line: the shutdown that waited for that, if there is one. The program was told that it is done.
+fn shut_now(inside: &Inside, mut queue: Held<'_>) {
+    let shut = queue.shut.take();
+    drop(queue);
+    if let Some(how) = shut {
+        let _ = life::shut_down(inside, how);
     }
 }
 
@@ -292,14 +291,9 @@ fn pass_on(inside: &Inside, sends: bool) {
                     late.end(ws::WSAENOBUFS);
                 }
             }
-            let shut = match queue.is_taken() {
-                true => None,
-                false => queue.shut.take(),
-            };
-            drop(queue);
             free();
-            if let Some(how) = shut {
-                let _ = life::shut_down(inside, how);
+            if !queue.is_taken() {
+                shut_now(inside, queue);
             }
             return;
         };

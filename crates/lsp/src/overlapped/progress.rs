@@ -278,31 +278,30 @@ pub fn rest(inside: &Inside) {
     if watched.load(Acquire) != watched::ROOM_TOO {
         return;
     }
-    let (Some(p), Some(fd)) = (progress(), inside.body().fd()) else {
-        return;
-    };
-    let mut members = locked(&p.members);
-    if let Some(i) = members.position(fd.number(), |m| m.is_of(inside.slot)) {
+    with_member(inside, |p, fd, members, i| {
         let put = || put(p, Put::Change, inside.slot, fd, false);
-        set::modify(&p, &mut members, i, false, &inside.socket(), put);
+        set::modify(&p, members, i, false, &inside.socket(), put);
         watched.store(watched::ARRIVALS, Release);
-    }
+    });
 }
 
 /// The connection was promoted.
 pub fn on_engaged(inside: &Inside) {
-    with_member(inside, |p, members, i| {
+    with_member(inside, |p, _, members, i| {
         set::engaged(&p, members, i, &inside.socket());
     });
 }
 
 /// The socket is being closed.
 pub fn forget(inside: &Inside) {
-    with_member(inside, |p, members, i| set::forget(&p, members, i));
+    with_member(inside, |p, _, members, i| set::forget(&p, members, i));
     inside.body().io.watched.store(watched::NOTHING, Release);
 }
 
-fn with_member(inside: &Inside, f: impl FnOnce(&'static Waiter, &mut set::Members<Member>, usize)) {
+fn with_member(
+    inside: &Inside,
+    f: impl FnOnce(&'static Waiter, &Fd, &mut set::Members<Member>, usize),
+) {
     if inside.body().io.watched.load(Acquire) == watched::NOTHING {
         return;
     }
@@ -311,7 +310,7 @@ fn with_member(inside: &Inside, f: impl FnOnce(&'static Waiter, &mut set::Member
     };
     let mut members = locked(&p.members);
     if let Some(i) = members.position(fd.number(), |m| m.is_of(inside.slot)) {
-        f(p, &mut members, i);
+        f(p, fd, &mut members, i);
     }
 }
 

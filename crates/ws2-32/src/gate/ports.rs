@@ -78,6 +78,7 @@ static PROGRESS: AtomicPtr<Progress> = AtomicPtr::new(ptr::null_mut());
 static ASLEEP: AtomicU32 = AtomicU32::new(0);
 
 /// A port of the program's. Never freed.
+#[derive(Default)]
 pub struct Known {
     /// It has sockets.
     ours: AtomicBool,
@@ -272,12 +273,7 @@ impl Known {
                 if take() {
                     return STATUS_SUCCESS;
                 }
-                let mut how = if lasts { How::PATIENT } else { 0 };
-                if ASLEEP.load(SeqCst) > 0 {
-                    how |= How::OTHERS_SLEEP;
-                }
-                // SAFETY: the provider's function.
-                if keep_error(|| unsafe { (progress.look)(How(how)) }) == 0 {
+                if look(progress, lasts) == 0 {
                     break;
                 }
             }
@@ -308,13 +304,7 @@ unsafe extern "system" fn create(
     if result == STATUS_SUCCESS && attributes.is_null() {
         // SAFETY: written by the call that succeeded.
         let handle = unsafe { *port };
-        let known: &'static Known = Box::leak(Box::new(Known {
-            ours: AtomicBool::new(false),
-            left: AtomicBool::new(false),
-            posted: AtomicBool::new(false),
-            looked: AtomicU64::new(0),
-            state: Mutex::default(),
-        }));
+        let known: &'static Known = Box::leak(Box::default());
         keep_error(|| lock(&ALL).insert(handle.addr(), known));
     }
     result
@@ -402,6 +392,16 @@ fn counted(known: Option<&'static Known>, mut server: impl FnMut() -> NTSTATUS) 
     }
 }
 
+/// Has the provider look, `patient` or once. How many sockets had news.
+fn look(progress: &Progress, patient: bool) -> i32 {
+    let mut how = if patient { How::PATIENT } else { 0 };
+    if ASLEEP.load(SeqCst) > 0 {
+        how |= How::OTHERS_SLEEP;
+    }
+    // SAFETY: the provider's function.
+    keep_error(|| unsafe { (progress.look)(How(how)) })
+}
+
 /// In the server, counted among those for whom the provider must stay awake.
 fn asleep<T>(progress: &Progress, server: impl FnOnce() -> T) -> T {
     ASLEEP.fetch_add(1, SeqCst);
@@ -420,12 +420,8 @@ unsafe extern "system" fn delay(alertable: u8, timeout: *const i64) -> NTSTATUS 
         let Some(progress) = looks else {
             return server();
         };
-        let mut how = How::PATIENT;
-        if ASLEEP.load(SeqCst) > 0 {
-            how |= How::OTHERS_SLEEP;
-        }
         // What the routines leave as the last error is theirs.
-        let ran = thread::ran_routines(|| _ = keep_error(|| (progress.look)(How(how))));
+        let ran = thread::ran_routines(|| _ = look(progress, true));
         if ran {
             STATUS_USER_APC
         } else {
