@@ -70,6 +70,6 @@ async function client() {
 
 if (role === "server") serve();
 else client().catch((error) => {
-  console.log(String(error));
+  console.error(error);
   process.exitCode = 1;
 });

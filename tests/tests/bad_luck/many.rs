@@ -87,19 +87,26 @@ fn idle(world: &World, server: &Server, clients: &[Conversation], expected_ends:
             .map(|process| cpu_ticks(*process))
             .collect::<Vec<_>>()
     };
-    let (start, before) = (Instant::now(), ticks());
-    assert!(server.process.runs_after(Duration::from_secs(3)));
-    let (seconds, after) = (start.elapsed().as_secs_f64(), ticks());
-    for (i, (before, after)) in before.iter().zip(&after).enumerate() {
-        let percent = (after - before) as f64 / seconds;
-        let who = if i == 0 { "server" } else { "client" };
-        eprintln!(
-            "idle {who}: {} ticks in {seconds:.1} s = {percent:.2} % of a processor",
-            after - before
-        );
-        // A tick is 10 ms: one or two may always fall into the window.
-        assert!(percent < 1.0, "an idle {who} uses {percent:.2} %");
+    let percent = || {
+        let (start, before) = (Instant::now(), ticks());
+        assert!(server.process.runs_after(Duration::from_secs(3)));
+        let (seconds, after) = (start.elapsed().as_secs_f64(), ticks());
+        let used = before.iter().zip(after);
+        used.map(|(before, after)| (after - before) as f64 / seconds)
+            .collect::<Vec<_>>()
+    };
+    // What burns burns in every window; a single one may hold what a busy host charged to the wrong program, and a tick is 10 ms.
+    let mut least = percent();
+    for _ in 0..3 {
+        eprintln!("idle server and clients: {least:.2?} % of a processor");
+        if least.iter().all(|percent| *percent < 1.0) {
+            return;
+        }
+        for (least, again) in least.iter_mut().zip(percent()) {
+            *least = least.min(again);
+        }
     }
+    panic!("an idle server or client uses {least:.2?} %");
 }
 
 #[test]

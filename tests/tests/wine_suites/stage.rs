@@ -98,6 +98,8 @@ impl Stage {
             let no_node = Front::at(self.world.scratch.path());
             self.wine.command(self.mode, &program, &no_node, None)
         };
+        // Wine's own errors, for a message about a failure.
+        command.env("WINEDEBUG", "fixme-all");
         command.current_dir(self.world.scratch.path());
         command
     }
