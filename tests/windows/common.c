@@ -223,6 +223,7 @@ static void watch(void *argument)
 extern const struct test_case *const themes[];
 int kill_main(int argc, char **argv);
 int peer_main(int argc, char **argv);
+int pending_main(int argc, char **argv);
 int hooked_main(int argc, char **argv);
 
 static const struct test_case *find(const char *name)
@@ -286,7 +287,7 @@ int main(int argc, char **argv)
     if (argc == 2 && !strcmp(argv[1], "list"))
         return list();
     bool hooked = argc == 3 && !strcmp(argv[1], "hooked");
-    bool other = hooked || (argc >= 4 && (!strcmp(argv[1], "kill") || !strcmp(argv[1], "peer")));
+    bool other = hooked || (argc >= 4 && (!strcmp(argv[1], "kill") || !strcmp(argv[1], "peer") || !strcmp(argv[1], "pending")));
     if (!other && argc < 5)
         die("use: %s server|client|both|solo CHANNEL cold|warm|cold6|warm6 CASE...", argv[0]);
     int error = WSAStartup(MAKEWORD(2, 2), &data);
@@ -294,6 +295,8 @@ int main(int argc, char **argv)
         die("WSAStartup: %s", error_name(error));
     if (hooked)
         return hooked_main(argc, argv);
+    if (other && !strcmp(argv[1], "pending"))
+        return pending_main(argc, argv);
     if (other)
         return argv[1][0] == 'k' ? kill_main(argc, argv) : peer_main(argc, argv);
     warm = !strncmp(argv[3], "warm", 4);

@@ -3,7 +3,7 @@
  * One program, many small named cases; a case has a server's and a client's part:
  *     suite server|client|both|solo CHANNEL MODE CASE...      MODE = cold|warm|cold6|warm6
  *     suite list                                              every case and its kind
- *     suite kill ... and suite peer ...                       see kill.c and peer.c
+ *     suite kill ..., suite peer ..., suite pending ...       see kill.c, peer.c, pending.c
  *     suite hooked ...                                        see hooked.c
  * `both` plays the parts in two threads of one process, the client's transcript on standard error. `solo` runs cases
  * that have one part only. Beside the connection the parts talk through named objects (CHANNEL names them): `tell`,

@@ -377,13 +377,18 @@ impl Conn {
             return (0, 0);
         };
         let rx = segment.rx();
-        let over = rx.flags() != 0 || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        // A reset is none before the kernel says so: what it came with in the ring may be reported before that.
+        let over = rx.finished() || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
+        let reset = self.is_reset(segment);
         let shut = self.end.has(flag::READ_SHUT);
         let passed = self.passed();
         let down = rx.down_at(passed).is_some();
         let published = self.published(segment) & ((1 << 60) - 1);
-        let arrivals =
-            published | u64::from(over) << 63 | u64::from(shut) << 62 | u64::from(down) << 61;
+        let arrivals = published
+            | u64::from(over) << 63
+            | u64::from(shut) << 62
+            | u64::from(down) << 61
+            | u64::from(reset) << 60;
         (arrivals, self.fulls.load(Relaxed))
     }
 

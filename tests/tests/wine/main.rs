@@ -7,4 +7,5 @@ mod examples;
 mod hooked;
 mod kill;
 mod linux;
+mod pending;
 mod suite;

@@ -79,6 +79,29 @@ fn an_edge_is_told_once_and_each_kind_for_itself() {
     assert_eq!(system.wait(None), [told(8, Ready::IN | Ready::OUT)]);
 }
 
+/// A reset is said in the ring first, where the last bytes may be unread still, and is in force when the kernel says so as well.
+#[test]
+fn a_reset_behind_the_last_bytes_is_an_edge_of_its_own() {
+    for poor in [false, true] {
+        let pair = Pair::carried();
+        let seat = Seat::of(&pair.server);
+        let system = System::poor(&pair, poor);
+        system.add(seat.side(7, EDGE_IN));
+        pair.client.send(b"xy");
+        pair.client.conn.segment().unwrap().tx().finish(true);
+        assert_eq!(system.wait(None), [told(7, Ready::IN)]);
+        assert_eq!(pair.server.recv(2), 2);
+        assert_eq!(system.wait(Some(0)), []);
+        pair.client.socket.shutdown(false, true).unwrap();
+        let got = system.wait(Some(1_000_000));
+        assert!(
+            got.first().is_some_and(|e| e.ready.intersects(Ready::ERR)),
+            "{got:?}"
+        );
+        assert_eq!(system.wait(Some(0)), []);
+    }
+}
+
 #[test]
 fn once_is_once_until_it_is_asked_again() {
     let pair = Pair::carried();
