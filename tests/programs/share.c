@@ -275,8 +275,48 @@ static void prefork_client(int port)
     say("12 connections served");
 }
 
+/* The fork comes when the client has offered to have the connection carried: one process waits in the kernel's own receive while the
+ * server takes the offer, and the other one goes on. */
+enum { HEADS = 12, LINES = 20, LINE = 8 };
+static void parted_before_promotion_server(int listener)
+{
+    char line[LINE];
+    int fd = accept_from(listener);
+    CHECK(hear() == 1);
+    for (int i = 0; i < HEADS * LINE; i += 4)
+        CHECK(read_full(fd, line, 4) == 4);
+    tell(2);
+    for (int i = 0; i < LINES; i++) {
+        CHECK(read_full(fd, line, LINE) == LINE);
+        write_all(fd, line, LINE);
+    }
+    MUST(close(fd));
+}
+static void parted_before_promotion_client(int port)
+{
+    char line[LINE] = "";
+    int fd = connect_to(AF_INET, port);
+    for (int i = 0; i < HEADS; i++)
+        write_all(fd, "a head..", LINE);
+    pid_t reader = getpid(), writer = MUST(fork());
+    if (writer == 0) {
+        await_asleep(reader);
+        tell(1);
+        CHECK(hear() == 2);
+        for (int i = 0; i < LINES; i++)
+            write_all(fd, "a line..", LINE);
+        _exit(0);
+    }
+    size_t n = 0;
+    while (read_full(fd, line, LINE) == LINE && !memcmp(line, "a line..", LINE))
+        n++;
+    say("%zu answers", n);
+    wait_child(writer);
+    MUST(close(fd));
+}
+
 const struct test_case cases[] = {
     CASE(duplicates),          CASE(numbers), CASE(over),        RAW_CASE(close_range),
     RAW_CASE(served_by_child), RAW_CASE(child_from_the_start), CASE(take_turns), CASE(divided),
-    RAW_CASE(prefork),         END_OF_CASES,
+    RAW_CASE(prefork),         RAW_CASE(parted_before_promotion), END_OF_CASES,
 };

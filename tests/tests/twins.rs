@@ -209,6 +209,7 @@ twins! {
         pair take_turns: PROMOTED;
         pair divided: Carried(7 * MIB);
         raw prefork: PROMOTED;
+        raw parted_before_promotion: Any;
     }
     threads {
         pair duplex: Carried(2 * MIB);

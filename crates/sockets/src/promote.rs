@@ -276,7 +276,12 @@ impl Conn {
         };
         let decision = segment.header().decision();
         let mut why = Reason::NotClaimed;
-        if decision == Ok(Decision::Claimed) {
+        // Since the offer others may have come to hold the socket, and be asleep in the kernel's own receive.
+        let shared = end.refs.load(Acquire) != 1;
+        if shared {
+            why = Reason::Shared;
+        }
+        if decision == Ok(Decision::Claimed) && !shared {
             let _tx = self.lock(&self.end.tx_lock, k);
             let agree = self.positions_agree(k);
             if agree.is_none() {
@@ -298,7 +303,8 @@ impl Conn {
         if decision == Ok(Decision::Withdrawn) {
             why = Reason::Withdrawn;
         }
-        if decision == Ok(Decision::Offered) && self.offer.get().is_some_and(|o| is_young(o, k)) {
+        let young = || self.offer.get().is_some_and(|o| is_young(o, k));
+        if decision == Ok(Decision::Offered) && !shared && young() {
             return self.try_later();
         }
         self.withdraw(node);
