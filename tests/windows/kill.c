@@ -11,7 +11,7 @@
 #include "common.h"
 
 enum { HUNG_MS = 10000, START_MS = 60000, START_TRIES = 5, TOTAL = 2 * MIB };
-enum mode { BULK, SMALL, TURNS, SELECTED, MODES };
+enum mode { BULK, SMALL, TURNS, SELECTED, POSTED, MODES };
 /* How a role saw its connection end, as exit codes. */
 enum { END = 10, RESET, ABORTED, HUNG, WAYS = HUNG - END + 1 };
 
@@ -42,6 +42,22 @@ static int ended_by(int n)
     die("ended by %s", error_name(error));
 }
 
+/* send or recv, in mode POSTED by an overlapped call that is waited for. */
+static int transfer(SOCKET s, char *data, int size, enum mode mode, bool sends)
+{
+    static WSAOVERLAPPED call;
+    WSABUF buffer = {(ULONG)size, data};
+    DWORD bytes = 0, flags = 0;
+    if (mode != POSTED)
+        return sends ? send(s, data, size, 0) : recv(s, data, size, 0);
+    if (!call.hEvent)
+        CHECK(call.hEvent = WSACreateEvent());
+    int n = sends ? WSASend(s, &buffer, 1, NULL, 0, &call, NULL) : WSARecv(s, &buffer, 1, NULL, &flags, &call, NULL);
+    if (n != 0 && WSAGetLastError() != WSA_IO_PENDING)
+        return -1;
+    return WSAGetOverlappedResult(s, &call, &bytes, TRUE, &flags) ? (int)bytes : -1;
+}
+
 static int send_until_broken(SOCKET s, struct rng *rng, enum mode mode, bool finite)
 {
     struct stream out = {77, 0};
@@ -49,7 +65,7 @@ static int send_until_broken(SOCKET s, struct rng *rng, enum mode mode, bool fin
     while (!finite || out.offset < TOTAL) {
         int size = between(rng, 1, mode == SMALL || mode == TURNS ? 200 : (int)sizeof data);
         stream_fill(&out, data, (size_t)size);
-        int taken = send(s, data, size, 0);
+        int taken = transfer(s, data, size, mode, true);
         if (taken < 0)
             return ended_by(taken);
         CHECK(taken == size);
@@ -68,7 +84,7 @@ static int receive_until_broken(SOCKET s, struct rng *rng, enum mode mode)
     static char data[60000];
     set_nonblocking(s, mode == SELECTED);
     for (;;) {
-        int n = recv(s, data, between(rng, 1, sizeof data), 0);
+        int n = transfer(s, data, between(rng, 1, sizeof data), mode, false);
         if (n < 0 && mode == SELECTED && WSAGetLastError() == WSAEWOULDBLOCK) {
             fd_set set;
             FD_ZERO(&set);

@@ -1,4 +1,5 @@
 //! Overlapped calls cancelled, closed and reset at random moments: each is told of exactly once, and the stream has no gap.
+//! Not on plain Wine 8, which tells of a good receive after the end of the stream, and of WSAEINVAL after a reset.
 
 use std::time::Duration;
 
@@ -10,11 +11,10 @@ use sgm_tests::wine::{Mode, Wine, ends, suite};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-fn rounds(mode: Mode, rounds: u32, seed: u32) -> Report {
+fn rounds(rounds: u32, seed: u32) -> Report {
     let (wine, scratch, front) = (Wine::new(), Scratch::new(), Front::new());
     let report = scratch.join("report.json");
-    let wanted = (mode == Mode::Carried).then_some(report.as_path());
-    let mut command = wine.command(mode, &suite(), &front, wanted);
+    let mut command = wine.command(Mode::Carried, &suite(), &front, Some(&report));
     command.args(["pending", &rounds.to_string(), &seed.to_string()]);
     let ended = ends(&mut Started::new("pending", scratch.path(), command), LIMIT);
     let told = tails(&ended.output, &ended.errors);
@@ -24,24 +24,18 @@ fn rounds(mode: Mode, rounds: u32, seed: u32) -> Report {
         "{told}"
     );
     println!("{told}");
-    wanted.map(read_report).unwrap_or_default()
+    read_report(&report)
 }
 
 fn number(name: &str, otherwise: u32) -> u32 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// What the test asks for is what plain Wine gives.
-#[test]
-fn plain() {
-    rounds(Mode::Plain, 10, 1);
-}
-
 /// `SGM_PENDING_ROUNDS` and `SGM_PENDING_SEED` ask for others.
 #[test]
 fn carried() {
     let count = number("SGM_PENDING_ROUNDS", 40);
-    let report = rounds(Mode::Carried, count, number("SGM_PENDING_SEED", 1));
+    let report = rounds(count, number("SGM_PENDING_SEED", 1));
     assert!(
         report.connections.carried == 2 * u64::from(count)
             && report.carried.tx_bytes > u64::from(count) << 18,
