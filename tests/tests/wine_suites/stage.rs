@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use sgm_tests::front::{Front, Report, read_report, sum};
@@ -25,6 +26,18 @@ pub struct Stage {
     reports: RefCell<Vec<PathBuf>>,
 }
 
+/// All programs share one wineserver, its descriptors and its time.
+static SERVER: RwLock<()> = RwLock::new(());
+
+/// For what opens sockets by the thousand: nothing else runs meanwhile.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    SERVER.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    SERVER.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Whether the halves with the provider are run.
 pub fn with_provider() -> bool {
     env::var_os("SGM_SUITES").is_none_or(|word| word != "plain")
@@ -32,6 +45,7 @@ pub fn with_provider() -> bool {
 
 /// Runs `scenario` on both stages; the answers must be equal. Returns the sum of the reports, unless there was no provider.
 pub fn twice(scenario: impl Fn(&Stage) -> String) -> Option<Report> {
+    let _room = beside_others();
     let plain = scenario(&Stage::plain());
     println!("{plain}");
     assert!(

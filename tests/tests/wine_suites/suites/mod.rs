@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sgm_tests::pair::tails;
 
-use crate::stage::{Stage, with_provider};
+use crate::stage::{Stage, alone, beside_others, with_provider};
 use crate::things::cache;
 
 mod expected;
@@ -199,11 +199,13 @@ fn judged(run: &Run, failed: &[&String], text: &mut String) -> usize {
 
 #[test]
 fn libuv() {
+    let _room = alone();
     no_new_failure(&kinds::LIBUV);
 }
 
 #[test]
 fn libevent() {
+    let _room = beside_others();
     no_new_failure(&kinds::LIBEVENT);
 }
 
