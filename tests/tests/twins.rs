@@ -230,6 +230,10 @@ twins! {
         pair header_and_body: Carried(2 * MIB);
         pair splice: Any;
         pair splice_mixed: Any;
+        pair splice_reset: PROMOTED;
+        pair sendfile_reset: PROMOTED;
+        raw splice_taken_back: Any;
+        raw skip_taken_back: Any;
     }
     odd {
         pair lengths: PROMOTED;

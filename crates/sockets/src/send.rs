@@ -78,12 +78,7 @@ impl Conn {
                 Err(f) => Err(f),
             };
             if let Err(f) = fault {
-                if done > 0 && f == Fault::Reset {
-                    // The part is told first, then the error.
-                    self.end.set(flag::RESET_DUE);
-                    self.end.clear(flag::RESET_TOLD);
-                }
-                return if done > 0 { Ok(done) } else { Err(f) };
+                return self.so_far(done, f);
             }
         }
     }
@@ -418,7 +413,7 @@ impl Conn {
     /// How long, in µs, a send may sleep before it looks again.
     fn slice_us<K: Kernel>(&self, waiting: &mut Waiting<'_, K>, k: &K) -> Result<u64, Fault> {
         let most = self.end.send_timeout_us.load(Relaxed);
-        match waiting.limit.left_us(most, k) {
+        match waiting.call.left_us(most, k) {
             Some(0) => Err(Fault::WouldBlock),
             left => Ok(left.unwrap_or(u64::MAX).min(ROOM_SLICE_US)),
         }

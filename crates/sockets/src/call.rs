@@ -1,20 +1,33 @@
-//! SO_RCVTIMEO and SO_SNDTIMEO. A call has one limit, however often it sleeps: what arrives meanwhile, or makes room, gives it no
-//! more time.
+//! What a call of the program's knows of itself, in however many steps it is done.
 
 use crate::Kernel;
 
-/// When a call's sleeping is over, in µs, once it has begun.
 #[derive(Default)]
-pub(crate) struct Limit(Option<u64>);
+pub(crate) struct Call {
+    /// It has moved bytes, or looked at those that it moves: the rest is not left to the kernel's call, whatever has become of
+    /// the connection.
+    pub(crate) has_begun: bool,
+    /// When its sleeping is over, in µs.
+    over_us: Option<u64>,
+}
 
-impl Limit {
-    /// How many µs are left of `us`, the socket's own limit (0: none). The first question begins it. `None`: no limit.
+impl Call {
+    pub(crate) fn that_has_begun() -> Self {
+        Self {
+            has_begun: true,
+            ..Self::default()
+        }
+    }
+
+    /// SO_RCVTIMEO and SO_SNDTIMEO: how many µs are left of `us`, the socket's own limit (0: none). A call has one limit, however
+    /// often it sleeps: what arrives meanwhile, or makes room, gives it no more time. The first question begins it. `None`: no
+    /// limit.
     pub(crate) fn left_us(&mut self, us: u64, k: &impl Kernel) -> Option<u64> {
         if us == 0 {
             return None;
         }
         let now = k.now_us();
-        let over = *self.0.get_or_insert(now.saturating_add(us));
+        let over = *self.over_us.get_or_insert(now.saturating_add(us));
         Some(over.saturating_sub(now))
     }
 }
