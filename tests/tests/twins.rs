@@ -109,6 +109,8 @@ twins! {
         pair fill_retry: Carried(128 * KIB);
         pair partial: Carried(64 * KIB);
         pair small_buffers: PROMOTED;
+        pair set_under_reader: PROMOTED;
+        pair set_under_writer: PROMOTED;
         raw at_birth: PROMOTED;
         raw refused: Any;
     }

@@ -387,9 +387,7 @@ impl Conn {
         k: &K,
         moved: bool,
     ) -> Result<(), Fault> {
-        // The program may have set it by a way that we did not see.
-        if k.is_nonblocking() {
-            self.end.set(flag::NONBLOCK);
+        if !waiting.call.may_sleep(self, k) {
             self.fulls.fetch_add(1, Relaxed);
             return Err(Fault::WouldBlock);
         }
@@ -459,8 +457,7 @@ impl Conn {
         if self.write_spin.wait(k.cpus(), || k.yield_now(), woken) == Spun::Found {
             return Ok(());
         }
-        if k.is_nonblocking() {
-            self.end.set(flag::NONBLOCK);
+        if !waiting.call.may_sleep(self, k) {
             return self.wait_room(waiting, k, SendOptions { dont_wait: true }, (want, done));
         }
         waiting.begin();

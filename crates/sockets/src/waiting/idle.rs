@@ -50,9 +50,7 @@ impl Conn {
         if self.spin_readable(k) == Spun::Found {
             return Ok(false);
         }
-        // The program may have set O_NONBLOCK by a way that we did not see.
-        if k.is_nonblocking() {
-            self.end.set(flag::NONBLOCK);
+        if !call.may_sleep(self, k) {
             return self.would_block(k).map(|()| false);
         }
         let most = self.end.receive_timeout_us.load(Relaxed);
