@@ -169,6 +169,100 @@ static void splice_mixed_client(int fd)
     stream_send(&out, fd, 160000, 7000);
 }
 
+/* The bytes before a reset first, then the reset, once. */
+static void abort_connection(int fd)
+{
+    struct linger at_once = {1, 0};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+    MUST(close(fd));
+}
+static void splice_reset_server(int fd)
+{
+    int pipes[2];
+    MUST(pipe(pipes));
+    await_unread(fd, 1000);
+    meet();
+    CHECK(hear() == 1);
+    for (int i = 0; i < 3; i++)
+        CALL("splice", splice(fd, NULL, pipes[1], NULL, 60000, 0));
+}
+static void splice_reset_client(int fd)
+{
+    char bytes[1000] = "";
+    write_all(fd, bytes, sizeof bytes);
+    meet();
+    abort_connection(fd);
+    tell(1);
+}
+static void sendfile_reset_server(int fd)
+{
+    await_asleep(hear());
+    abort_connection(fd);
+}
+static void sendfile_reset_client(int fd)
+{
+    int file = file_of(158, 50 * MIB);
+    tell(thread_id());
+    ssize_t n = sendfile(fd, file, NULL, 50 * MIB);
+    say("a part: %d", n > 0 && n < 50 * MIB);
+    for (int i = 0; i < 2; i++)
+        CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+}
+
+/* A connection on its way into shared memory, whose peer takes that back while a call waits: the call is done all the same, and
+ * done once. The server reads what makes it claim an offer, then waits; the client has made no call since its offer. */
+enum { LINES = 20, LINE = 14, BEFORE = LINES * LINE, PARTS = 2, PART = 2500 };
+static int accept_on_the_way(int listener, struct stream *in)
+{
+    int fd = accept_from(listener);
+    CHECK(hear() == 1);
+    stream_receive(in, fd, BEFORE, LINE / 2);
+    return fd;
+}
+static void take_back(int port)
+{
+    struct stream out = {156, 0};
+    int fd = connect_to(AF_INET, port);
+    for (int i = 0; i < LINES; i++)
+        stream_send(&out, fd, LINE, LINE);
+    tell(1);
+    pid_t waits = hear();
+    await_asleep(waits);
+    CHECK(fdopen(fd, "r+"));
+    for (int i = 0; i < PARTS; i++) {
+        stream_send(&out, fd, PART, PART);
+        await_asleep(waits);
+    }
+    MUST(shutdown(fd, SHUT_WR));
+    meet();
+}
+static void splice_taken_back_server(int listener)
+{
+    struct stream in = {156, 0};
+    int fd = accept_on_the_way(listener, &in), pipes[2];
+    uint8_t buffer[4 * PART];
+    MUST(pipe(pipes));
+    tell(thread_id());
+    for (ssize_t n; (n = MUST(splice(fd, NULL, pipes[1], NULL, sizeof buffer, 0))) > 0;) {
+        CHECK(read_full(pipes[0], buffer, n) == (size_t)n);
+        stream_check(&in, buffer, n);
+    }
+    say("%llu bytes", (unsigned long long)in.offset);
+    meet();
+}
+static void splice_taken_back_client(int port) { take_back(port); }
+
+static void skip_taken_back_server(int listener)
+{
+    struct stream in = {156, 0};
+    int fd = accept_on_the_way(listener, &in);
+    tell(thread_id());
+    CALL("thrown away", recv(fd, NULL, PARTS * PART, MSG_TRUNC | MSG_WAITALL));
+    meet();
+}
+static void skip_taken_back_client(int port) { take_back(port); }
+
 const struct test_case cases[] = {
-    CASE(sendfile_small), CASE(sendfile_large), CASE(header_and_body), CASE(splice), CASE(splice_mixed), END_OF_CASES,
+    CASE(sendfile_small), CASE(sendfile_large), CASE(header_and_body), CASE(splice), CASE(splice_mixed),
+    CASE(splice_reset), CASE(sendfile_reset), RAW_CASE(splice_taken_back), RAW_CASE(skip_taken_back), END_OF_CASES,
 };

@@ -269,7 +269,104 @@ static void small_buffers_client(int fd)
     tell(out.offset);
 }
 
+/* Set while another thread waits in a call: that call goes on as it began, the next one does not wait. */
+enum { WHOLE = 8 * MIB, PIECES = 4, PIECE = 500 };
+static struct {
+    int fd;
+    bool sends;
+    ssize_t n;
+    int error;
+    _Atomic pid_t thread;
+} under_way;
+static void *call_under_way(void *bytes)
+{
+    under_way.thread = thread_id();
+    under_way.n = under_way.sends ? send(under_way.fd, bytes, WHOLE, 0)
+                                  : recv(under_way.fd, bytes, PIECES * PIECE, MSG_WAITALL);
+    under_way.error = errno;
+    return NULL;
+}
+static uint8_t *begin_call(int fd, bool sends, pthread_t *thread)
+{
+    uint8_t *bytes = calloc(1, WHOLE);
+    under_way.fd = fd;
+    under_way.sends = sends;
+    *thread = start_thread(call_under_way, bytes);
+    while (!under_way.thread)
+        sched_yield();
+    await_asleep(under_way.thread);
+    return bytes;
+}
+
+static void set_under_reader_server(int fd)
+{
+    pthread_t thread;
+    uint8_t *bytes = begin_call(fd, false, &thread);
+    set_nonblocking(fd, true);
+    for (int i = 0; i < PIECES; i++) {
+        tell(i);
+        if (i < PIECES - 1) {
+            CHECK(hear() == (uint64_t)i);
+            await_asleep(under_way.thread);
+        }
+    }
+    pthread_join(thread, NULL);
+    say_result("all of it", under_way.n, under_way.error);
+    CALL("the next", recv(fd, bytes, 1, 0));
+    tell(PIECES);
+    free(bytes);
+}
+static void set_under_reader_client(int fd)
+{
+    char piece[PIECE] = "";
+    for (int i = 0; i < PIECES; i++) {
+        CHECK(hear() == (uint64_t)i);
+        write_all(fd, piece, PIECE);
+        if (i < PIECES - 1)
+            tell(i);
+    }
+    CHECK(hear() == PIECES);
+}
+
+static void set_under_writer_server(int fd)
+{
+    pthread_t thread;
+    uint8_t *bytes = begin_call(fd, true, &thread);
+    int on = 1;
+    MUST(ioctl(fd, FIONBIO, &on));
+    tell(under_way.thread);
+    pthread_join(thread, NULL);
+    say_result("all of it", under_way.n, under_way.error);
+    CALL("a receive", recv(fd, bytes, 1, 0));
+    MUST(shutdown(fd, SHUT_WR));
+    CHECK(hear() == 2);
+    free(bytes);
+}
+static void set_under_writer_client(int fd)
+{
+    static char bytes[WHOLE / 8];
+    pid_t writer = hear();
+    /* It waits for room once more. */
+    size_t total = read_full(fd, bytes, sizeof bytes);
+    await_asleep(writer);
+    for (ssize_t n; (n = MUST(read(fd, bytes, sizeof bytes))) > 0;)
+        total += n;
+    say("%zu bytes", total);
+    tell(2);
+}
+
 const struct test_case cases[] = {
-    CASE(by_fcntl),   CASE(by_ioctl),   CASE(on_and_off), CASE(fill_small),   CASE(fill_large),
-    CASE(fill_retry), CASE(partial),    CASE(small_buffers), RAW_CASE(at_birth), RAW_CASE(refused), END_OF_CASES,
+    CASE(by_fcntl),
+    CASE(by_ioctl),
+    CASE(on_and_off),
+    CASE(fill_small),
+    CASE(fill_large),
+    CASE(fill_retry),
+    CASE(partial),
+    CASE(small_buffers),
+    CASE(set_under_reader),
+    CASE(set_under_writer),
+    RAW_CASE(at_birth),
+    RAW_CASE(refused),
+    END_OF_CASES,
 };

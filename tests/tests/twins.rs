@@ -109,6 +109,8 @@ twins! {
         pair fill_retry: Carried(128 * KIB);
         pair partial: Carried(64 * KIB);
         pair small_buffers: PROMOTED;
+        pair set_under_reader: PROMOTED;
+        pair set_under_writer: PROMOTED;
         raw at_birth: PROMOTED;
         raw refused: Any;
     }
@@ -231,6 +233,10 @@ twins! {
         pair header_and_body: Carried(2 * MIB);
         pair splice: Any;
         pair splice_mixed: Any;
+        pair splice_reset: PROMOTED;
+        pair sendfile_reset: PROMOTED;
+        raw splice_taken_back: Any;
+        raw skip_taken_back: Any;
     }
     odd {
         pair lengths: PROMOTED;

@@ -52,6 +52,8 @@ pub enum Role {
 pub mod flag {
     /// O_NONBLOCK, as last seen.
     pub const NONBLOCK: u32 = 1;
+    /// Nobody saw it being set: it was found on the kernel's socket.
+    pub const NONBLOCK_FOUND: u32 = 256;
     /// The program shut its sending side down.
     pub const WRITE_SHUT: u32 = 2;
     /// The program shut its receiving side down.

@@ -72,11 +72,10 @@ impl Body {
     }
 
     pub fn is_nonblocking(&self) -> bool {
-        self.nonblocking.load(Relaxed)
+        self.nonblocking.load(Acquire)
     }
 
     pub fn set_nonblocking(&self, on: bool) {
-        self.nonblocking.store(on, Relaxed);
         if let Some(conn) = &self.conn {
             if on {
                 conn.end().set(flag::NONBLOCK);
@@ -84,6 +83,8 @@ impl Body {
                 conn.end().clear(flag::NONBLOCK);
             }
         }
+        // Last: a call under way that finds this set tells by the flag that it was set since.
+        self.nonblocking.store(on, Release);
     }
 
     pub fn is_selected(&self) -> bool {

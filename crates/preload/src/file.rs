@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_uint};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 
+use gm::end::flag;
 use libc::{size_t, ssize_t};
 use sockets::{Fault, RecvOptions, SendOptions};
 
@@ -59,7 +60,7 @@ fn transmit_file(
             return plain(n);
         }
         // Into a pipe, the kernel's is splice.
-        let flags = match source.conn().end().has(gm::end::flag::NONBLOCK) {
+        let flags = match source.conn().end().has(flag::NONBLOCK) {
             true => libc::SPLICE_F_NONBLOCK,
             false => 0,
         };
@@ -145,6 +146,7 @@ fn move_file(inside: &Inside, from: c_int, start: i64, n: usize) -> Result<usize
             Ok(sent) => {
                 done += sent;
                 if sent < got {
+                    forget_reset(inside);
                     break;
                 }
             }
@@ -153,6 +155,15 @@ fn move_file(inside: &Inside, from: c_int, start: i64, n: usize) -> Result<usize
         }
     }
     Ok(done)
+}
+
+/// The kernel goes on after a part, and so it meets the reset that cut it short; who is told of the part never hears of it.
+fn forget_reset(inside: &Inside) {
+    let end = inside.conn().end();
+    if end.has(flag::RESET_DUE) {
+        end.set(flag::RESET_TOLD);
+        end.clear(flag::RESET_DUE);
+    }
 }
 
 /// So few bytes are sent too seldom for the price of a question to matter.
@@ -311,7 +322,7 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
     if !pipe_waits(to, flags) && !pipe_ready(to, libc::POLLOUT) {
         return Err(Fault::WouldBlock);
     }
-    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    let nonblocking = inside.conn().end().has(flag::NONBLOCK);
     let mut piece = Piece::take();
     let mut done = 0;
     while done < n {
@@ -323,9 +334,9 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
         };
         let mut room = [IoSliceMut::new(&mut piece[..want])];
         let seen = match inside.conn().recv(&inside.fd(), &mut room, look) {
-            Ok(seen) if seen > 0 => seen,
-            Err(f) if done == 0 => return Err(f),
-            _ => break,
+            Ok(0) => break,
+            Ok(seen) => seen,
+            Err(f) => return inside.conn().so_far(done, f).map(|done| done as ssize_t),
         };
         let mut taken = 0;
         while taken < seen {
@@ -335,16 +346,15 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
             }
             taken += put as usize;
         }
-        let take = RecvOptions {
-            dont_wait: true,
-            ..Default::default()
-        };
+        done += taken;
         if taken > 0 {
             // Once more into the same place: what only skips has a page on the stack.
             let mut gone = [IoSliceMut::new(&mut piece[..taken])];
-            let _ = inside.conn().recv(&inside.fd(), &mut gone, take);
+            if let Err(f) = inside.conn().take(&inside.fd(), &mut gone) {
+                // The pipe has them all the same.
+                return inside.conn().so_far(done, f).map(|done| done as ssize_t);
+            }
         }
-        done += taken;
         if done == 0 {
             return Ok(-1);
         }
@@ -358,7 +368,7 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
 /// From a pipe into a carried connection: only as much as there is room for, because a pipe takes nothing back.
 #[inline(never)] // as above
 fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
-    let nonblocking = inside.conn().end().has(gm::end::flag::NONBLOCK);
+    let nonblocking = inside.conn().end().has(flag::NONBLOCK);
     let mut piece = Piece::take();
     let mut done = 0;
     while done < n {
@@ -385,23 +395,28 @@ fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
             break;
         }
         match send_all(inside, &piece[..got as usize]) {
-            Ok(()) => done += got as usize,
-            Err(_) if done > 0 => break,
-            Err(f) => return answer(Err(f), 0),
+            (sent, None) => done += sent,
+            (0, Some(f)) if done == 0 => return answer(Err(f), 0),
+            (sent, Some(_)) => {
+                done += sent;
+                break;
+            }
         }
     }
     if done == 0 { -1 } else { done as ssize_t }
 }
 
-/// Sends what was taken from a pipe, whatever signals and time-outs say.
-fn send_all(inside: &Inside, mut bytes: &[u8]) -> Result<(), Fault> {
+/// Sends what was taken from a pipe, whatever signals and time-outs say. How much, and what kept the rest from it.
+fn send_all(inside: &Inside, bytes: &[u8]) -> (usize, Option<Fault>) {
     let o = SendOptions { dont_wait: false };
-    while !bytes.is_empty() {
-        match inside.conn().send(&inside.fd(), &[IoSlice::new(bytes)], o) {
-            Ok(sent) => bytes = &bytes[sent..],
+    let mut done = 0;
+    while done < bytes.len() {
+        let rest = [IoSlice::new(&bytes[done..])];
+        match inside.conn().send(&inside.fd(), &rest, o) {
+            Ok(sent) => done += sent,
             Err(Fault::Interrupted | Fault::WouldBlock) => {}
-            Err(f) => return Err(f),
+            Err(f) => return (done, Some(f)),
         }
     }
-    Ok(())
+    (done, None)
 }

@@ -37,6 +37,24 @@ impl Fd {
         }
     }
 
+    /// Sleeps until the stream has something. No handler is for going on.
+    fn poll_readable(&self, limit: Option<libc::timespec>) -> Result<Peeked, Fault> {
+        let mut entry = [libc::pollfd {
+            fd: self.0,
+            events: libc::POLLIN | libc::POLLRDHUP,
+            revents: 0,
+        }];
+        match faults_of(|| ppoll(&mut entry, limit, std::ptr::null()) as isize)? {
+            0 => Err(Fault::WouldBlock),
+            _ => match self.recv(&mut [0], true) {
+                Ok(0) => Ok(Peeked::EndOfFile),
+                // Another thread took it: worth a look at the ring all the same.
+                Err(Fault::WouldBlock) => Ok(Peeked::Bytes(0)),
+                other => other.map(Peeked::Bytes),
+            },
+        }
+    }
+
     fn get(&self) -> BorrowedFd<'_> {
         // SAFETY: the hook's caller passed it, or it is kept open for its sake.
         unsafe { borrow(self.now()) }
@@ -326,21 +344,7 @@ impl Kernel for Fd {
     fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault> {
         if timeout_us > 0 {
             // A part of SO_RCVTIMEO, perhaps. Where there is a limit no handler is for going on.
-            let limit = Some(time::timespec_of(timeout_us.saturating_mul(1000)));
-            let mut entry = [libc::pollfd {
-                fd: self.0,
-                events: libc::POLLIN | libc::POLLRDHUP,
-                revents: 0,
-            }];
-            return match faults_of(|| ppoll(&mut entry, limit, std::ptr::null()) as isize)? {
-                0 => Err(Fault::WouldBlock),
-                _ => match self.recv(&mut [0], true) {
-                    Ok(0) => Ok(Peeked::EndOfFile),
-                    // Another thread took it: worth a look at the ring all the same.
-                    Err(Fault::WouldBlock) => Ok(Peeked::Bytes(0)),
-                    other => other.map(Peeked::Bytes),
-                },
-            };
+            return self.poll_readable(Some(time::timespec_of(timeout_us.saturating_mul(1000))));
         }
         let mut scratch = [0_u8; 1];
         // SAFETY: a local buffer.
@@ -349,6 +353,13 @@ impl Kernel for Fd {
         }) {
             Ok(0) => Ok(Peeked::EndOfFile),
             Ok(n) => Ok(Peeked::Bytes(n as usize)),
+            // It was set in the middle of the program's call, which waits all the same.
+            Err(Fault::WouldBlock) if self.is_nonblocking() => match self.poll_readable(None) {
+                Err(Fault::Interrupted) if !cancel::is_on() && !signals::ended_sleep() => {
+                    Ok(Peeked::Bytes(0))
+                }
+                polled => polled,
+            },
             Err(f) => Err(f),
         }
     }

@@ -401,6 +401,7 @@ fn signals_wanted(fd: c_int) {
 fn set_nonblocking(fd: c_int, on: bool) {
     if let Some(inside) = enter(fd) {
         let end = inside.conn().end();
+        end.clear(flag::NONBLOCK_FOUND);
         if on {
             end.set(flag::NONBLOCK)
         } else {

@@ -8,19 +8,19 @@
 //! * `rejoin`: an end that other processes hold as well
 //! * `recv`, `send`: bytes, waiting, and the path each direction is on (INV-2)
 //! * `ready`: what poll, select and epoll want to know, and arming for sleep (INV-5)
-//! * `waiting`: all of that; `limit`: how long a call may; `bells`: doorbells on the stream of a reader that slept
+//! * `waiting`: all of that; `call`: what one call of the program's knows of itself; `bells`: doorbells on the stream of a reader that slept
 //! * `back`: the way back to TCP; `end`: shutdown and close
 
 #![forbid(unsafe_code)]
 
 mod back;
 mod bells;
+mod call;
 mod conn;
 mod copy;
 mod end;
 mod gate;
 mod kernel;
-mod limit;
 mod lock;
 #[cfg(test)]
 mod mock;

@@ -37,6 +37,8 @@ pub(crate) struct Socket {
     place: Rc<NodeDir>,
     /// What happens while somebody sleeps on this socket, which blocks then. It moves the clock.
     meanwhile: Rc<RefCell<Option<Act>>>,
+    /// O_NONBLOCK.
+    pub(crate) nonblocking: Rc<Cell<bool>>,
 }
 
 impl Socket {
@@ -53,6 +55,7 @@ impl Socket {
             peer_port: two,
             place: place.clone(),
             meanwhile: Rc::default(),
+            nonblocking: Rc::default(),
         };
         let server = Self {
             out: b,
@@ -62,6 +65,7 @@ impl Socket {
             peer_port: one,
             place: place.clone(),
             meanwhile: Rc::default(),
+            nonblocking: Rc::default(),
         };
         (client, server)
     }
@@ -82,6 +86,10 @@ impl Socket {
     /// The kernel's buffers are full from now on.
     pub(crate) fn fill_up(&self) {
         self.out.full.set(true);
+    }
+
+    fn blocks_for_ever(&self) -> bool {
+        self.meanwhile.borrow().is_none()
     }
 
     fn happen(&self) {
@@ -118,11 +126,11 @@ impl Kernel for Socket {
     }
 
     fn is_nonblocking(&self) -> bool {
-        self.meanwhile.borrow().is_none()
+        self.nonblocking.get() || self.blocks_for_ever()
     }
 
     fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault> {
-        assert!(!self.is_nonblocking(), "a sleep for ever");
+        assert!(!self.blocks_for_ever(), "a sleep for ever");
         let over_us = self.now_us() + timeout_us;
         loop {
             self.happen();

@@ -8,7 +8,7 @@ use ring::layout;
 use ring::sync::Ordering::{Relaxed, Release};
 use ring::{Corrupt, Rx};
 
-use crate::limit::Limit;
+use crate::call::Call;
 use crate::{Conn, Fault, Kernel};
 
 /// Flags of one receiving call.
@@ -45,7 +45,17 @@ impl Conn {
         bufs: &mut [IoSliceMut<'_>],
         o: RecvOptions,
     ) -> Result<usize, Fault> {
-        self.recv_within(k, bufs, o, &mut Limit::default())
+        self.recv_within(k, bufs, o, &mut Call::default())
+    }
+
+    /// Takes what a peek of the same call has shown, without waiting.
+    pub fn take(&self, k: &impl Kernel, bufs: &mut [IoSliceMut<'_>]) -> Result<usize, Fault> {
+        let o = RecvOptions {
+            dont_wait: true,
+            wait_all: true,
+            peek: false,
+        };
+        self.recv_within(k, bufs, o, &mut Call::that_has_begun())
     }
 
     #[inline]
@@ -54,7 +64,7 @@ impl Conn {
         k: &impl Kernel,
         bufs: &mut [IoSliceMut<'_>],
         o: RecvOptions,
-        limit: &mut Limit,
+        call: &mut Call,
     ) -> Result<usize, Fault> {
         let want: usize = bufs.iter().map(|b| b.len()).sum();
         if want == 0 {
@@ -63,9 +73,10 @@ impl Conn {
         let mut done = 0;
         let mut slept = false;
         loop {
-            match self.look(k, bufs, done, o) {
+            match self.look(k, bufs, done, o, call.has_begun) {
                 Ok(Look::Bytes(n)) => {
                     done += n;
+                    call.has_begun = true;
                     if done == want || !o.wait_all || o.peek {
                         if slept {
                             let _ = self.take_bells(k);
@@ -78,6 +89,7 @@ impl Conn {
                 }
                 Ok(Look::Stream(n)) => {
                     done += n;
+                    call.has_begun = true;
                     if o.peek {
                         done += self.peek_behind(bufs, done)?;
                     }
@@ -97,7 +109,7 @@ impl Conn {
                 }
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
-                Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait, limit) {
+                Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait, call) {
                     Ok(was_asleep) => slept |= was_asleep,
                     Err(f) => return self.so_far(done, f),
                 },
@@ -122,7 +134,7 @@ impl Conn {
 
     /// A fault after so many bytes: those are told first, and a reset then, as it is not found a second time.
     #[cold]
-    fn so_far(&self, done: usize, f: Fault) -> Result<usize, Fault> {
+    pub fn so_far(&self, done: usize, f: Fault) -> Result<usize, Fault> {
         if done == 0 {
             return Err(f);
         }
@@ -149,7 +161,7 @@ impl Conn {
     pub fn skip(&self, k: &impl Kernel, want: usize, o: RecvOptions) -> Result<usize, Fault> {
         const PIECE: usize = 2048;
         let mut scratch = [0_u8; PIECE];
-        let (mut done, mut limit) = (0, Limit::default());
+        let (mut done, mut call) = (0, Call::default());
         if o.peek {
             self.recv_nothing(k, o)?;
             return Ok(self.readable_bytes(k).min(want));
@@ -161,11 +173,10 @@ impl Conn {
                 ..o
             };
             let bufs = &mut [IoSliceMut::new(&mut scratch[..n])];
-            match self.recv_within(k, bufs, later, &mut limit) {
+            match self.recv_within(k, bufs, later, &mut call) {
                 Ok(0) => break,
                 Ok(n) => done += n,
-                Err(_) if done > 0 => break,
-                Err(f) => return Err(f),
+                Err(f) => return self.so_far(done, f),
             }
         }
         Ok(done)
@@ -190,6 +201,7 @@ impl Conn {
         bufs: &mut [IoSliceMut<'_>],
         skip: usize,
         o: RecvOptions,
+        has_begun: bool,
     ) -> Result<Look, Fault> {
         for _ in 0..LOOKS {
             match self.end.rx_path() {
@@ -205,7 +217,7 @@ impl Conn {
                     }
                 }
                 // Both directions are on TCP: the kernel does the whole call, with all that it knows.
-                Path::Tcp if skip == 0 && !self.is_engaged() => return Err(Fault::UseKernel),
+                Path::Tcp if !has_begun && !self.is_engaged() => return Err(Fault::UseKernel),
                 Path::Tcp => match self.look_at_tcp(k, bufs, skip, o)? {
                     Some(look) => return Ok(look),
                     None => continue,
@@ -502,9 +514,15 @@ impl Conn {
             return Ok(None);
         }
         if !o.peek {
-            let taken = k.recv(&mut buf[..payload], false)?;
-            self.count_tcp(0, taken as u64);
-            return Ok(Some(Look::Stream(taken)));
+            return match k.recv(&mut buf[..payload], false) {
+                Ok(taken) => {
+                    self.count_tcp(0, taken as u64);
+                    Ok(Some(Look::Stream(taken)))
+                }
+                // The connection is plain by now, and a call that left it to the kernel was quicker.
+                Err(Fault::WouldBlock) => Ok(None),
+                Err(f) => Err(f),
+            };
         }
         if payload < n || bufs.len() == 1 {
             return Ok(Some(Look::Stream(payload)));

@@ -78,12 +78,7 @@ impl Conn {
                 Err(f) => Err(f),
             };
             if let Err(f) = fault {
-                if done > 0 && f == Fault::Reset {
-                    // The part is told first, then the error.
-                    self.end.set(flag::RESET_DUE);
-                    self.end.clear(flag::RESET_TOLD);
-                }
-                return if done > 0 { Ok(done) } else { Err(f) };
+                return self.so_far(done, f);
             }
         }
     }
@@ -392,9 +387,7 @@ impl Conn {
         k: &K,
         moved: bool,
     ) -> Result<(), Fault> {
-        // The program may have set it by a way that we did not see.
-        if k.is_nonblocking() {
-            self.end.set(flag::NONBLOCK);
+        if !waiting.call.may_sleep(self, k) {
             self.fulls.fetch_add(1, Relaxed);
             return Err(Fault::WouldBlock);
         }
@@ -418,7 +411,7 @@ impl Conn {
     /// How long, in µs, a send may sleep before it looks again.
     fn slice_us<K: Kernel>(&self, waiting: &mut Waiting<'_, K>, k: &K) -> Result<u64, Fault> {
         let most = self.end.send_timeout_us.load(Relaxed);
-        match waiting.limit.left_us(most, k) {
+        match waiting.call.left_us(most, k) {
             Some(0) => Err(Fault::WouldBlock),
             left => Ok(left.unwrap_or(u64::MAX).min(ROOM_SLICE_US)),
         }
@@ -464,8 +457,7 @@ impl Conn {
         if self.write_spin.wait(k.cpus(), || k.yield_now(), woken) == Spun::Found {
             return Ok(());
         }
-        if k.is_nonblocking() {
-            self.end.set(flag::NONBLOCK);
+        if !waiting.call.may_sleep(self, k) {
             return self.wait_room(waiting, k, SendOptions { dont_wait: true }, (want, done));
         }
         waiting.begin();

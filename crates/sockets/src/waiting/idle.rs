@@ -8,7 +8,7 @@ use ring::sync::Ordering::Relaxed;
 use ring::{Corrupt, Rx};
 
 use super::Spun;
-use crate::limit::Limit;
+use crate::call::Call;
 use crate::{Conn, Fault, Kernel, Peeked, QUEUE_SLICE_US};
 
 /// See [`Conn::check_idle_wake`]: some tens of milliseconds.
@@ -41,7 +41,7 @@ impl Conn {
         &self,
         k: &impl Kernel,
         dont_wait: bool,
-        limit: &mut Limit,
+        call: &mut Call,
     ) -> Result<bool, Fault> {
         self.mind_asks(k);
         if dont_wait {
@@ -50,13 +50,11 @@ impl Conn {
         if self.spin_readable(k) == Spun::Found {
             return Ok(false);
         }
-        // The program may have set O_NONBLOCK by a way that we did not see.
-        if k.is_nonblocking() {
-            self.end.set(flag::NONBLOCK);
+        if !call.may_sleep(self, k) {
             return self.would_block(k).map(|()| false);
         }
         let most = self.end.receive_timeout_us.load(Relaxed);
-        match limit.left_us(most, k) {
+        match call.left_us(most, k) {
             Some(0) => Err(Fault::WouldBlock),
             left => self.sleep_readable(k, left.unwrap_or(0)).map(|()| true),
         }

@@ -3,7 +3,7 @@
 //! handler that ran between two of them would go unnoticed. So they are held back from the first sleep to the end of the
 //! call, and let run after each step.
 
-use crate::limit::Limit;
+use crate::call::Call;
 use crate::{Fault, Kernel};
 
 /// One call's waiting.
@@ -11,7 +11,7 @@ pub(crate) struct Waiting<'k, K: Kernel> {
     k: &'k K,
     begun: bool,
     held: Option<u64>,
-    pub(crate) limit: Limit,
+    pub(crate) call: Call,
 }
 
 impl<'k, K: Kernel> Waiting<'k, K> {
@@ -20,7 +20,7 @@ impl<'k, K: Kernel> Waiting<'k, K> {
             k,
             begun: false,
             held: None,
-            limit: Limit::default(),
+            call: Call::default(),
         }
     }
 
