@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use ring::Key;
 
-use crate::Error;
 use crate::held::{HELD, Held};
 use crate::os::{self, Mapping, ProcessId, Realm};
 use crate::port::AWAITED_NS;
+use crate::{Distrust, Error};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
 const BUCKETS: usize = 256;
@@ -244,7 +244,7 @@ impl Node {
     fn attach_checked(dir: &Path, who: (ProcessId, Realm)) -> Result<Self, Error> {
         let path = Self::file_in(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidInput => {
+            std::io::ErrorKind::InvalidInput if Distrust::of(&e).is_none() => {
                 Error::unsound(&path, "not a registry of this version")
             }
             _ => Error::os("open", &path, e),

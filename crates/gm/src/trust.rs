@@ -83,6 +83,11 @@ impl Distrust {
         Ok(())
     }
 
+    /// The error of a file that is not to be trusted, in a directory that is: nonsense in its place, not a place out of reach.
+    pub(crate) fn of_file(self) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, self)
+    }
+
     /// The reason in an error of the operating system layer, if it is one of these.
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()

@@ -148,7 +148,8 @@ pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     if !regular || !(min..=max).contains(&len) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Distrust::judge_file(my_uid(), stat.st_uid, stat.st_mode, is_anybody)?;
+    Distrust::judge_file(my_uid(), stat.st_uid, stat.st_mode, is_anybody)
+        .map_err(Distrust::of_file)?;
     map(&fd, len)
 }
 

@@ -142,7 +142,10 @@ pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     }
     if raw::usable() {
         judge_dir(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
-        judge(path, Distrust::judge_file)?;
+        judge(path, Distrust::judge_file).map_err(|e| match Distrust::of(&e) {
+            Some(why) => why.of_file(),
+            None => e,
+        })?;
     }
     map(&file, len)
 }
