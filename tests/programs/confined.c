@@ -3,9 +3,11 @@
 #include "common.h"
 
 #include <net/if.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 enum { BYTES = 300 * KIB };
 
@@ -120,6 +122,37 @@ static void as_nobody_there(void) { CALL("unshare", unshare(CLONE_NEWUSER)); }
 
 static void with_children_apart(void) { CALL("unshare", unshare(CLONE_NEWPID)); }
 
+/* A thread that gets descriptors of its own does as it likes with their numbers, also with that of a connection. */
+static void *go_apart(void *by_closing)
+{
+    if (by_closing)
+        CALL("close_range", syscall(SYS_close_range, 3, ~0U, 2 /* CLOSE_RANGE_UNSHARE */));
+    else
+        CALL("unshare", unshare(CLONE_FILES));
+    int null = MUST(open("/dev/null", O_RDWR));
+    for (int fd = 3; fd < 64; fd++)
+        if (fd != null)
+            MUST(dup2(null, fd));
+    for (int fd = 3; fd < 64; fd++)
+        MUST(write(fd, "nobody reads this", 17));
+    for (int fd = 3; fd < 64; fd++)
+        MUST(close(fd));
+    return NULL;
+}
+
+static void in_a_thread(void *by_closing)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, go_apart, by_closing) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+static void with_a_thread_apart(void) { in_a_thread(NULL); }
+
+static void with_a_thread_that_closes(void) { in_a_thread(""); }
+
+static void alone_with_its_files(void) { CALL("unshare", unshare(CLONE_FILES)); }
+
 /* Each case by itself on one side, and on both. */
 #define CONFINED(name)                                                \
     static void name##_server(int fd) { name(); go_on_serving(fd); }  \
@@ -136,6 +169,9 @@ CONFINED(as_another_user)
 CONFINED(undumpable)
 CONFINED(as_nobody_there)
 CONFINED(with_children_apart)
+CONFINED(with_a_thread_apart)
+CONFINED(with_a_thread_that_closes)
+CONFINED(alone_with_its_files)
 
 /* The same addresses and ports in two network namespaces, of one node: a process serves in both, another asks in both. */
 enum { PORT = 7101, FROM = 7102 };
@@ -220,6 +256,9 @@ const struct test_case cases[] = {
     THREE(undumpable),
     THREE(as_nobody_there),
     THREE(with_children_apart),
+    THREE(with_a_thread_apart),
+    THREE(with_a_thread_that_closes),
+    THREE(alone_with_its_files),
     RAW_CASE(two_networks),
     END_OF_CASES,
 };

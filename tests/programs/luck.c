@@ -7,6 +7,8 @@
  *     luck fill PORT BYTES AT FILE          as bulk, one connection; after AT bytes FILE takes all space there is, until the end
  *     luck talk PORT                        ten exchanges for each line of input, then a line
  *     luck hold PORT CONNECTIONS            makes connections busy, says so, and holds them idle until its input ends
+ *     luck heirs PORT SOCKETS               makes so many sockets, says how long a program takes that inherits them, and becomes one
+ *                                           that connects the first and the last of them and exchanges on both
  *     luck leave PORT                       connections that are killed at every step of their promotion
  *     luck exit CODE | luck die SIGNAL      makes a TCP socket and ends so
  */
@@ -249,6 +251,51 @@ static void hold(int port, int count)
 }
 
 /* Whatever the one who started us has set. */
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    MUST(clock_gettime(CLOCK_MONOTONIC, &now));
+    return now.tv_sec * 1000000ULL + now.tv_nsec / 1000;
+}
+
+static void heirs(const char *port, int count)
+{
+    char first[16], last[16];
+    for (int i = 0; i < count; i++) {
+        int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+        snprintf(i ? last : first, sizeof last, "%d", fd);
+    }
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        uint64_t start = now_us();
+        pid_t child = MUST(vfork());
+        if (child == 0) {
+            execl("/bin/true", "true", NULL);
+            _exit(9);
+        }
+        int status;
+        MUST(waitpid(child, &status, 0));
+        CHECK(status == 0);
+        uint64_t took = now_us() - start;
+        best = took < best ? took : best;
+    }
+    say("%llu us", (unsigned long long)best);
+    fflush(stdout);
+    execl("/proc/self/exe", "luck", "heir", port, first, last, NULL);
+    die("exec");
+}
+
+static void heir(int port, int first, int last)
+{
+    struct link links[] = {{first, {1, 0}, {1, 0}}, {last, {2, 0}, {2, 0}}};
+    struct sockaddr_storage address;
+    socklen_t length = loopback(AF_INET, port, &address);
+    for (int i = 0; i < 2; i++)
+        MUST(connect(links[i].fd, (struct sockaddr *)&address, length));
+    warm(links, 2);
+    say("inherited");
+}
+
 static void die_of(int number)
 {
     signal(number, SIG_DFL);
@@ -296,6 +343,10 @@ int main(int argc, char **argv)
         bulk(port, 1, atoi(argv[3]), atoi(argv[4]), argv[5]);
     else if (!strcmp(what, "talk"))
         talk(port);
+    else if (!strcmp(what, "heirs") && argc == 4)
+        heirs(argv[2], atoi(argv[3]));
+    else if (!strcmp(what, "heir") && argc == 5)
+        heir(port, atoi(argv[3]), atoi(argv[4]));
     else if (!strcmp(what, "leave"))
         leave(port);
     else if (!strcmp(what, "hold") && argc == 4)

@@ -425,6 +425,15 @@ twins! {
         pair with_children_apart: PROMOTED;
         pair with_children_apart_asking: PROMOTED;
         pair with_children_apart_both: PROMOTED;
+        pair with_a_thread_apart: PROMOTED;
+        pair with_a_thread_apart_asking: PROMOTED;
+        pair with_a_thread_apart_both: PROMOTED;
+        pair with_a_thread_that_closes: PROMOTED;
+        pair with_a_thread_that_closes_asking: PROMOTED;
+        pair with_a_thread_that_closes_both: PROMOTED;
+        pair alone_with_its_files: Carried(500 * KIB);
+        pair alone_with_its_files_asking: Carried(500 * KIB);
+        pair alone_with_its_files_both: Carried(500 * KIB);
         raw two_networks: Carried(3 * MIB);
     }
     adopt {

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::Error;
-use crate::node::{BUSY, EntryWords, FREE, LIVE, Node, is_gone, take_free, take_live};
+use crate::node::{BUSY, EntryWords, FREE, LIVE, Node, take_free, take_live};
 use crate::os::{self, ProcessId};
 
 pub(crate) const HELD: usize = 4096;
@@ -97,13 +97,16 @@ impl Node {
 
     /// The entry of a poster that is gone which has been there longest.
     fn take_oldest(&self, cookie: u64) -> Option<&Held> {
-        let gone = || {
-            let window = self.window(cookie).iter();
-            let gone = window.filter(|h| is_gone(h.entry()));
-            gone.min_by_key(|h| h.posted_ns())
-        };
+        let window = self.window(cookie);
         // Others take them as well.
-        (0..PROBE).find_map(|_| gone().filter(|h| take_live(h.entry())))
+        for _ in 0..PROBE {
+            let gone = window.iter().filter(|h| self.is_gone(h.entry()));
+            let oldest = gone.min_by_key(|h| h.posted_ns())?;
+            if take_live(oldest.entry()) {
+                return Some(oldest);
+            }
+        }
+        None
     }
 
     /// Where is the end of the socket `cookie`? To be compared with the end itself (rule 1).

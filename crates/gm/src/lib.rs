@@ -58,6 +58,7 @@ impl Error {
         match self {
             Self::Os { error, .. } if os::is_limit(error) => Reason::Limit,
             Self::Os { error, .. } if os::is_out_of_reach(error) => Reason::NoNode,
+            Self::Os { error, .. } if Distrust::of(error).is_some() => Reason::NoNode,
             Self::OutOfReach => Reason::NoNode,
             _ => Reason::NoMemory,
         }

@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use ring::Key;
 
-use crate::Error;
 use crate::held::{HELD, Held};
 use crate::os::{self, Mapping, ProcessId, Realm};
 use crate::port::AWAITED_NS;
+use crate::{Distrust, Error};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
 const BUCKETS: usize = 256;
@@ -115,8 +115,37 @@ pub struct Node {
     /// Who we are: changes in a forked child.
     me_pid: AtomicU32,
     me_start: AtomicU64,
+    /// Who was found alive last.
+    lately: Lately,
     /// Where its processes have their numbers.
     pub realm: Realm,
+}
+
+/// A process that was just found alive is not asked after again: a full table has many entries of few processes. To take a dead one
+/// for alive so long costs a refusal.
+#[derive(Default)]
+struct Lately {
+    pid: AtomicU32,
+    start: AtomicU64,
+    until_ns: AtomicU64,
+}
+
+const LATELY_NS: u64 = 20_000_000;
+
+impl Lately {
+    fn lives(&self, who: ProcessId) -> bool {
+        let now = os::monotonic_ns();
+        if owner(&self.pid, &self.start) == who && now < self.until_ns.load(Relaxed) {
+            return true;
+        }
+        let lives = who.alive();
+        if lives {
+            self.pid.store(who.pid, Relaxed);
+            self.start.store(who.start, Relaxed);
+            self.until_ns.store(now + LATELY_NS, Relaxed);
+        }
+        lives
+    }
 }
 
 /// Index of an entry, to give it back.
@@ -244,7 +273,7 @@ impl Node {
     fn attach_checked(dir: &Path, who: (ProcessId, Realm)) -> Result<Self, Error> {
         let path = Self::file_in(dir);
         let map = os::open_mapped(&path, FILE_BYTES, FILE_BYTES).map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidInput => {
+            std::io::ErrorKind::InvalidInput if Distrust::of(&e).is_none() => {
                 Error::unsound(&path, "not a registry of this version")
             }
             _ => Error::os("open", &path, e),
@@ -267,6 +296,7 @@ impl Node {
             dir: dir.to_owned(),
             me_pid: AtomicU32::new(me.pid),
             me_start: AtomicU64::new(me.start),
+            lately: Lately::default(),
             realm,
         }
     }
@@ -315,11 +345,28 @@ impl Node {
         (port as usize).wrapping_mul(0x9e37) % BUCKETS * BUCKET
     }
 
+    /// Takes a free entry, else one whose owner is gone. The entry is left BUSY, for the caller to fill.
+    fn take_entry<'a>(
+        &self,
+        entries: impl Iterator<Item = EntryWords<'a>> + Clone,
+    ) -> Option<usize> {
+        let free = entries.clone().position(take_free);
+        let gone = |e| self.is_gone(e) && take_live(e);
+        free.or_else(|| entries.clone().position(gone))
+    }
+
+    /// In use, by a process that lives no more? This one does.
+    pub(crate) fn is_gone(&self, (state, pid, start): EntryWords<'_>) -> bool {
+        let who = owner(pid, start);
+        state.load(Acquire) == LIVE && who != self.me() && !self.lately.lives(who)
+    }
+
     /// Says that this process accepts connections at `at`.
     pub fn listen(&self, at: &ListenAddress) -> Result<Entry, Error> {
         let start = Self::bucket(at.port);
         let bucket = &self.listeners()[start..start + BUCKET];
-        let i = take_entry(bucket.iter().map(|l| (&l.state, &l.pid, &l.start)))
+        let i = self
+            .take_entry(bucket.iter().map(|l| (&l.state, &l.pid, &l.start)))
             .ok_or(Error::Full("listeners"))?;
         let l = &bucket[i];
         let any = u32::from(at.any_v4) << 16 | u32::from(at.any_v6) << 17;
@@ -405,7 +452,7 @@ impl Node {
     pub fn offer(&self, key: &Key, segment: u64) -> Result<Entry, Error> {
         let take = |start: usize| {
             let window = self.offers()[start..start + PROBE].iter();
-            Some(start + take_entry(window.map(|o| (&o.state, &o.pid, &o.start)))?)
+            Some(start + self.take_entry(window.map(|o| (&o.state, &o.pid, &o.start)))?)
         };
         let places = places_of(key);
         let i = places.into_iter().find_map(take);
@@ -506,7 +553,7 @@ impl Node {
         let awaited = |h: &&Held| h.posted_ns().saturating_add(AWAITED_NS) > now;
         let held = self.held().iter().filter(|h| !awaited(h)).map(Held::entry);
         for (state, pid, start) in listeners.chain(offers).chain(held) {
-            if is_gone((state, pid, start)) {
+            if self.is_gone((state, pid, start)) {
                 state.store(FREE, Release);
                 n += 1;
             }
@@ -533,21 +580,10 @@ fn owner(pid: &AtomicU32, start: &AtomicU64) -> ProcessId {
 /// A table entry's state, and who owns it: pid and start time.
 pub(crate) type EntryWords<'a> = (&'a AtomicU32, &'a AtomicU32, &'a AtomicU64);
 
-/// Takes a free entry, else one whose owner is gone. The entry is left BUSY, for the caller to fill.
-fn take_entry<'a>(entries: impl Iterator<Item = EntryWords<'a>> + Clone) -> Option<usize> {
-    let free = entries.clone().position(take_free);
-    free.or_else(|| entries.clone().position(|e| is_gone(e) && take_live(e)))
-}
-
 pub(crate) fn take_free((state, _, _): EntryWords<'_>) -> bool {
     state.compare_exchange(FREE, BUSY, AcqRel, Relaxed).is_ok()
 }
 
 pub(crate) fn take_live((state, _, _): EntryWords<'_>) -> bool {
     state.compare_exchange(LIVE, BUSY, AcqRel, Relaxed).is_ok()
-}
-
-/// In use, by a process that lives no more?
-pub(crate) fn is_gone((state, pid, start): EntryWords<'_>) -> bool {
-    state.load(Acquire) == LIVE && !owner(pid, start).alive()
 }

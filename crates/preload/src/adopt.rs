@@ -5,6 +5,7 @@
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir};
@@ -32,7 +33,10 @@ extern "C" fn at_start() {
     cancel::at_start();
     crate::process::at_start();
     ctx::begin();
-    each_tcp(|fd| meet_tcp(fd, Came::Inherited));
+    each_tcp(|fd| {
+        meet_tcp(fd, Came::Inherited);
+        ControlFlow::Continue(())
+    });
     crate::set_errno(saved);
 }
 
@@ -47,8 +51,8 @@ fn open_count() -> usize {
     usize::try_from(told).unwrap_or(0)
 }
 
-/// Every descriptor of this process that seems to be a TCP socket. Takes no memory.
-pub fn each_tcp(mut f: impl FnMut(c_int)) {
+/// Every descriptor of this process that seems to be a TCP socket, until `f` breaks. Takes no memory.
+pub fn each_tcp(mut f: impl FnMut(c_int) -> ControlFlow<()>) {
     /// A list of the descriptors costs as much as so many questions.
     const HOLES: usize = 100;
     let (count, mut found, mut next) = (open_count(), 0, 0);
@@ -56,22 +60,21 @@ pub fn each_tcp(mut f: impl FnMut(c_int)) {
     while found < count && (next as usize) < most {
         let protocol = sockopt::socket_protocol(borrowed(next));
         found += usize::from(protocol != Err(Errno::BADF));
-        if protocol == Ok(Some(ipproto::TCP)) {
-            f(next);
+        if protocol == Ok(Some(ipproto::TCP)) && f(next).is_break() {
+            return;
         }
         next += 1;
     }
     if count == 0 || found < count {
-        each_open_from(next, |fd| {
-            if has_tcps_number(fd) {
-                f(fd);
-            }
+        each_open_from(next, |fd| match has_tcps_number(fd) {
+            true => f(fd),
+            false => ControlFlow::Continue(()),
         });
     }
 }
 
 /// As they are listed, from number `least` on.
-fn each_open_from(least: c_int, mut f: impl FnMut(c_int)) {
+fn each_open_from(least: c_int, mut f: impl FnMut(c_int) -> ControlFlow<()>) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(dir) = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()) else {
         return each_open_by_poll(least, f);
@@ -80,14 +83,15 @@ fn each_open_from(least: c_int, mut f: impl FnMut(c_int)) {
     let mut entries = RawDir::new(dir.as_fd(), &mut room);
     while let Some(Ok(entry)) = entries.next() {
         let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
-        if let Some(fd) = number.filter(|fd| *fd >= least) {
-            f(fd);
+        let known = number.filter(|fd| *fd >= least);
+        if known.is_some_and(|fd| f(fd).is_break()) {
+            return;
         }
     }
 }
 
 /// Without /proc: asks of the first 1024 which are open.
-fn each_open_by_poll(least: c_int, mut f: impl FnMut(c_int)) {
+fn each_open_by_poll(least: c_int, mut f: impl FnMut(c_int) -> ControlFlow<()>) {
     const ONCE: usize = 128;
     const MOST: usize = 1024;
     for first in (0..MOST).step_by(ONCE) {
@@ -102,8 +106,8 @@ fn each_open_by_poll(least: c_int, mut f: impl FnMut(c_int)) {
             return;
         }
         let open = |p: &&libc::pollfd| p.revents & libc::POLLNVAL == 0 && p.fd >= least;
-        for p in set.iter().filter(open) {
-            f(p.fd);
+        if set.iter().filter(open).any(|p| f(p.fd).is_break()) {
+            return;
         }
     }
 }

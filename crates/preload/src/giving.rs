@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::io::IoSliceMut;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -230,6 +231,7 @@ fn take_place_in_guest(inside: &Inside, fresh: &OwnedFd) {
         if adopt::cookie(fd) == cookie {
             put(fresh, fd);
         }
+        ControlFlow::Continue(())
     });
 }
 

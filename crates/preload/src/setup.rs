@@ -258,6 +258,9 @@ fn without_ours(first: c_uint, last: c_uint) -> impl Iterator<Item = (c_uint, c_
 pub unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const UNSHARE: c_int = 2;
     const CLOEXEC: c_int = 4;
+    if flags & !(UNSHARE | CLOEXEC) == 0 && flags & UNSHARE != 0 && first <= last {
+        crate::process::confine::part_files();
+    }
     // Another thread goes on with what is closed for this one alone: the tables here are of all.
     let closes = flags == 0 || flags == UNSHARE && crate::signals::single_threaded();
     if closes && first <= last {

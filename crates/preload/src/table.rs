@@ -38,7 +38,7 @@ macro_rules! for_each_hook {
             accept(fd: c_int, from: *mut sockaddr, len: *mut socklen_t) -> c_int, setup, "the kernel accepts; this end may claim a ring later";
             accept4(fd: c_int, from: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int, setup, "as accept";
             close(fd: c_int) -> c_int, setup, "ends the ring as TCP would: end-of-file, or reset if bytes are unread";
-            close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, setup, "closes the range's carried sockets one by one first";
+            close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, setup, "closes the range's carried sockets one by one first; with CLOSE_RANGE_UNSHARE in a process with threads as unshare";
             closefrom(first: c_int) -> (), setup, "as close_range";
             shutdown(fd: c_int, how: c_int) -> c_int, setup, "shuts the direction in the ring";
             dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection; one on 0, 1 or 2 goes back to TCP, because stdio's calls are not seen";
@@ -76,7 +76,7 @@ macro_rules! for_each_hook {
             bsd_signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
             siginterrupt(signal: c_int, ends: c_int) -> c_int, process, "as sigaction";
             prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, process, "before a seccomp filter is installed, everything goes back to TCP, for good";
-            unshare(flags: c_int) -> c_int, process, "before a process, time or user namespace, everything goes back to TCP, for good; before a mount namespace, what is carried now, as with chroot";
+            unshare(flags: c_int) -> c_int, process, "before a process, time or user namespace, and before a thread among others gets descriptors of its own, everything goes back to TCP, for good; before a mount namespace, what is carried now, as with chroot";
             setns(fd: c_int, kind: c_int) -> c_int, process, "as unshare";
             chroot(path: *const c_char) -> c_int, process, "what is carried goes back to TCP: the node's files may be out of reach from then on";
             setuid(user: c_uint) -> c_int, process, "becoming another user: as chroot";

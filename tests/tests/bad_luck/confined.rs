@@ -101,9 +101,8 @@ fn process_and_user_namespaces() {
     if !is_root() {
         return not_run("only root can make process namespaces everywhere");
     }
-    let worlds: [&[&str]; 4] = [
+    let worlds: [&[&str]; 3] = [
         &["-pf", "--mount-proc"],
-        &["-U"],
         &["-Ur"],
         &["-Urpf", "--mount-proc"],
     ];
@@ -116,6 +115,34 @@ fn process_and_user_namespaces() {
             assert!(report.carried.tx_bytes > 150_000, "{world:?} {report:?}");
         }
     }
+}
+
+/// Where all users look like one, a stranger's directory looks like one's own.
+#[test]
+fn users_without_numbers() {
+    if !is_root() {
+        return not_run("only root can make user namespaces everywhere");
+    }
+    for calls in MODES {
+        let report = together(&["-U"], "", calls);
+        assert_eq!(report.carried.tx_bytes, 0, "{report:?}");
+    }
+    let world = World::new(Some(sgm_tests::front::Front::new()));
+    let sgm = paths::sgm();
+    let doctor = [sgm.as_os_str(), OsStr::new("doctor")];
+    let mut doctor = unshared(&world, &["-U"], "", &doctor);
+    doctor.env("SGM_DIR", world.front().node());
+    let (text, code) = crate::told(doctor);
+    let line = text.lines().find(|line| line.starts_with("BAD  directory"));
+    assert!(
+        line.is_some_and(|line| line.contains("owner can't be told")),
+        "{text}"
+    );
+    assert!(
+        text.contains("-> start the programs where every user has a number"),
+        "{text}"
+    );
+    assert_ne!(code, 0);
 }
 
 /// With the /proc of the namespace around it a process is somebody else by name.

@@ -162,3 +162,34 @@ fn idle_servers_in_c() {
         server.stop();
     }
 }
+
+/// A program that inherits very many sockets starts in a time that grows as their number does; beyond what the node has room to
+/// tell of, they are plain TCP.
+#[test]
+fn very_many_are_inherited() {
+    const FEW: u64 = 1500;
+    const MANY: u64 = 4 * FEW;
+    if getrlimit(Resource::Nofile)
+        .maximum
+        .is_some_and(|most| most < MANY + 100)
+    {
+        return not_run("the limit of open files is too low");
+    }
+    let world = World::new(Some(Front::new()));
+    let port = free_port();
+    let text = port.to_string();
+    let server = world.serve(luck(&world, &["epoll", &text]), port);
+    let took_us = |sockets: u64| {
+        let ended = world.run(luck(&world, &["heirs", &text, &sockets.to_string()]));
+        let (time, rest) = ended.output.split_once(" us\n").unwrap();
+        assert_eq!(rest, "inherited\n");
+        time.parse::<u64>().unwrap()
+    };
+    let (few, many) = (took_us(FEW), took_us(MANY));
+    eprintln!("{FEW} sockets: {few} us, {MANY}: {many} us");
+    assert!(
+        many < 4 * (few * MANY / FEW),
+        "{FEW} sockets: {few} us, {MANY}: {many} us"
+    );
+    server.stop();
+}

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -16,7 +16,7 @@ use crate::trust::Distrust;
 mod process;
 pub use process::*;
 
-fn map(fd: impl rustix::fd::AsFd, len: usize) -> io::Result<Mapping> {
+fn map(fd: impl AsFd, len: usize) -> io::Result<Mapping> {
     // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
     let base = unsafe {
         rustix::mm::mmap(
@@ -57,22 +57,36 @@ pub(super) fn trusted_parent(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     Ok((open_dir(dir, OFlags::PATH)?, name))
 }
 
+/// The directory of another realm than the first is reached through the one above, which is judged as well: who may write
+/// there puts another in its place.
 fn open_dir(path: &Path, how: OFlags) -> io::Result<OwnedFd> {
     // A slash at the end would have a link followed.
     let path = path.components().as_path();
+    let parts = path.parent().zip(path.file_name());
+    match parts.filter(|_| super::is_inner(path)) {
+        Some((outer, name)) => {
+            let outer = open_dir_at(rustix::fs::CWD, outer, OFlags::PATH)?;
+            open_dir_at(outer, Path::new(name), how)
+        }
+        None => open_dir_at(rustix::fs::CWD, path, how),
+    }
+}
+
+fn open_dir_at(at: impl AsFd, path: &Path, how: OFlags) -> io::Result<OwnedFd> {
+    let path = path.components().as_path();
     let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
-        Errno::NOTDIR | Errno::LOOP if is_there(path) => Distrust::NotDirectory.into(),
+    let is_there = || rustix::fs::statat(&at, path, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    let fd = rustix::fs::openat(&at, path, flags, Mode::empty()).map_err(|e| match e {
+        Errno::NOTDIR | Errno::LOOP if is_there() => Distrust::NotDirectory.into(),
         e => io::Error::from(e),
     })?;
     let stat = rustix::fs::fstat(&fd)?;
-    let me = rustix::process::geteuid().as_raw();
-    Distrust::judge(me, stat.st_uid, stat.st_mode)?;
+    Distrust::judge(my_uid(), stat.st_uid, stat.st_mode, is_anybody)?;
     Ok(fd)
 }
 
-fn is_there(path: &Path) -> bool {
-    rustix::fs::lstat(path).is_ok()
+fn my_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Refuses a file that the program's limits have no room for: to ask for one beyond RLIMIT_FSIZE is a signal that kills, and
@@ -123,7 +137,7 @@ pub fn create_mapped(path: &Path, len: usize) -> io::Result<Mapping> {
         })
 }
 
-/// Maps an existing regular file, whole. Files smaller than `min` or larger than `max` bytes are refused.
+/// Maps an existing regular file, whole, that is nobody else's. Files smaller than `min` or larger than `max` bytes are refused.
 pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     let (dir, name) = trusted_parent(path)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -134,6 +148,8 @@ pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     if !regular || !(min..=max).contains(&len) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    Distrust::judge_file(my_uid(), stat.st_uid, stat.st_mode, is_anybody)
+        .map_err(Distrust::of_file)?;
     map(&fd, len)
 }
 
@@ -155,8 +171,7 @@ pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The node directory's default place, by the name that the user has outside of a user namespace: root of one is not root.
 pub fn default_node_dir() -> PathBuf {
-    let me = rustix::process::geteuid().as_raw();
-    let outside = uid_outside(me);
+    let outside = uid_outside(my_uid());
     PathBuf::from(format!("/dev/shm/sockets-gm-{outside}"))
 }
 
@@ -169,6 +184,11 @@ pub fn node_dir(name: &std::ffi::OsStr) -> PathBuf {
 pub fn ensure_dir(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent().filter(|_| super::is_inner(path)) {
         ensure_dir(parent)?;
+    }
+    // What such a one made would be as little his.
+    let me = my_uid();
+    if is_anybody(me) {
+        return Err(Distrust::Anybody(me).into());
     }
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -211,5 +231,50 @@ pub fn random() -> u64 {
             monotonic_ns()
                 ^ u64::from(rustix::process::getpid().as_raw_nonzero().get() as u32) << 40
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::Node;
+
+    fn distrust(opened: Result<Node, crate::Error>) -> Option<Distrust> {
+        match opened.err()? {
+            crate::Error::Os { error, .. } => Distrust::of(&error),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_realms_directory_is_only_as_good_as_the_one_around_it() {
+        let outer = std::env::temp_dir().join(format!("sgm-outer-{:016x}", random()));
+        let inner = outer.join("ns-1-2-3");
+        drop(Node::open(&inner).unwrap());
+        for mode in [0o755, 0o777] {
+            set_permissions(&outer, Permissions::from_mode(mode)).unwrap();
+            let why = Some(Distrust::Mode(mode));
+            assert_eq!(distrust(Node::open(&inner)), why);
+            assert_eq!(distrust(Node::attach(&inner)), why);
+        }
+        set_permissions(&outer, Permissions::from_mode(0o700)).unwrap();
+        drop(Node::attach(&inner).unwrap());
+        std::fs::remove_dir_all(&outer).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_may_open_is_not_mapped() {
+        let dir = std::env::temp_dir().join(format!("sgm-file-{:016x}", random()));
+        let file = Node::open(&dir).unwrap().file();
+        for mode in [0o644, 0o666, 0o660, 0o601] {
+            set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(distrust(Node::open(&dir)), Some(Distrust::Mode(mode)));
+        }
+        set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        drop(Node::attach(&dir).unwrap());
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

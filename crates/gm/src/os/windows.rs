@@ -11,8 +11,8 @@ use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 
 use windows_sys::Win32::Foundation::{CloseHandle, FILETIME, STILL_ACTIVE};
 use windows_sys::Win32::Storage::FileSystem::{
@@ -30,6 +30,7 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::{Mapping, raw};
+use crate::trust::Distrust;
 
 const SHARE_ALL: u32 = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
 
@@ -139,7 +140,47 @@ pub fn open_mapped(path: &Path, min: usize, max: usize) -> io::Result<Mapping> {
     if !m.is_file() || link || !(min..=max).contains(&len) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    if raw::usable() {
+        judge_dir(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
+        judge(path, Distrust::judge_file).map_err(|e| match Distrust::of(&e) {
+            Some(why) => why.of_file(),
+            None => e,
+        })?;
+    }
     map(&file, len)
+}
+
+/// Judges a directory under Wine, and that around a realm's own: who may write there puts another in its place.
+fn judge_dir(path: &Path) -> io::Result<()> {
+    if let Some(outer) = path.parent().filter(|_| super::is_inner(path)) {
+        judge(outer, Distrust::judge)?;
+    }
+    judge(path, Distrust::judge)
+}
+
+/// Judges what a path leads to under Wine.
+fn judge(
+    path: &Path,
+    by: impl FnOnce(u32, u32, u32, fn(u32) -> bool) -> Result<(), Distrust>,
+) -> io::Result<()> {
+    // A slash at the end would have a link followed.
+    let name = unix_path(path.components().as_path())?;
+    let s = raw::lstat(&name).map_err(unix_error)?;
+    by(raw::geteuid(), s.uid, s.mode, is_anybody)?;
+    Ok(())
+}
+
+/// Does this number stand for all users who have none in this user namespace?
+fn is_anybody(uid: u32) -> bool {
+    const DEFAULT: u32 = 65534;
+    static OVERFLOW: OnceLock<u32> = OnceLock::new();
+    let text = |name| Some(String::from_utf8_lossy(&raw::read_small(name)?).into_owned());
+    let overflow = OVERFLOW.get_or_init(|| {
+        let told = text(c"/proc/sys/kernel/overflowuid");
+        told.and_then(|t| t.trim_end().parse().ok())
+            .unwrap_or(DEFAULT)
+    });
+    uid == *overflow && !text(c"/proc/self/uid_map").is_some_and(|map| crate::trust::maps_all(&map))
 }
 
 /// Windows deletes no file that is mapped, by whatever process. Such a one goes when we have let a mapping go, or with the next
@@ -228,6 +269,11 @@ pub fn ensure_dir(path: &Path) -> io::Result<()> {
     }
     if raw::usable() {
         let name = unix_path(path)?;
+        // What such a one made would be as little his.
+        let me = raw::geteuid();
+        if is_anybody(me) {
+            return Err(Distrust::Anybody(me).into());
+        }
         // SAFETY: a zero-terminated path.
         let r = unsafe { raw::call(raw::nr::MKDIR, [name.as_ptr() as usize, 0o700, 0, 0, 0, 0]) };
         match raw::checked(r) {
@@ -243,10 +289,8 @@ pub fn ensure_dir(path: &Path) -> io::Result<()> {
 /// The same for a directory that must be there already. On Windows its access list is the one of the user's own data.
 pub fn check_dir(path: &Path) -> io::Result<()> {
     if raw::usable() {
-        // A slash at the end would have a link followed.
+        judge_dir(path)?;
         let name = unix_path(path.components().as_path())?;
-        let s = raw::lstat(&name).map_err(unix_error)?;
-        crate::Distrust::judge(raw::geteuid(), s.uid, s.mode)?;
         let listed = [c"system.posix_acl_access", c"system.posix_acl_default"]
             .iter()
             .any(|list| {
@@ -261,7 +305,7 @@ pub fn check_dir(path: &Path) -> io::Result<()> {
                 r > 0
             });
         if listed {
-            return Err(crate::Distrust::AccessList.into());
+            return Err(Distrust::AccessList.into());
         }
         return Ok(());
     }

@@ -184,18 +184,23 @@ fn give_round(round: u32) {
 }
 
 /// Has this round, or without one a lower descriptor, come by the slot already?
-fn is_first(round: u32, fd: c_int, slot: &Slot) -> bool {
+fn is_first(round: u32, fd: c_int, slot: &Slot, counts: impl Fn(c_int, &Slot) -> bool) -> bool {
     match round {
-        0 => !has_lower(fd, slot, |_| true),
+        0 => !has_lower(fd, slot, |other| counts(other, slot)),
         round => slot.seen.fetch_or(round, AcqRel) & round == 0,
     }
 }
 
 /// Every socket once, however many descriptors it has. It may be asleep: see `rest`.
-pub fn each_slot_once(mut f: impl FnMut(&Inside)) {
+pub fn each_slot_once(f: impl FnMut(&Inside)) {
+    each_slot_once_of(|_, _| true, f);
+}
+
+/// The same by the descriptors that count.
+pub fn each_slot_once_of(counts: impl Fn(c_int, &Slot) -> bool, mut f: impl FnMut(&Inside)) {
     let round = take_round();
     each(|fd, inside| {
-        if is_first(round, fd, inside.slot) {
+        if counts(fd, inside.slot) && is_first(round, fd, inside.slot, &counts) {
             f(inside);
         }
     });

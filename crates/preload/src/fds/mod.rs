@@ -6,6 +6,7 @@
 
 mod fork;
 mod leave;
+mod met;
 mod rest;
 
 use std::cell::UnsafeCell;
@@ -28,7 +29,8 @@ use crate::{quiet, thread};
 
 use self::fork::Change;
 pub use self::fork::{
-    after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, fork_over,
+    after_fork_in_child, after_fork_in_parent, before_fork, each_slot_once, each_slot_once_of,
+    fork_over,
 };
 pub use self::leave::at_exit;
 pub use self::rest::wake_all;
@@ -402,6 +404,9 @@ pub fn has_lower(fd: c_int, slot: &Slot, f: impl Fn(c_int) -> bool) -> bool {
 
 /// The slot by which this process holds `end`, which is at `place`, already.
 fn holder_of(end: &End, place: Place) -> Option<Inside> {
+    if !met::maybe(end) {
+        return None;
+    }
     let likely = |fd: &c_int| {
         // SAFETY: slots are never freed.
         let slot = cell(*fd).and_then(|cell| unsafe { cell.load(Acquire).as_ref() });
@@ -447,6 +452,7 @@ impl Slot {
     fn begin(&'static self, port: &'static Port, conn: Conn) {
         self.end
             .store(std::ptr::from_ref(conn.end()).cast_mut(), Relaxed);
+        met::note(conn.end());
         // SAFETY: the slot was free: nobody is inside, and its last connection was dropped.
         unsafe { (*self.conn.get()).write(conn) };
         self.port

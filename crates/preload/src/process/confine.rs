@@ -1,6 +1,7 @@
 //! Programs that confine themselves: a seccomp filter knows the program's own system calls, not ours, and kills for others. So
 //! before one is installed everything goes back to TCP, and from then on the front makes no call of its own. The same for who
-//! enters another realm (`gm::os::Realm`), or has its children born there.
+//! enters another realm (`gm::os::Realm`), or has its children born there, and for a thread that goes on with descriptors of its
+//! own: the tables here know one set of them.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::AtomicBool;
@@ -8,7 +9,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::Reason;
 
-use crate::{ctx, epoll, fds, giving, kernel, real};
+use crate::{ctx, epoll, fds, giving, kernel, real, thread};
 
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
@@ -69,6 +70,13 @@ const TELLS_PROCESSES: c_int = libc::CLONE_NEWPID | CLONE_NEWTIME | libc::CLONE_
 /// `<linux/sched.h>`.
 const CLONE_NEWTIME: c_int = 0x80;
 
+/// The calling thread is about to have a table of descriptors for itself. A process of one thread goes on with the only one.
+pub fn part_files() {
+    if thread::has_others() {
+        confine();
+    }
+}
+
 /// The program is about to enter namespaces of these kinds.
 fn into(kinds: c_int) {
     if kinds & TELLS_PROCESSES != 0 {
@@ -83,6 +91,9 @@ fn into(kinds: c_int) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn unshare(flags: c_int) -> c_int {
     into(flags);
+    if flags & libc::CLONE_FILES != 0 {
+        part_files();
+    }
     // SAFETY: the caller's argument, unchanged.
     let r = unsafe { real::unshare(flags) };
     kernel::forget_network();

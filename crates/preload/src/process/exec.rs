@@ -5,6 +5,7 @@
 //! What is on descriptor 0, 1 or 2 has gone back already, because stdio's calls are not seen.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::os::ProcessId;
@@ -66,7 +67,10 @@ fn stays(way: Way, fd: c_int, slot: &fds::Slot) -> bool {
 fn any_stays(way: Way) -> bool {
     let mut any = false;
     match way {
-        Way::Guest => each_of_guest(|_| any = true),
+        Way::Guest => each_of_guest(|_| {
+            any = true;
+            ControlFlow::Break(())
+        }),
         _ => fds::each(|fd, inside| any = any || stays(way, fd, inside.slot)),
     }
     any
@@ -76,24 +80,23 @@ fn any_stays(way: Way) -> bool {
 fn each_staying(way: Way, mut f: impl FnMut(&Inside)) {
     let stays = |fd: c_int, slot: &fds::Slot| stays(way, fd, slot);
     match way {
-        Way::Guest => each_of_guest(f),
-        _ => fds::each(|fd, inside| {
-            let again = || fds::has_lower(fd, inside.slot, |other| stays(other, inside.slot));
-            if stays(fd, inside.slot) && !again() {
-                f(inside);
-            }
+        Way::Guest => each_of_guest(|inside| {
+            f(inside);
+            ControlFlow::Continue(())
         }),
+        _ => fds::each_slot_once_of(stays, f),
     }
 }
 
-/// The known sockets among the descriptors of a child that shares our memory: its numbers are not ours.
-fn each_of_guest(mut f: impl FnMut(&Inside)) {
+/// The known sockets among the descriptors of a child that shares our memory, whose numbers are not ours; until `f` breaks.
+fn each_of_guest(mut f: impl FnMut(&Inside) -> ControlFlow<()>) {
     adopt::each_tcp(|fd| {
         if stays_open(fd)
             && let Some(inside) = fds::of_cookie(adopt::cookie(fd), fd)
         {
-            f(&inside);
+            return f(&inside);
         }
+        ControlFlow::Continue(())
     });
 }
 

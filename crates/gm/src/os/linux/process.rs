@@ -4,6 +4,8 @@
 //! take a live one for dead loses bytes, the other way round costs a file that stays.
 
 use std::io;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -187,6 +189,30 @@ pub fn identity() -> io::Result<(ProcessId, Realm)> {
         users: inode(c"/proc/self/ns/user").unwrap_or(Realm::FIRST.users),
     };
     Ok((ProcessId { pid, start }, realm))
+}
+
+/// Does this number stand for all users who have none in this user namespace? Where that can't be told, it may. Asked of root
+/// and most others, it costs a comparison.
+pub(super) fn is_anybody(uid: u32) -> bool {
+    uid == overflow_uid()
+        && !read_small("/proc/self/uid_map").is_some_and(|map| crate::trust::maps_all(&map))
+}
+
+/// The number that the kernel shows for users without one: user_namespaces(7).
+fn overflow_uid() -> u32 {
+    const DEFAULT: u32 = 65534;
+    const UNKNOWN: u32 = u32::MAX;
+    static KNOWN: AtomicU32 = AtomicU32::new(UNKNOWN);
+    let known = KNOWN.load(Relaxed);
+    if known != UNKNOWN {
+        return known;
+    }
+    let Some(text) = read_small("/proc/sys/kernel/overflowuid") else {
+        return DEFAULT;
+    };
+    let uid = text.trim_end().parse().unwrap_or(DEFAULT);
+    KNOWN.store(uid, Relaxed);
+    uid
 }
 
 /// The number that a user of this user namespace has in the one around it; itself where that can't be told.
