@@ -198,6 +198,79 @@ static void transmit_file_client(SOCKET s)
     meet();
 }
 
+/* A file that no buffer takes, with what is before, behind and after it, in the order of the calls; and one from an offset on, told of by a
+ * port; from a handle that is overlapped itself. */
+enum { LARGE = 6 * MIB, FROM = 5 * MIB + 123 };
+static void transmit_large_server(SOCKET s)
+{
+    struct stream in = {4, 0};
+    char data[8] = "";
+    hear();
+    CHECK(recv_full(s, data, 4) == 4);
+    say("%s", data);
+    stream_receive(&in, s, LARGE, 50000);
+    CHECK(recv_full(s, data, 4) == 4);
+    say("6 MiB, %s", data);
+    CHECK(recv_full(s, data, 5) == 5);
+    say("%s", data);
+    in.offset = FROM;
+    stream_receive(&in, s, LARGE - FROM, 50000);
+    say("the rest of it");
+    meet();
+}
+static void transmit_large_client(SOCKET s)
+{
+    struct stream contents = {4, 0};
+    HANDLE file = stream_file(&contents, LARGE), again = ReOpenFile(file, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, FILE_FLAG_OVERLAPPED);
+    TRANSMIT_FILE_BUFFERS ends = {"head", 4, "tail", 4};
+    WSABUF after = {5, "after"};
+    OVERLAPPED first = {.hEvent = WSACreateEvent()}, second = {.hEvent = WSACreateEvent()}, third = {.Offset = FROM};
+    LPFN_TRANSMITFILE function = (LPFN_TRANSMITFILE)extension(s, (GUID)WSAID_TRANSMITFILE);
+    say("TransmitFile: %s", begun(function(s, file, 0, 0, &first, &ends, 0)));
+    say("WSASend: %s", begun(WSASend(s, &after, 1, NULL, 0, &second, NULL) == 0));
+    say("told already: %lx", WSAWaitForMultipleEvents(1, &first.hEvent, TRUE, 0, FALSE));
+    tell(0);
+    say_result_of("TransmitFile", s, &first);
+    say_result_of("WSASend", s, &second);
+    HANDLE port = CreateIoCompletionPort((HANDLE)s, NULL, 1, 0);
+    say("TransmitFile: %s", begun(function(s, again == INVALID_HANDLE_VALUE ? file : again, 0, 1000, &third, NULL, 0)));
+    DWORD bytes = 0;
+    ULONG_PTR key;
+    OVERLAPPED *done = NULL;
+    BOOL good = GetQueuedCompletionStatus(port, &bytes, &key, &done, LATE_MS);
+    say("packet: %s, %lu bytes, %s", good ? "good" : error_name((int)GetLastError()), bytes, done == &third ? "ours" : "none");
+    CloseHandle(port);
+    WSACloseEvent(first.hEvent);
+    WSACloseEvent(second.hEvent);
+    if (again != INVALID_HANDLE_VALUE)
+        CloseHandle(again);
+    CloseHandle(file);
+    meet();
+}
+
+/* The peer goes away in the middle; and a cancelled one says so, and the connection is of no use to it any more. */
+static void transmit_broken_server(SOCKET s)
+{
+    char data[100];
+    hear();
+    CHECK(recv_full(s, data, sizeof data) == sizeof data);
+    struct linger at_once = {1, 0};
+    MUST(setsockopt(s, SOL_SOCKET, SO_LINGER, (char *)&at_once, sizeof at_once));
+    MUST(closesocket(s));
+}
+static void transmit_broken_client(SOCKET s)
+{
+    struct stream contents = {4, 0};
+    HANDLE file = stream_file(&contents, LARGE);
+    OVERLAPPED first = {.hEvent = WSACreateEvent()};
+    LPFN_TRANSMITFILE function = (LPFN_TRANSMITFILE)extension(s, (GUID)WSAID_TRANSMITFILE);
+    say("TransmitFile: %s", begun(function(s, file, 0, 0, &first, NULL, 0)));
+    tell(0);
+    say_result_of("TransmitFile", s, &first);
+    WSACloseEvent(first.hEvent);
+    CloseHandle(file);
+}
+
 static void disconnect_ex_server(SOCKET s)
 {
     say_recv("recv", s, 10, 0);
@@ -244,6 +317,6 @@ static void mswsock_exports_client(SOCKET port)
 }
 
 const struct test_case extensions_cases[] = {
-    RAW_CASE(accept_connect_ex), SOLO_CASE(connect_ex_errors), SOLO_CASE(accept_ex_closed), CASE(transmit_file),
+    RAW_CASE(accept_connect_ex), SOLO_CASE(connect_ex_errors), SOLO_CASE(accept_ex_closed), CASE(transmit_file), CASE(transmit_large), CASE(transmit_broken),
     CASE(disconnect_ex),         RAW_CASE(mswsock_exports),    END_OF_CASES,
 };

@@ -120,7 +120,9 @@ impl Theme {
         let posted = self.count(Kind::Posted);
         if posted > 0 && world == World::Wine {
             warm += posted;
-            assert_eq!(report.reasons.get("overlapped"), None, "{report:?}");
+            // But for those that are made for calls which go over TCP.
+            let back = report.reasons.get("overlapped").copied().unwrap_or(0);
+            assert!(back <= self.count(Kind::Two), "{report:?}");
         }
         assert!(
             report.connections.carried >= 2 * warm
@@ -406,7 +408,9 @@ themes! {
         two accept_connect_ex;
         solo connect_ex_errors;
         solo accept_ex_closed;
-        two transmit_file;
+        posted transmit_file;
+        posted transmit_large;
+        posted transmit_broken;
         two disconnect_ex;
         two mswsock_exports;
     }

@@ -78,6 +78,17 @@ pub unsafe extern "system" fn transmit_file(
             // SAFETY: the caller's arguments, on the base socket.
             return truth(unsafe { f(base, file, bytes, per_send, ov, buffers, flags) });
         };
+        let ends = flags & (ws::TF_DISCONNECT | ws::TF_REUSE_SOCKET) != 0;
+        let r = match !ends && overlapped::stands_in_line(&inside) {
+            // SAFETY: the caller's arguments, which stay until the completion.
+            true => match unsafe {
+                overlapped::transmit_file(&inside, r, (file, bytes), per_send, buffers)
+            } {
+                Ok(begun) => return pending(begun),
+                Err(r) => r,
+            },
+            false => r,
+        };
         overlapped::flush_to_tcp(&inside);
         // SAFETY: the program's structure: the offset in the file is an input.
         let offset = unsafe { (*ov).Anonymous };

@@ -122,13 +122,13 @@ impl Late {
 
     fn abort(self) {
         // What was moved can't be taken back, so it is told.
-        let moved = self.way.done > 0;
-        self.end(if moved { 0 } else { ws::WSA_OPERATION_ABORTED });
+        let told = self.way.moved() > 0 && !self.way.is_file();
+        self.end(if told { 0 } else { ws::WSA_OPERATION_ABORTED });
     }
 
     /// Done, one way or the other: nothing is left of it.
     fn end(self, code: Code) {
-        self.op.set_carried(self.way.done);
+        self.op.set_carried(self.way.moved());
         self.op.finish(code, 0, 0);
     }
 }
@@ -154,7 +154,7 @@ pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
                 // A program that wants no packet for a success at once would get one from a Winsock DLL that knows
                 // nothing of that.
                 let says_done = r.routine.is_some() || provider::is_known();
-                let bytes = way.done as u32;
+                let bytes = way.moved() as u32;
                 let op = Op::begin(&inside, r, Kind::Other, 0, None);
                 op.finish(0, bytes, 0);
                 return match says_done {
@@ -172,7 +172,13 @@ pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
         Kind::receive(way.flags)
     };
     let op = Op::begin(&inside, r, kind, way.flags, None);
-    if !drive(&inside, sends, &mut queue) {
+    way.at_once = None;
+    let driven = match way.is_file() {
+        // Reads the file, and sends for long.
+        true => drive_alone(&inside, sends, &mut queue),
+        false => drive(&inside, sends, &mut queue),
+    };
+    if !driven {
         drop(queue);
         op.give_up();
         return Err(ws::WSAENOBUFS);
@@ -183,7 +189,12 @@ pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
 
 /// Sees to it that the line is served when there is news. False: that can't be.
 fn drive(inside: &Inside, sends: bool, queue: &mut Held<'_>) -> bool {
-    if queue.busy || progress::watch(inside, sends) {
+    queue.busy || progress::watch(inside, sends) || drive_alone(inside, sends, queue)
+}
+
+/// By a thread of the line's own.
+fn drive_alone(inside: &Inside, sends: bool, queue: &mut Held<'_>) -> bool {
+    if queue.busy {
         return true;
     }
     let thread = std::thread::Builder::new().name("sgm-line".into());
@@ -328,7 +339,7 @@ fn advance(inside: &Inside, queue: &mut Held<'_>) -> After {
         match step {
             // Our own close ends the stream: no end for the program to be told of.
             _ if late.is_over(inside) => late.abort(),
-            Step::Failed(code) if late.way.done == 0 => late.end(code),
+            Step::Failed(code) if late.way.moved() == 0 || late.way.is_file() => late.end(code),
             _ => late.end(0),
         }
     }
@@ -384,11 +395,16 @@ fn step(inside: &Inside, way: &mut Way, waited: bool) -> Step {
             Ok(true) if waited && is_at_end(inside, conn, way) && was_reset(inside, conn) => {
                 reset(inside, true)
             }
-            Ok(true) => Step::Done,
+            Ok(true) if way.at_once.is_some_and(|most| way.moved() >= most) => Step::NotYet,
+            Ok(true) => match way.goes_on() {
+                Ok(true) => continue,
+                Ok(false) => Step::Done,
+                Err(code) => Step::Failed(code),
+            },
             Ok(false) => continue,
             Err(Fault::WouldBlock) => Step::NotYet,
             Err(Fault::Interrupted) => continue,
-            Err(_) if way.done > 0 => Step::Done,
+            Err(_) if way.moved() > 0 && !way.is_file() => Step::Done,
             Err(Fault::Reset) if !way.sends && !conn.end().has(flag::CORRUPT) => {
                 reset(inside, waited)
             }
@@ -519,6 +535,10 @@ fn to_base(inside: &Inside, late: Late) {
     }
     if late.way.done > 0 && !late.way.sends {
         return late.end(0);
+    }
+    if late.way.is_file() {
+        // Its connection had a descriptor.
+        return late.end(ws::WSAECONNABORTED);
     }
     let Late { op, way } = late;
     let rest = way.rest();

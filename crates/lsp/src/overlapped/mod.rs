@@ -15,6 +15,7 @@ mod line;
 mod op;
 mod port;
 mod progress;
+mod source;
 mod way;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
@@ -210,6 +211,29 @@ fn wait_a_while(inside: &Inside, want: Ready) {
     let mut member = [wait::member(inside.clone(), want)];
     let deadline = wait::after_us(Some(SLICE_US));
     let _ = wait::wait(&mut member, deadline, &mut crate::poll::ask_base);
+}
+
+/// TransmitFile with OVERLAPPED on a connection that [`stands_in_line`]. Gives the request back if the file is not ours to read.
+///
+/// # Safety
+/// As for TransmitFile.
+pub unsafe fn transmit_file(
+    inside: &Inside,
+    r: Request,
+    (file, bytes): (HANDLE, u32),
+    per_send: u32,
+    buffers: *const ws::TRANSMIT_FILE_BUFFERS,
+) -> Result<Result<(), Code>, Request> {
+    // SAFETY: the program's structure: the offset in the file is an input.
+    let at = unsafe { (*r.ov).Anonymous.Anonymous };
+    let offset = u64::from(at.OffsetHigh) << 32 | u64::from(at.Offset);
+    // SAFETY: by the caller.
+    match unsafe { source::Source::open(file, offset, bytes, per_send, buffers) } {
+        Ok((source, head)) => {
+            Ok(line::join(inside.clone(), r, Way::file(source, head)).map(|_| ()))
+        }
+        Err(_) => Err(r),
+    }
 }
 
 /// # Safety

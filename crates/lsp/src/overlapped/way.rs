@@ -3,16 +3,26 @@
 use sockets::{Fault, Ready};
 use windows_sys::Win32::Networking::WinSock::{self as ws, WSABUF};
 
+use super::source::Source;
 use crate::answer::Code;
 use crate::data;
+
+/// So much of a file is sent by the call itself, if it can be.
+const AT_ONCE: usize = 512 * 1024;
 
 /// What is to be done.
 pub struct Way {
     pub sends: bool,
     pub flags: u32,
     bufs: Vec<WSABUF>,
-    /// So many bytes are done.
+    /// So many bytes of these buffers are done.
     pub done: usize,
+    /// What comes after them.
+    source: Option<Source>,
+    /// So many bytes of earlier ones are.
+    earlier: usize,
+    /// The call that begins it sends no more than this.
+    pub at_once: Option<usize>,
 }
 
 impl Way {
@@ -46,7 +56,44 @@ impl Way {
             flags,
             bufs,
             done: 0,
+            source: None,
+            earlier: 0,
+            at_once: None,
         })
+    }
+
+    /// TransmitFile: `head`, and then what `source` gives.
+    pub fn file(source: Source, head: WSABUF) -> Self {
+        Self {
+            sends: true,
+            flags: 0,
+            bufs: vec![head],
+            done: 0,
+            source: Some(source),
+            earlier: 0,
+            at_once: Some(AT_ONCE),
+        }
+    }
+
+    pub fn is_file(&self) -> bool {
+        self.source.is_some()
+    }
+
+    pub fn moved(&self) -> usize {
+        self.earlier + self.done
+    }
+
+    /// All of these buffers is done. False: and nothing comes after them.
+    pub fn goes_on(&mut self) -> Result<bool, Code> {
+        let Some(source) = &mut self.source else {
+            return Ok(false);
+        };
+        let Some(next) = source.next()? else {
+            return Ok(false);
+        };
+        self.earlier += std::mem::take(&mut self.done);
+        self.bufs = vec![next];
+        Ok(true)
     }
 
     pub fn peeks(&self) -> bool {
