@@ -13,6 +13,7 @@ mod node;
 mod report;
 mod run;
 mod status;
+mod supervise;
 mod wine;
 
 const HELP: &str = "\
