@@ -9,6 +9,7 @@
  *     luck hold PORT CONNECTIONS            makes connections busy, says so, and holds them idle until its input ends
  *     luck heirs PORT SOCKETS               makes so many sockets, says how long a program takes that inherits them, and becomes one
  *                                           that connects the first and the last of them and exchanges on both
+ *     luck signalled -                      says each SIGINT from within its handler, and what comes in
  *     luck leave PORT                       connections that are killed at every step of their promotion
  *     luck exit CODE | luck die SIGNAL      makes a TCP socket and ends so
  */
@@ -296,6 +297,23 @@ static void heir(int port, int first, int last)
     say("inherited");
 }
 
+static void say_signal(int number)
+{
+    (void)number;
+    if (write(1, "SIGINT\n", 7) != 7)
+        _exit(9);
+}
+
+static void signalled(void)
+{
+    struct sigaction action = {.sa_handler = say_signal, .sa_flags = SA_RESTART};
+    char text[64];
+    MUST(sigaction(SIGINT, &action, NULL));
+    MUST(write(1, "ready\n", 6));
+    while (fgets(text, sizeof text, stdin))
+        MUST(write(1, text, strlen(text)));
+}
+
 static void die_of(int number)
 {
     signal(number, SIG_DFL);
@@ -347,6 +365,8 @@ int main(int argc, char **argv)
         heirs(argv[2], atoi(argv[3]));
     else if (!strcmp(what, "heir") && argc == 5)
         heir(port, atoi(argv[3]), atoi(argv[4]));
+    else if (!strcmp(what, "signalled"))
+        signalled();
     else if (!strcmp(what, "leave"))
         leave(port);
     else if (!strcmp(what, "hold") && argc == 4)

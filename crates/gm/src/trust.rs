@@ -98,7 +98,11 @@ impl Distrust {
         let dir = dir.display();
         let other = "or set SGM_DIR to a directory of yours with mode 700";
         match self {
-            Self::NotDirectory | Self::Owner(_) => format!("remove {dir}, {other}"),
+            Self::NotDirectory => format!("remove {dir}, {other}"),
+            // In a sticky directory, as /dev/shm, nobody else can remove it.
+            Self::Owner(who) => format!(
+                "set SGM_DIR to a directory of yours with mode 700, or have user {who} or root remove {dir}"
+            ),
             // A sticky one is everybody's for a purpose.
             Self::Mode(mode) if mode & 0o1000 != 0 => other.trim_start_matches("or ").into(),
             // What others have put there meanwhile stays dangerous.

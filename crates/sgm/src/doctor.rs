@@ -8,6 +8,8 @@ use anyhow::Result;
 use gm::{Distrust, Node, Port};
 use serde::Serialize;
 
+use crate::out::harmless;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -70,10 +72,10 @@ pub fn main(args: Args) -> Result<ExitCode> {
                 "{} {:<15} {}",
                 if c.ok { "ok  " } else { "BAD " },
                 c.name,
-                c.found
+                harmless(&c.found)
             );
             if let Some(mend) = &c.mend {
-                println!("     {:<15} -> {mend}", "");
+                println!("     {:<15} -> {}", "", harmless(mend));
             }
         }
     }

@@ -13,6 +13,7 @@ mod node;
 mod report;
 mod run;
 mod status;
+mod supervise;
 mod wine;
 
 const HELP: &str = "\
@@ -63,7 +64,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
-    match Cli::parse().command {
+    let code = match Cli::parse().command {
         Command::Run(args) => run::main(args),
         Command::Wine(args) => wine::main(args),
         Command::Status(args) => status::main(args),
@@ -71,5 +72,6 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Command::Doctor(args) => doctor::main(args),
         Command::Bench(args) => bench::main(args),
         Command::Compat => compat::main(),
-    }
+    }?;
+    Ok(out::finish(code))
 }

@@ -8,6 +8,8 @@ use gm::os::ProcessId;
 use gm::{Node, Port};
 use serde::Serialize;
 
+use crate::out::harmless;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -105,16 +107,16 @@ impl View {
         };
         let mut text = format!(
             "name       {name}\ndirectory  {}\nlisteners  {}\nports      {}\nprocesses  {}\n",
-            self.dir,
+            harmless(&self.dir),
             self.listeners,
             self.ports,
             self.processes.len()
         );
         for process in &self.processes {
-            text += &format!("  {:>8}  {}\n", process.pid, process.program);
+            text += &format!("  {:>8}  {}\n", process.pid, harmless(&process.program));
         }
         if let Some(error) = &self.error {
-            text += &format!("not usable: {error}\n");
+            text += &format!("not usable: {}\n", harmless(error));
         }
         text
     }

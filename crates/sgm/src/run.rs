@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail};
 use gm::Node;
@@ -134,7 +134,7 @@ pub fn execute(
     }
     let run = gm::sweep::run_of(std::process::id());
     command.env("SGM_RUN", format!("{run:x}"));
-    let status = match supervise(&mut command) {
+    let status = match crate::supervise::to_its_end(&mut command) {
         Ok(status) => status,
         Err(e) => return Ok(cannot_run(program, &e)),
     };
@@ -218,37 +218,6 @@ fn cannot_run(program: &Path, e: &std::io::Error) -> ExitCode {
     } else {
         126
     })
-}
-
-/// Runs the program to its end. Signals that ask us to end are the program's to decide.
-#[allow(unsafe_code)] // kill(2) from a signal handler: the only way to pass a signal on without a thread.
-fn supervise(command: &mut Command) -> std::io::Result<std::process::ExitStatus> {
-    static CHILD: AtomicI32 = AtomicI32::new(0);
-    extern "C" fn pass_on(signal: i32) {
-        let child = CHILD.load(Relaxed);
-        if child > 0 {
-            // SAFETY: kill is async-signal-safe; the child is ours and not yet waited for.
-            unsafe { libc::kill(child, signal) };
-        }
-    }
-    let handler = pass_on as extern "C" fn(i32) as usize;
-    let passed = [
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-    ];
-    let mut child = command.spawn()?;
-    CHILD.store(child.id() as i32, Relaxed);
-    for signal in passed {
-        // SAFETY: a handler that only loads an atomic and calls kill.
-        unsafe { libc::signal(signal, handler) };
-    }
-    let status = child.wait();
-    CHILD.store(0, Relaxed);
-    status
 }
 
 /// Why the front followed no socket of a program into which it was loaded.

@@ -9,6 +9,7 @@ use gm::{End, Node, Path, Port, Reason, Role, State};
 use serde::Serialize;
 
 use crate::addresses::Kernel;
+use crate::out::harmless;
 use crate::report::is_connection;
 
 #[derive(clap::Args)]
@@ -210,18 +211,23 @@ fn bytes_text(n: u64) -> String {
 fn table(s: &Status) -> String {
     let mut out = format!(
         "node {}: {} ports, {} listeners, {} offers{}\n",
-        s.node.dir,
+        harmless(&s.node.dir),
         s.node.ports,
         s.node.listeners,
         s.node.offers,
         s.node
             .error
             .as_ref()
-            .map(|e| format!(" (not usable: {e})"))
+            .map(|e| format!(" (not usable: {})", harmless(e)))
             .unwrap_or_default()
     );
     for l in &s.listening {
-        out += &format!("{:>7} {:<15} listens {}\n", l.pid, l.program, l.local);
+        out += &format!(
+            "{:>7} {:<15} listens {}\n",
+            l.pid,
+            harmless(&l.program),
+            l.local
+        );
     }
     if s.sockets.is_empty() {
         return out + "no live connections\n";
@@ -245,7 +251,7 @@ fn table(s: &Status) -> String {
         out += &format!(
             "{:>7} {:<15} {:<6} {:<21} {:<21} {:<4} {:>10} {:>10} {:>10} {:>10} {:>8}  {}\n",
             c.pid,
-            c.program,
+            harmless(&c.program),
             c.role,
             c.local.as_deref().unwrap_or("-"),
             c.peer.as_deref().unwrap_or("-"),

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use sgm_tests::front::Front;
@@ -418,5 +418,108 @@ fn signals_are_inherited() {
             );
             assert_eq!(code, Some(0));
         }
+    }
+}
+
+/// What a program hears of signals that are sent to the process that was started in its place.
+const HEARS: &str = "import signal, sys\n\
+    names = [n for n in sys.argv[1].split()]\n\
+    for n in names: signal.signal(getattr(signal, n), lambda s, f, n=n: print(n, flush=True))\n\
+    print('ready', flush=True)\n\
+    for line in sys.stdin: print(line.strip(), flush=True)";
+
+/// Three ways to start a program: in our place, by `sgm run`, and with a report.
+fn ways() -> [Vec<String>; 3] {
+    let sgm = sgm_tests::paths::sgm();
+    let run = |options: &[&str]| {
+        let mut all = vec![sgm.to_str().unwrap().to_string(), "run".into()];
+        all.extend(options.iter().map(|o| (*o).to_string()));
+        all.push("--".into());
+        all
+    };
+    [
+        vec![],
+        run(&[]),
+        run(&["--explain", "--report", "/dev/null"]),
+    ]
+}
+
+#[test]
+fn signals_are_passed_on() {
+    const NAMES: &str = "SIGHUP SIGINT SIGQUIT SIGABRT SIGTERM SIGUSR1 SIGUSR2 SIGPIPE SIGALRM SIGVTALRM SIGPROF SIGIO \
+        SIGURG SIGWINCH SIGCONT SIGXCPU SIGPWR SIGRTMIN SIGRTMAX";
+    let starter = "import signal, subprocess, sys\n\
+        signal.alarm(60)\n\
+        p = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)\n\
+        print(p.stdout.readline())\n\
+        for n in sys.argv[1].split() * 2:\n \
+            p.send_signal(getattr(signal, n))\n \
+            print(p.stdout.readline())\n\
+        print(p.communicate('end\\n')[0], p.returncode)";
+    let world = World::new(Some(Front::new()));
+    let told: Vec<_> = ways()
+        .iter()
+        .map(|way| {
+            let mut command = world.command("python3", "python3", &["-c", starter, NAMES]);
+            command.args(way).args(["python3", "-c", HEARS, NAMES]);
+            command.env("SGM_DIR", world.front().node());
+            said(command)
+        })
+        .collect();
+    assert!(told[0].0.contains("SIGRTMAX"), "{told:?}");
+    for other in &told[1..] {
+        assert_eq!(*other, told[0]);
+    }
+}
+
+/// The terminal sends to the whole group: the program has it already.
+#[test]
+fn the_terminals_signals_come_once() {
+    let starter = "import os, pty, signal, sys\n\
+        signal.alarm(60)\n\
+        pid, fd = pty.fork()\n\
+        if pid == 0: os.execvp(sys.argv[1], sys.argv[1:])\n\
+        text = b''\n\
+        def until(what, n):\n \
+            global text\n \
+            while text.count(what) < n: text += os.read(fd, 4096)\n\
+        until(b'ready', 1)\n\
+        for i in range(200):\n \
+            os.write(fd, b'\\x03')\n \
+            until(b'SIGINT', i + 1)\n\
+        os.write(fd, b'last\\n')\n\
+        until(b'last', 2)\n\
+        print(text.count(b'SIGINT'))";
+    let world = World::new(Some(Front::new()));
+    for way in ways() {
+        let mut command = world.command("python3", "python3", &["-c", starter]);
+        command
+            .args(&way)
+            .arg(compiled("luck", Build::Plain))
+            .args(["signalled", "-"]);
+        command.env("SGM_DIR", world.front().node());
+        assert_eq!(said(command), ("200\n".to_string(), Some(0)), "{way:?}");
+    }
+}
+
+/// An alarm that was set before outlives exec, and means the program.
+#[test]
+fn an_alarm_from_before_ends_the_program() {
+    let starter = "import os, signal, sys\n\
+        signal.setitimer(signal.ITIMER_REAL, 0.3)\n\
+        os.execvp(sys.argv[1], sys.argv[1:])";
+    let world = World::new(Some(Front::new()));
+    for way in ways() {
+        let mut command = world.command("python3", "python3", &["-c", starter]);
+        command
+            .args(&way)
+            .args(["sleep", "20"])
+            .stdout(Stdio::null());
+        command.env("SGM_DIR", world.front().node());
+        let status = command.stderr(Stdio::null()).status();
+        use std::os::unix::process::ExitStatusExt;
+        let status = status.unwrap();
+        let code = status.code().or(status.signal().map(|s| 128 + s));
+        assert_eq!(code, Some(128 + 14), "{way:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -138,6 +139,62 @@ fn was_made_by_a_stranger() {
             0,
             "something was put where its owner can reach it"
         );
+    }
+}
+
+/// What a stranger has closed to us can't be opened to be judged, and can't be removed.
+#[test]
+fn is_closed_by_a_stranger() {
+    if !is_root() {
+        return not_run("only root can be two other users");
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).unwrap();
+    let sgm = scratch.join("sgm");
+    fs::copy(sgm_tests::paths::sgm(), &sgm).unwrap();
+    let node = directory_with(&scratch, 0o700);
+    chown(&node, Some(1), Some(1)).unwrap();
+    for told_by in ["doctor", "status"] {
+        let mut command = Command::new(&sgm);
+        command.arg(told_by).env("SGM_DIR", &node).uid(65534);
+        let (text, code) = told(command);
+        assert!(
+            text.contains("it belongs to user 1") && text.contains("set SGM_DIR"),
+            "{text}"
+        );
+        assert_ne!(code, 0, "{text}");
+    }
+}
+
+/// Whoever gives files their names does not write the doctor's lines.
+#[test]
+fn names_are_no_orders_to_the_terminal() {
+    let front = Front::new();
+    let name = "node-v\u{1b}]0;x\u{7}\u{1b}[2J\nok   directory       all is well";
+    fs::write(front.node().join(name), "").unwrap();
+    let (text, _) = told(front.sgm(&["doctor"]));
+    assert!(text.contains(r"also node-v\u{1b}]0;x\u{7}"), "{text}");
+    assert!(
+        !text.contains('\u{1b}') && !text.contains("\nok   directory       all"),
+        "{text}"
+    );
+}
+
+#[test]
+fn full_disk() {
+    let front = Front::new();
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["node"],
+        &["compat"],
+    ] {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let status = front.sgm(arguments).stdout(full).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
     }
 }
 

@@ -92,6 +92,10 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ),
     (
         "crates/sgm/src/run.rs",
+        "gives the program the signals that were ignored and blocked when we were started",
+    ),
+    (
+        "crates/sgm/src/supervise.rs",
         "passes signals on to the program from a signal handler, without a thread",
     ),
     (

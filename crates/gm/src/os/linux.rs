@@ -75,9 +75,14 @@ fn open_dir(path: &Path, how: OFlags) -> io::Result<OwnedFd> {
 fn open_dir_at(at: impl AsFd, path: &Path, how: OFlags) -> io::Result<OwnedFd> {
     let path = path.components().as_path();
     let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let is_there = || rustix::fs::statat(&at, path, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    let look = || rustix::fs::statat(&at, path, AtFlags::SYMLINK_NOFOLLOW);
     let fd = rustix::fs::openat(&at, path, flags, Mode::empty()).map_err(|e| match e {
-        Errno::NOTDIR | Errno::LOOP if is_there() => Distrust::NotDirectory.into(),
+        Errno::NOTDIR | Errno::LOOP if look().is_ok() => Distrust::NotDirectory.into(),
+        // A stranger's, closed to us.
+        Errno::ACCESS => look()
+            .ok()
+            .and_then(|s| Distrust::judge(my_uid(), s.st_uid, s.st_mode, is_anybody).err())
+            .map_or(e.into(), io::Error::from),
         e => io::Error::from(e),
     })?;
     let stat = rustix::fs::fstat(&fd)?;
