@@ -179,7 +179,7 @@ impl Below<Place> for Array<'_> {
             // The kernel would refuse one entry more.
             return None;
         }
-        let lent = Lent::new()?;
+        let lent = Lent::new(false)?;
         let queue = lent.queue()?;
         let bell = pollfd {
             fd: queue.bell().descriptor(),
