@@ -269,7 +269,7 @@ static void share_a_cpu(int policy)
     MUST(sched_setaffinity(0, sizeof one, &one));
     MUST(sched_setscheduler(0, policy, &(struct sched_param){0}));
 }
-static void given_as_it_wakes_server(int fd)
+static void give_as_it_wakes(int fd, bool polls)
 {
     struct stream in = {105, 0};
     CHECK(hear() == 1);
@@ -277,6 +277,8 @@ static void given_as_it_wakes_server(int fd)
     stream_receive(&in, fd, 4 * MIB, 64 * KIB);
     share_a_cpu(SCHED_BATCH);
     tell(thread_id());
+    if (polls)
+        await_events(fd, POLLIN);
     stream_receive(&in, fd, SHORT / 2, SHORT / 2);
     FILE *file = fdopen(fd, "r");
     CHECK(file);
@@ -286,7 +288,7 @@ static void given_as_it_wakes_server(int fd)
     say("%zu bytes, error %d", n, ferror(file));
     meet();
 }
-static void given_as_it_wakes_client(int fd)
+static void write_as_it_sleeps(int fd)
 {
     struct stream out = {105, 0};
     tell(1);
@@ -297,6 +299,10 @@ static void given_as_it_wakes_client(int fd)
     stream_send(&out, fd, BREATH * SHORT, SHORT);
     meet();
 }
+static void given_as_it_wakes_server(int fd) { give_as_it_wakes(fd, false); }
+static void given_as_it_wakes_client(int fd) { write_as_it_sleeps(fd); }
+static void given_as_poll_wakes_server(int fd) { give_as_it_wakes(fd, true); }
+static void given_as_poll_wakes_client(int fd) { write_as_it_sleeps(fd); }
 
 /* A reader that takes a little now and then while the writer waits for room, and then nothing until all is written. */
 enum { SLOWLY = 20, BIT = 500, MUCH = 900 * 1000 };
@@ -648,7 +654,7 @@ static void confined_client(int fd)
 
 const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
-    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back), CASE(given_as_it_wakes),
+    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back), CASE(given_as_it_wakes), CASE(given_as_poll_wakes),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
     CASE(refused_then_killed), CASE(killed_awoken), CASE(killed_at_the_end),
     CASE(killed_before_the_end), CASE(shut_on_both_paths), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),

@@ -60,6 +60,12 @@ impl Conn {
         }
     }
 
+    /// Has this direction come from the ring to TCP? When it goes back, a doorbell can lie behind payload, where nobody takes it off
+    /// who gives the stream away.
+    pub(crate) fn stream_comes_first(&self) -> bool {
+        self.end.rx_path() == Path::Tcp && self.passed() > 0
+    }
+
     fn spin_readable(&self, k: &impl Kernel) -> Spun {
         let Ok(segment) = self.rings() else {
             return Spun::Nothing;
@@ -125,8 +131,7 @@ impl Conn {
     fn sleep_readable(&self, k: &impl Kernel, timeout_us: u64) -> Result<(), Fault> {
         let rx = self.rings()?.rx();
         let start = gm::clock::ticks();
-        // Where the stream comes first, a doorbell could lie behind payload, where nobody can take it off who gives the stream away.
-        let needed = self.end.rx_path() == Path::Tcp && self.passed() > 0;
+        let needed = self.stream_comes_first();
         let listed = |queue: &EventQueue| self.sleep_listed(k, rx, queue, timeout_us);
         let slept = match k.with_queue(needed, listed) {
             Some(slept) => slept?,
