@@ -253,6 +253,57 @@ static void stalled_and_back_client(int fd)
     meet();
 }
 
+/* The writer has gone over TCP and comes back, in one breath, while the reader sleeps: what wakes that are bytes on the stream,
+ * with more behind them in the ring. It reads a part, and gives the connection away with the rest. One CPU for both, and a
+ * reader that does not displace the writer as it wakes, make it so. */
+enum { BREATH = 40, SHORT = 100 };
+static void share_a_cpu(int policy)
+{
+    cpu_set_t all, one;
+    int first = 0;
+    MUST(sched_getaffinity(0, sizeof all, &all));
+    while (!CPU_ISSET(first, &all))
+        first++;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    MUST(sched_setaffinity(0, sizeof one, &one));
+    MUST(sched_setscheduler(0, policy, &(struct sched_param){0}));
+}
+static void give_as_it_wakes(int fd, bool polls)
+{
+    struct stream in = {105, 0};
+    CHECK(hear() == 1);
+    poll(NULL, 0, 100); /* for the writer to find that nobody reads */
+    stream_receive(&in, fd, 4 * MIB, 64 * KIB);
+    share_a_cpu(SCHED_BATCH);
+    tell(thread_id());
+    if (polls)
+        await_events(fd, POLLIN);
+    stream_receive(&in, fd, SHORT / 2, SHORT / 2);
+    FILE *file = fdopen(fd, "r");
+    CHECK(file);
+    static char rest[BREATH * SHORT];
+    size_t n = fread(rest, 1, sizeof rest - SHORT / 2, file);
+    stream_check(&in, rest, n);
+    say("%zu bytes, error %d", n, ferror(file));
+    meet();
+}
+static void write_as_it_sleeps(int fd)
+{
+    struct stream out = {105, 0};
+    tell(1);
+    stream_send(&out, fd, 4 * MIB, 64 * KIB);
+    pid_t reader = hear();
+    share_a_cpu(SCHED_OTHER);
+    await_asleep(reader);
+    stream_send(&out, fd, BREATH * SHORT, SHORT);
+    meet();
+}
+static void given_as_it_wakes_server(int fd) { give_as_it_wakes(fd, false); }
+static void given_as_it_wakes_client(int fd) { write_as_it_sleeps(fd); }
+static void given_as_poll_wakes_server(int fd) { give_as_it_wakes(fd, true); }
+static void given_as_poll_wakes_client(int fd) { write_as_it_sleeps(fd); }
+
 /* A reader that takes a little now and then while the writer waits for room, and then nothing until all is written. */
 enum { SLOWLY = 20, BIT = 500, MUCH = 900 * 1000 };
 static void little_then_nothing_server(int fd)
@@ -603,7 +654,7 @@ static void confined_client(int fd)
 
 const struct test_case cases[] = {
     CASE(slow_and_half_closed), CASE(both_write_first), CASE(silent_peer), CASE(silent_half_closed), CASE(closed_peer),
-    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back),
+    CASE(exited_peer), CASE(peer_exits_later), CASE(given_before_the_switch), CASE(copy_on_stdin), CASE(shut_copy_on_stdin), CASE(stalled_and_back), CASE(given_as_it_wakes), CASE(given_as_poll_wakes),
     CASE(torn), CASE(room_in_turns), CASE(shut_in_epoll), CASE(confined), CASE(little_then_nothing), CASE(room_in_set),
     CASE(refused_then_killed), CASE(killed_awoken), CASE(killed_at_the_end),
     CASE(killed_before_the_end), CASE(shut_on_both_paths), CASE(read_on_after_shut), RAW_CASE(unread_behind_switches),

@@ -345,6 +345,8 @@ twins! {
         pair copy_on_stdin: Any;
         pair shut_copy_on_stdin: Any;
         pair stalled_and_back: Carried(30 * MIB);
+        pair given_as_it_wakes: PROMOTED;
+        pair given_as_poll_wakes: PROMOTED;
         pair torn: Carried(MIB);
         pair room_in_turns: Carried(4 * MIB);
         pair shut_in_epoll: PROMOTED;

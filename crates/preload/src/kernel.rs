@@ -364,12 +364,16 @@ impl Kernel for Fd {
         }
     }
 
-    fn with_queue<R>(&self, sleep: impl FnOnce(&EventQueue) -> Option<R>) -> Option<R> {
+    fn with_queue<R>(
+        &self,
+        needed: bool,
+        sleep: impl FnOnce(&EventQueue) -> Option<R>,
+    ) -> Option<R> {
         // The kernel's own recv knows which handler ran.
         if !signals::are_alike() {
             return None;
         }
-        sleep(Lent::new()?.queue()?)
+        sleep(Lent::new(needed)?.queue()?)
     }
 
     fn is_watched(&self) -> bool {

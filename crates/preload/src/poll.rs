@@ -174,12 +174,12 @@ impl Below<Place> for Array<'_> {
         Ok(ready > 0)
     }
 
-    fn queue(&mut self) -> Option<&'static EventQueue> {
+    fn queue(&mut self, needed: bool) -> Option<&'static EventQueue> {
         if self.fds.len() > FEW && self.fds.len() >= most_descriptors() {
             // The kernel would refuse one entry more.
             return None;
         }
-        let lent = Lent::new()?;
+        let lent = Lent::new(needed)?;
         let queue = lent.queue()?;
         let bell = pollfd {
             fd: queue.bell().descriptor(),

@@ -120,12 +120,13 @@ pub fn refused() {
 pub struct Lent(&'static Kept);
 
 impl Lent {
-    pub fn new() -> Option<Self> {
+    /// `needed`: whatever it costs.
+    pub fn new(needed: bool) -> Option<Self> {
         if TIGHT.load(Relaxed) {
             return None;
         }
         static SLEPT: AtomicU32 = AtomicU32::new(0);
-        if SLEPT.load(Relaxed) < SLEEPS && !sockets::at_once() {
+        if SLEPT.load(Relaxed) < SLEEPS && !needed && !sockets::at_once() {
             SLEPT.fetch_add(1, Relaxed);
             return None;
         }

@@ -84,8 +84,12 @@ pub trait Kernel {
     /// blocking recv on the socket would: signals (with the kernel's own restart rule).
     fn sleep_readable(&self, timeout_us: u64) -> Result<Peeked, Fault>;
     /// Calls `sleep` with an event queue that is the caller's alone meanwhile; see [`Kernel::sleep_rung`]. `None`: there is none
-    /// for this socket now, or `sleep` gave none.
-    fn with_queue<R>(&self, _sleep: impl FnOnce(&EventQueue) -> Option<R>) -> Option<R> {
+    /// for this socket now, or `sleep` gave none. `needed`: it is worth making one.
+    fn with_queue<R>(
+        &self,
+        _needed: bool,
+        _sleep: impl FnOnce(&EventQueue) -> Option<R>,
+    ) -> Option<R> {
         None
     }
     /// Does an epoll set of this process wait for this socket?

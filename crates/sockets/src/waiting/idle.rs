@@ -60,6 +60,12 @@ impl Conn {
         }
     }
 
+    /// Has this direction come from the ring to TCP? When it goes back, a doorbell can lie behind payload, where nobody takes it off
+    /// who gives the stream away.
+    pub(crate) fn stream_comes_first(&self) -> bool {
+        self.end.rx_path() == Path::Tcp && self.passed() > 0
+    }
+
     fn spin_readable(&self, k: &impl Kernel) -> Spun {
         let Ok(segment) = self.rings() else {
             return Spun::Nothing;
@@ -125,7 +131,9 @@ impl Conn {
     fn sleep_readable(&self, k: &impl Kernel, timeout_us: u64) -> Result<(), Fault> {
         let rx = self.rings()?.rx();
         let start = gm::clock::ticks();
-        let slept = match k.with_queue(|queue| self.sleep_listed(k, rx, queue, timeout_us)) {
+        let needed = self.stream_comes_first();
+        let listed = |queue: &EventQueue| self.sleep_listed(k, rx, queue, timeout_us);
+        let slept = match k.with_queue(needed, listed) {
             Some(slept) => slept?,
             None => self.sleep_armed(k, rx, timeout_us)?,
         };
@@ -168,7 +176,7 @@ impl Conn {
         queue: &EventQueue,
         timeout_us: u64,
     ) -> Option<Result<Slept, Fault>> {
-        if self.end.rx_path() != Path::Ring || !self.listen(k, queue.id(), 0, || !k.is_watched()) {
+        if !self.is_engaged() || !self.listen(k, queue.id(), 0, || !k.is_watched()) {
             return None;
         }
         let sleep = queue.words().fall_asleep();

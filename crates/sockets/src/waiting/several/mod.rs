@@ -181,7 +181,8 @@ pub trait Below<S: Socket> {
     fn ask(&mut self, members: &mut [Member<S>], how: Ask) -> Result<bool, Self::Fault>;
 
     /// An event queue for a sleep of this call: it ends when the bell of that rings as well. `None`: there are doorbells alone.
-    fn queue(&mut self) -> Option<&'static EventQueue> {
+    /// `needed`: it is worth making one.
+    fn queue(&mut self, _needed: bool) -> Option<&'static EventQueue> {
         None
     }
 
@@ -329,7 +330,8 @@ fn sleep<S: Socket, B: Below<S>>(
     deadline: Deadline,
     below: &mut B,
 ) -> Result<bool, B::Fault> {
-    let queue = below.queue();
+    let mut carried = members.iter().filter_map(Member::carried);
+    let queue = below.queue(carried.any(|conn| conn.stream_comes_first()));
     for (entry, m) in members.iter_mut().enumerate() {
         m.arm(queue, entry);
         m.prepare();
