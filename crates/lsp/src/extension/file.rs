@@ -66,13 +66,17 @@ pub unsafe extern "system" fn transmit_file(
             let plain = inside
                 .conn()
                 .is_none_or(|c| c.end().has(flag::KEEP_TCP) && !c.is_engaged());
-            if !ends && !plain {
+            let inside = if !ends && !plain {
+                // Each of its sends comes inside by itself, or the connection would not be promoted meanwhile.
+                drop(inside);
                 // SAFETY: the caller's arguments.
                 match unsafe { by_hand(s, file, bytes, per_send, buffers) } {
                     Outcome::Done(result) => return result,
-                    Outcome::NotOurs => {}
+                    Outcome::NotOurs => enter(s).map_err(|_| ws::WSAENOTSOCK)?,
                 }
-            }
+            } else {
+                inside
+            };
             // How much it sends is not told, so this connection can't be carried any more.
             overlapped::flush_to_tcp(&inside);
             // SAFETY: the caller's arguments, on the base socket.

@@ -21,7 +21,7 @@ use super::way::Way;
 use super::{Request, base_recv, base_send, port, progress, send_is_plain, wait_a_while};
 use crate::answer::{Code, code_of, reset_answer};
 use crate::kernel::Fd;
-use crate::slot::{Inside, locked};
+use crate::slot::{Inside, Pin, locked};
 use crate::{events, life, provider};
 
 /// Who waits. The lock is held while operations are told of; whether there are some can be asked without it.
@@ -172,7 +172,6 @@ pub fn join(inside: Inside, r: Request, mut way: Way) -> Result<Now, Code> {
         Kind::receive(way.flags)
     };
     let op = Op::begin(&inside, r, kind, way.flags, None);
-    way.at_once = None;
     let driven = match way.is_file() {
         // Reads the file, and sends for long.
         true => drive_alone(&inside, sends, &mut queue),
@@ -198,8 +197,8 @@ fn drive_alone(inside: &Inside, sends: bool, queue: &mut Held<'_>) -> bool {
         return true;
     }
     let thread = std::thread::Builder::new().name("sgm-line".into());
-    let i = inside.clone();
-    queue.set_busy(thread.spawn(move || serve_alone(i, sends)).is_ok());
+    let pin = inside.pin();
+    queue.set_busy(thread.spawn(move || serve_alone(&pin, sends)).is_ok());
     queue.busy
 }
 
@@ -246,9 +245,12 @@ pub fn serve(inside: &Inside) {
     }
 }
 
-/// In a thread of the line's own: until nobody is left, or the connection is plain.
-fn serve_alone(inside: Inside, sends: bool) {
-    loop {
+/// In a thread of the line's own: until nobody is left, or the connection is plain. Each round comes inside for itself, and makes the
+/// step of promotion that is due: that needs to be alone there.
+fn serve_alone(pin: &Pin, sends: bool) {
+    // The close waits until the line is not busy.
+    while let Some(inside) = pin.slot.inside() {
+        inside.engaged();
         let mut queue = line_of(&inside, sends).lock();
         match advance(&inside, &mut queue) {
             After::NotYet => {
@@ -395,7 +397,7 @@ fn step(inside: &Inside, way: &mut Way, waited: bool) -> Step {
             Ok(true) if waited && is_at_end(inside, conn, way) && was_reset(inside, conn) => {
                 reset(inside, true)
             }
-            Ok(true) if way.at_once.is_some_and(|most| way.moved() >= most) => Step::NotYet,
+            Ok(true) if way.pauses() => Step::NotYet,
             Ok(true) => match way.goes_on() {
                 Ok(true) => continue,
                 Ok(false) => Step::Done,

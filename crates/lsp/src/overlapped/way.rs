@@ -7,8 +7,8 @@ use super::source::Source;
 use crate::answer::Code;
 use crate::data;
 
-/// So much of a file is sent by the call itself, if it can be.
-const AT_ONCE: usize = 512 * 1024;
+/// So much of a file is sent by the call itself, if it can be, and then at a time.
+const TURN: usize = 512 * 1024;
 
 /// What is to be done.
 pub struct Way {
@@ -21,8 +21,8 @@ pub struct Way {
     source: Option<Source>,
     /// So many bytes of earlier ones are.
     earlier: usize,
-    /// The call that begins it sends no more than this.
-    pub at_once: Option<usize>,
+    /// Of a file: how much is sent before others get their turn.
+    turn: usize,
 }
 
 impl Way {
@@ -58,7 +58,7 @@ impl Way {
             done: 0,
             source: None,
             earlier: 0,
-            at_once: None,
+            turn: 0,
         })
     }
 
@@ -71,7 +71,7 @@ impl Way {
             done: 0,
             source: Some(source),
             earlier: 0,
-            at_once: Some(AT_ONCE),
+            turn: TURN,
         }
     }
 
@@ -81,6 +81,15 @@ impl Way {
 
     pub fn moved(&self) -> usize {
         self.earlier + self.done
+    }
+
+    /// Of a file: is its turn over? The next one begins.
+    pub fn pauses(&mut self) -> bool {
+        let over = self.is_file() && self.moved() >= self.turn;
+        if over {
+            self.turn = self.moved() + TURN;
+        }
+        over
     }
 
     /// All of these buffers is done. False: and nothing comes after them.
