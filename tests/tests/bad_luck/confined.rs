@@ -242,7 +242,8 @@ fn instrumented() {
             // Which watches for races, and knows nothing of rings.
             if kind == "thread" {
                 assert_eq!(report.carried.tx_bytes, 0, "{kind} {report:?}");
-                assert!(report.reasons.contains_key("races"), "{kind} {report:?}");
+                let told = report.reasons.get("races").copied();
+                assert_eq!(told, Some(report.connections.tcp), "{kind} {report:?}");
             } else {
                 assert!(report.carried.tx_bytes > 150_000, "{kind} {report:?}");
             }
