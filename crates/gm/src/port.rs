@@ -406,7 +406,8 @@ pub fn fold(t: &Totals, end: &End) {
         Reason::Offered => Reason::Ended,
         why => why,
     };
-    if stayed || why != Reason::None {
+    // Of a listener it is its connections that count.
+    if stayed || why != Reason::None && end.role() != Role::Listener {
         t.reasons[why as usize].fetch_add(1, Relaxed);
     }
 }

@@ -55,6 +55,7 @@ reasons! {
     Ended = 23, "ended", "The connection ended before both ends had agreed: the offer came late in its life.";
     HeldBack = 24, "held-back", "As `short`, but more is asked for: offers to this server brought nothing lately, for connections ended soon or it did not take them.";
     NoHooks = 25, "no-hooks", "Windows programs: functions of ntdll can't be hooked, because something else in the process has changed them, so its sockets are plain.";
+    Races = 26, "races", "The program is watched for data races (thread sanitizer, helgrind, drd): they know that TCP orders what threads do, and nothing of rings.";
 }
 
 #[cfg(test)]

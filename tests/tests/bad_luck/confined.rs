@@ -239,7 +239,14 @@ fn instrumented() {
                 assert!(gcc.status().unwrap().success(), "-fsanitize={kind}");
                 both(world, &[program.as_os_str()], calls)
             });
-            assert!(report.carried.tx_bytes > 150_000, "{kind} {report:?}");
+            // Which watches for races, and knows nothing of rings.
+            if kind == "thread" {
+                assert_eq!(report.carried.tx_bytes, 0, "{kind} {report:?}");
+                let told = report.reasons.get("races").copied();
+                assert_eq!(told, Some(report.connections.tcp), "{kind} {report:?}");
+            } else {
+                assert!(report.carried.tx_bytes > 150_000, "{kind} {report:?}");
+            }
         }
     }
     if on_path("valgrind").is_none() {
@@ -251,6 +258,13 @@ fn instrumented() {
         let command = [&valgrind[..], &[program.as_os_str()]].concat();
         let report = twice(|world| both(world, &command, calls));
         assert!(report.carried.tx_bytes > 150_000, "valgrind {report:?}");
+    }
+    for tool in ["--tool=helgrind", "--tool=drd"] {
+        let valgrind = ["valgrind", "-q", "--error-exitcode=9", tool].map(OsStr::new);
+        let command = [&valgrind[..], &[program.as_os_str()]].concat();
+        let report = twice(|world| both(world, &command, "0"));
+        assert_eq!(report.carried.tx_bytes, 0, "{tool} {report:?}");
+        assert!(report.reasons.contains_key("races"), "{tool} {report:?}");
     }
 }
 

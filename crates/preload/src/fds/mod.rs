@@ -306,6 +306,9 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     if fd < STDIO_FDS {
         end.keep_tcp(gm::Reason::Stdio);
     }
+    if ctx::looks_for_races() {
+        end.keep_tcp(gm::Reason::Races);
+    }
     end.seen_generation
         .store(ctx.node.offers_generation(), Relaxed);
     let place = Place {
@@ -367,12 +370,16 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     let change = Change::begin();
     point(fd, slot);
     drop(change);
-    let stdio = !listens && fd < STDIO_FDS;
-    if (stdio || !listens && !rest::may_sleep())
+    let plain = match fd < STDIO_FDS {
+        _ if listens => None,
+        true => Some(gm::Reason::Stdio),
+        false => ctx::looks_for_races().then_some(gm::Reason::Races),
+    };
+    if (plain.is_some() || !listens && !rest::may_sleep())
         && let Some(inside) = enter(fd)
-        && stdio
+        && let Some(why) = plain
     {
-        crate::giving::hand_back(&inside, gm::Reason::Stdio);
+        crate::giving::hand_back(&inside, why);
     }
 }
 
