@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -292,6 +292,18 @@ pub fn suite() -> PathBuf {
         .partition(|path| path.extension().is_some_and(|e| e == "c"));
     sources.sort();
     compiled("suite", &sources, &headers, &["-lws2_32", "-lmswsock"])
+}
+
+/// All programs share one wineserver, its descriptors and its time.
+static SERVER: RwLock<()> = RwLock::new(());
+
+/// For what opens sockets by the thousand, or keeps the server busy: nothing else runs meanwhile.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    SERVER.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    SERVER.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for its end; at the limit it is killed, and what it said so far is the message.

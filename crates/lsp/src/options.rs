@@ -185,6 +185,8 @@ pub unsafe extern "system" fn get_sock_opt(
         // SAFETY: the caller's arguments.
         unsafe {
             match (level, name) {
+                // A handle of the lower provider's: who sees no layer treats it as such (libuv wants no packet for what succeeds at once).
+                _ if b.own => {}
                 (ws::SOL_SOCKET, ws::SO_PROTOCOL_INFOW) => {
                     return give(&b.layer.info, value, len);
                 }

@@ -6,7 +6,7 @@ use sgm_tests::front::{Front, Report, read_report};
 use sgm_tests::pair::tails;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, ends, suite};
+use sgm_tests::wine::{Mode, Wine, alone, ends, suite};
 
 const ROUNDS: u32 = 50;
 /// A round starts two processes, half a second each, and kills one; the driver itself allows a survivor a few seconds.
@@ -23,6 +23,7 @@ fn received(line: &str) -> u64 {
 
 /// Gives what is said of each survivor that hung, and what was carried.
 fn rounds(mode: Mode, front: &Front, rounds: u32, seed: u32) -> (Vec<String>, Report) {
+    let _room = alone();
     let (wine, scratch) = (Wine::new(), Scratch::new());
     let report = scratch.join("report.json");
     let wanted = (mode == Mode::Carried).then_some(report.as_path());

@@ -7,11 +7,12 @@ use sgm_tests::front::{Front, Report, read_report};
 use sgm_tests::pair::tails;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, ends, suite};
+use sgm_tests::wine::{Mode, Wine, alone, ends, suite};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn rounds(rounds: u32, seed: u32) -> Report {
+    let _room = alone();
     let (wine, scratch, front) = (Wine::new(), Scratch::new(), Front::new());
     let report = scratch.join("report.json");
     let mut command = wine.command(Mode::Carried, &suite(), &front, Some(&report));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sgm_tests::front::Front;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, ends, suite};
+use sgm_tests::wine::{Mode, Wine, beside_others, ends, suite};
 
 use crate::batch::{Outcome, Setup, Transcript, World, run};
 use crate::documented::expected;
@@ -79,6 +79,7 @@ impl Theme {
 
     /// Every case of the theme says what it says on plain Wine.
     fn same(&self, setup: Setup) {
+        let _room = beside_others();
         let wine = Wine::new();
         let reference = self.reference(&wine, setup.ipv6);
         let outcome = run(&wine, &self.names(setup), setup);

@@ -5,13 +5,12 @@ use std::cell::RefCell;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use sgm_tests::front::{Front, Report, read_report, sum};
 use sgm_tests::pair::tails;
 use sgm_tests::process::{Ended, Started};
-use sgm_tests::wine::{self, Mode, Wine};
+use sgm_tests::wine::{self, Mode, Wine, beside_others};
 use sgm_tests::world::{Server, World};
 
 use crate::things::item;
@@ -24,18 +23,6 @@ pub struct Stage {
     wine: Wine,
     mode: Mode,
     reports: RefCell<Vec<PathBuf>>,
-}
-
-/// All programs share one wineserver, its descriptors and its time.
-static SERVER: RwLock<()> = RwLock::new(());
-
-/// For what opens sockets by the thousand: nothing else runs meanwhile.
-pub fn alone() -> RwLockWriteGuard<'static, ()> {
-    SERVER.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub fn beside_others() -> RwLockReadGuard<'static, ()> {
-    SERVER.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the halves with the provider are run.

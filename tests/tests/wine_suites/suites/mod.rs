@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use sgm_tests::pair::tails;
 
-use crate::stage::{Stage, alone, beside_others, with_provider};
+use sgm_tests::wine::{alone, beside_others};
+
+use crate::stage::{Stage, with_provider};
 use crate::things::cache;
 
 mod expected;
