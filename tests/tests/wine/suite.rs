@@ -150,7 +150,7 @@ fn fails(transcript: &Transcript) -> bool {
         })
 }
 
-/// Does a case that differed once say what plain Wine says in two further runs? These tests share a machine and one Wine
+/// Does a case that differed once say what plain Wine says in two of three further runs? These tests share a machine and one Wine
 /// server with others, and their time limits are a person's. A difference that comes back is a failure; one that doesn't is
 /// printed.
 fn otherwise_same(
@@ -161,11 +161,9 @@ fn otherwise_same(
     expected: &Transcript,
 ) -> bool {
     let again = || run(wine, &[(name, solo)], setup).cases[name] == *expected;
-    let same = again() && again();
-    if same {
-        println!("{name}, {setup:?}: differed in one run of three");
-    }
-    same
+    let same = [(); 3].iter().filter(|()| again()).count();
+    println!("{name}, {setup:?}: differed, and {same} of 3 times more did not");
+    same >= 2
 }
 
 /// Wine and the kernel below it have more than one answer here and there. So what differs must be what another plain run says.
