@@ -3,18 +3,16 @@
 use std::ptr::{null, null_mut};
 
 use gm::end::flag;
-use windows_sys::Win32::Foundation::{
-    ERROR_HANDLE_EOF, GetLastError, HANDLE, INVALID_HANDLE_VALUE,
-};
+use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
     self as ws, SOCKET, TRANSMIT_FILE_BUFFERS, WSABUF, WSAPOLLFD,
 };
-use windows_sys::Win32::Storage::FileSystem::ReadFile;
 use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::core::BOOL;
 
 use super::{of_lower, of_stranger, pending, told, truth, typed};
 use crate::answer::Code;
+use crate::overlapped::source::Source;
 use crate::overlapped::{self, Kind, Request};
 use crate::slot::enter;
 use crate::{data, poll};
@@ -37,9 +35,6 @@ type TransmitPackets = unsafe extern "system" fn(
     u32,
 ) -> BOOL;
 
-/// What is read of a file at once, unless the program says.
-const PIECE: u32 = 64 * 1024;
-
 pub unsafe extern "system" fn transmit_file(
     s: SOCKET,
     file: HANDLE,
@@ -61,8 +56,8 @@ pub unsafe extern "system" fn transmit_file(
         // SAFETY: TransmitFile by its identifier.
         let f = unsafe { typed::<TransmitFile>(f) };
         let base = inside.body().base;
+        let ends = flags & (ws::TF_DISCONNECT | ws::TF_REUSE_SOCKET) != 0;
         let Some(r) = Request::direct(&inside, s, ov, None)? else {
-            let ends = flags & (ws::TF_DISCONNECT | ws::TF_REUSE_SOCKET) != 0;
             let plain = inside
                 .conn()
                 .is_none_or(|c| c.end().has(flag::KEEP_TCP) && !c.is_engaged());
@@ -82,7 +77,6 @@ pub unsafe extern "system" fn transmit_file(
             // SAFETY: the caller's arguments, on the base socket.
             return truth(unsafe { f(base, file, bytes, per_send, ov, buffers, flags) });
         };
-        let ends = flags & (ws::TF_DISCONNECT | ws::TF_REUSE_SOCKET) != 0;
         let r = match !ends && overlapped::stands_in_line(&inside) {
             // SAFETY: the caller's arguments, which stay until the completion.
             true => match unsafe {
@@ -122,76 +116,22 @@ unsafe fn by_hand(
     per_send: u32,
     buffers: *const TRANSMIT_FILE_BUFFERS,
 ) -> Outcome {
-    // SAFETY: null or the caller's.
-    let (head, tail) = match unsafe { buffers.as_ref() } {
-        Some(b) => (
-            (b.Head.cast_const(), b.HeadLength),
-            (b.Tail.cast_const(), b.TailLength),
-        ),
-        None => ((null(), 0), (null(), 0)),
-    };
-    let piece = if per_send == 0 {
-        PIECE
-    } else {
-        per_send.min(PIECE)
-    };
-    let mut reader = Reader {
-        file,
-        // 0: all of it.
-        left: (bytes > 0).then_some(bytes),
-        buf: vec![0; piece as usize],
-    };
-    // The first piece before the head: a file that can't be read so is left to the lower provider, whole.
-    let mut n = match reader.next() {
-        Ok(n) => n,
-        Err(_) => return Outcome::NotOurs,
+    // A file that can't be read so is left to the lower provider, whole.
+    // SAFETY: by the caller.
+    let opened = unsafe { Source::open(file, None, bytes, per_send, buffers) };
+    let Ok((mut source, head)) = opened else {
+        return Outcome::NotOurs;
     };
     let mut send = || -> Result<(), Code> {
-        // SAFETY: the caller's buffers.
-        unsafe { send_all(s, head.0.cast(), head.1)? };
-        while n > 0 {
-            // SAFETY: our own buffer, with `n` bytes.
-            unsafe { send_all(s, reader.buf.as_ptr(), n)? };
-            n = reader.next()?;
+        let mut next = Some(head);
+        while let Some(part) = next {
+            // SAFETY: the caller's buffer, or the source's.
+            unsafe { send_all(s, part.buf, part.len)? };
+            next = source.next()?;
         }
-        // SAFETY: the caller's buffers.
-        unsafe { send_all(s, tail.0.cast(), tail.1) }
+        Ok(())
     };
     Outcome::Done(send())
-}
-
-struct Reader {
-    file: HANDLE,
-    left: Option<u32>,
-    buf: Vec<u8>,
-}
-
-impl Reader {
-    /// How many bytes came into `buf`; 0: that was all.
-    fn next(&mut self) -> Result<u32, Code> {
-        if self.file.is_null() || self.file == INVALID_HANDLE_VALUE {
-            return Ok(0);
-        }
-        let room = self.buf.len() as u32;
-        let want = self.left.map_or(room, |left| left.min(room));
-        if want == 0 {
-            return Ok(0);
-        }
-        let mut n = 0;
-        // SAFETY: a buffer of at least that length; the program's file.
-        let ok = unsafe { ReadFile(self.file, self.buf.as_mut_ptr(), want, &mut n, null_mut()) };
-        if ok == 0 {
-            // SAFETY: always valid to call.
-            return match unsafe { GetLastError() } {
-                ERROR_HANDLE_EOF => Ok(0),
-                code => Err(code as Code),
-            };
-        }
-        if let Some(left) = &mut self.left {
-            *left -= n;
-        }
-        Ok(n)
-    }
 }
 
 /// TransmitFile waits also on a socket that doesn't.

@@ -15,7 +15,7 @@ mod line;
 mod op;
 mod port;
 mod progress;
-mod source;
+pub mod source;
 mod way;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
@@ -228,7 +228,7 @@ pub unsafe fn transmit_file(
     let at = unsafe { (*r.ov).Anonymous.Anonymous };
     let offset = u64::from(at.OffsetHigh) << 32 | u64::from(at.Offset);
     // SAFETY: by the caller.
-    match unsafe { source::Source::open(file, offset, bytes, per_send, buffers) } {
+    match unsafe { source::Source::open(file, Some(offset), bytes, per_send, buffers) } {
         Ok((source, head)) => {
             Ok(line::join(inside.clone(), r, Way::file(source, head)).map(|_| ()))
         }

@@ -1,4 +1,4 @@
-//! What TransmitFile sends with OVERLAPPED: a head, a file from a given offset on, a tail.
+//! What TransmitFile sends: a head, a file, a tail.
 
 use std::ptr::{null, null_mut};
 
@@ -17,7 +17,8 @@ const PIECE: u32 = 128 * 1024;
 
 pub struct Source {
     file: HANDLE,
-    offset: u64,
+    /// With OVERLAPPED; `None`: from where the file stands.
+    offset: Option<u64>,
     /// `None`: to its end.
     left: Option<u32>,
     piece: Vec<u8>,
@@ -34,7 +35,7 @@ impl Source {
     /// TransmitFile's arguments; the buffers and the file stay until the completion.
     pub unsafe fn open(
         file: HANDLE,
-        offset: u64,
+        offset: Option<u64>,
         bytes: u32,
         per_send: u32,
         buffers: *const TRANSMIT_FILE_BUFFERS,
@@ -99,14 +100,17 @@ impl Source {
             hEvent: (self.event.addr() | 1) as HANDLE,
             ..OVERLAPPED::default()
         };
-        ov.Anonymous.Anonymous.Offset = self.offset as u32;
-        ov.Anonymous.Anonymous.OffsetHigh = (self.offset >> 32) as u32;
+        let offset = self.offset.unwrap_or(0);
+        ov.Anonymous.Anonymous.Offset = offset as u32;
+        ov.Anonymous.Anonymous.OffsetHigh = (offset >> 32) as u32;
+        let at = self.offset.map_or(null_mut(), |_| &raw mut ov);
         let mut n = 0;
         // SAFETY: a buffer of at least that length and a structure, both there until it is done; the program's file.
         let good = unsafe {
-            ReadFile(self.file, self.piece.as_mut_ptr(), want, &mut n, &mut ov) != 0
-                || GetLastError() == ERROR_IO_PENDING
-                    && GetOverlappedResult(self.file, &ov, &mut n, 1) != 0
+            ReadFile(self.file, self.piece.as_mut_ptr(), want, &mut n, at) != 0
+                || !at.is_null()
+                    && GetLastError() == ERROR_IO_PENDING
+                    && GetOverlappedResult(self.file, at, &mut n, 1) != 0
         };
         if !good {
             // SAFETY: always valid to call.
@@ -115,7 +119,7 @@ impl Source {
                 code => Err(code as Code),
             };
         }
-        self.offset += u64::from(n);
+        self.offset = self.offset.map(|offset| offset + u64::from(n));
         if let Some(left) = &mut self.left {
             *left -= n;
         }
