@@ -94,13 +94,10 @@ impl set::Member for Member {
         Event::of(due, self.pin.slot.context() as u64)
     }
 
-    fn is_like(&self, event: &Event) -> bool {
-        let data = event.data;
-        data == self.pin.slot.context() as u64
-    }
-
-    fn add_to(&self, event: &mut Event, due: Ready) {
-        event.ready |= due.0;
+    fn merge(event: &mut Event, more: &Event) -> bool {
+        let alike = { event.data } == { more.data };
+        event.ready |= if alike { more.ready } else { 0 };
+        alike
     }
 }
 

@@ -109,12 +109,10 @@ impl set::Member for Member {
         }
     }
 
-    fn is_like(&self, event: &epoll_event) -> bool {
-        self.data == event.u64
-    }
-
-    fn add_to(&self, event: &mut epoll_event, due: Ready) {
-        event.events |= reported(due, self.events);
+    fn merge(event: &mut epoll_event, more: &epoll_event) -> bool {
+        let alike = { event.u64 } == { more.u64 };
+        event.events |= if alike { more.events } else { 0 };
+        alike
     }
 }
 

@@ -80,10 +80,12 @@ pub trait Member {
 
     /// A report.
     fn event(&self, due: Ready) -> Self::Event;
+    /// One report instead of both, if the program can't tell whom they are of.
+    fn merge(event: &mut Self::Event, more: &Self::Event) -> bool;
     /// Can the program not tell this report from one of this member?
-    fn is_like(&self, event: &Self::Event) -> bool;
-    /// There is more to report.
-    fn add_to(&self, event: &mut Self::Event, due: Ready);
+    fn is_like(&self, event: &Self::Event) -> bool {
+        Self::merge(&mut { *event }, &self.event(Ready::NONE))
+    }
 }
 
 /// Of what the system's set tells.

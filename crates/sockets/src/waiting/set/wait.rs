@@ -369,8 +369,11 @@ pub fn sort<B: Below>(below: &B, out: &mut [EventOf<B>], from: usize, got: usize
         let (i, mut kernel) = match B::told(&out[k]) {
             Told::Bell => continue,
             Told::Other => {
-                out[kept] = out[k];
-                kept += 1;
+                // A member that went back to TCP since its ring was reported in this very call comes twice.
+                if !merged::<B>(out, from, out[k]) {
+                    out[kept] = out[k];
+                    kept += 1;
+                }
                 continue;
             }
             Told::Member(i, ready) => (i, ready),
@@ -393,15 +396,14 @@ pub fn sort<B: Below>(below: &B, out: &mut [EventOf<B>], from: usize, got: usize
         let arrived = end.rx_path() != Path::Ring && kernel.has_other_than(Ready::OUT);
         let room = end.tx_path() != Path::Ring && kernel.intersects(Ready::OUT);
         w.kernel_edge |= arrived || room;
-        if let Some(o) = out[..from].iter_mut().find(|o| w.member.is_like(o)) {
-            // Reported by its ring in this very call (or another member like it was), before the system told of an end.
-            let due = w.report(Some(kernel));
-            w.member.add_to(o, due);
+        let due = w.report(Some(kernel));
+        if due == Ready::NONE {
             continue;
         }
-        let due = w.report(Some(kernel));
-        if due != Ready::NONE {
-            out[kept] = w.member.event(due);
+        // Or it was reported by its ring in this very call (or another member like it was), before the system told of an end.
+        let event = w.member.event(due);
+        if !merged::<B>(out, from, event) {
+            out[kept] = event;
             kept += 1;
         }
     }
@@ -410,6 +412,11 @@ pub fn sort<B: Below>(below: &B, out: &mut [EventOf<B>], from: usize, got: usize
         plain_again(below, m);
     }
     kept - from
+}
+
+/// Is one of the first `n` reports like this one, and says now what both do?
+fn merged<B: Below>(out: &mut [EventOf<B>], n: usize, event: EventOf<B>) -> bool {
+    out[..n].iter_mut().any(|o| B::Member::merge(o, &event))
 }
 
 /// Leaves at the start of `out` what is the program's own. Returns how many.

@@ -549,3 +549,44 @@ fn quiet_ones_go_cold_and_are_heard_of() {
     // They were cooled, and heard of, without a sleep.
     assert!(system.slept.borrow().is_empty());
 }
+
+/// A member is reported once in a wait, also where it goes back to TCP between its ring's report and the system's.
+#[test]
+fn who_goes_back_to_tcp_in_a_wait_is_reported_once() {
+    let both = Interest {
+        want: Ready::IN | Ready::OUT,
+        ..LEVEL_IN
+    };
+    let goes_back_at = |at| {
+        let pair = Pair::carried();
+        let seat = Seat::of(&pair.server);
+        let system = System::of(&pair);
+        system.add(seat.side(7, both));
+        pair.client.send(b"x");
+        let went = Cell::new(false);
+        let goes = || {
+            // Not while the waiting thread has the members.
+            if let Ok(mut members) = system.members.try_borrow_mut() {
+                system.plain.set(true);
+                plain_again(&system.thread(), &mut members);
+                went.set(true);
+            }
+        };
+        let mut thread = system.thread();
+        thread.happens = Some((at, &goes));
+        let got = thread.wait(8, None);
+        assert!(
+            matches!(
+                got[..],
+                [Event {
+                    about: About::Data(7),
+                    ..
+                }]
+            ),
+            "at {at}: {got:?}"
+        );
+        (went.get(), at < thread.steps.get())
+    };
+    let tried = (0..).map(goes_back_at).take_while(|(_, more)| *more);
+    assert!(tried.filter(|(went, _)| *went).count() > 2);
+}

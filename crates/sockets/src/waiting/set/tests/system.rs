@@ -88,12 +88,10 @@ impl<'a> Member for Side<'a> {
         told(self.asked.1, due)
     }
 
-    fn is_like(&self, event: &Event) -> bool {
-        event.about == About::Data(self.asked.1)
-    }
-
-    fn add_to(&self, event: &mut Event, due: Ready) {
-        event.ready |= due;
+    fn merge(event: &mut Event, more: &Event) -> bool {
+        let alike = event.about == more.about;
+        event.ready |= if alike { more.ready } else { Ready::NONE };
+        alike
     }
 }
 
