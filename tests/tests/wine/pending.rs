@@ -7,7 +7,9 @@ use sgm_tests::front::{Front, Report, read_report};
 use sgm_tests::pair::tails;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, alone, ends, suite};
+use sgm_tests::wine::{Mode, Wine, alone, beside_others, ends, suite};
+
+use crate::batch::{Setup, run};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -42,4 +44,32 @@ fn carried() {
             && report.carried.tx_bytes > u64::from(count) << 18,
         "{report:?}"
     );
+}
+
+/// On plain Wine 8 such a call never ends, once in ten times or so.
+pub const CUT_SHORT: &str = "transmit_broken";
+
+/// The peer resets the connection in the middle of a file.
+#[test]
+fn a_file_is_cut_short_by_a_reset() {
+    let _room = beside_others();
+    let wine = Wine::new();
+    for (server, carried) in [(Mode::Carried, 2), (Mode::Plain, 0)] {
+        let setup = Setup {
+            server,
+            warm: true,
+            ..Setup::of(Mode::Carried)
+        };
+        let outcome = run(&wine, &[(CUT_SHORT, false)], setup);
+        assert_eq!(
+            outcome.cases[CUT_SHORT].client,
+            ["TransmitFile: begun", "TransmitFile: WSAECONNRESET"],
+            "{setup:?}"
+        );
+        assert_eq!(
+            outcome.report.connections.carried, carried,
+            "{:?}",
+            outcome.report
+        );
+    }
 }
