@@ -2,6 +2,8 @@
 #include "common.h"
 
 #include <aio.h>
+#include <stdio_ext.h>
+#include <wchar.h>
 
 static void lines_server(int fd)
 {
@@ -146,4 +148,248 @@ static void aio_client(int fd)
     say("%s", text);
 }
 
-const struct test_case cases[] = {CASE(lines), CASE(mixed), CASE(dprintf), CASE(inetd), CASE(aio), END_OF_CASES};
+/* Every way to read from a FILE, and the end. */
+static void ways_server(int fd)
+{
+    FILE *in = fdopen(fd, "r");
+    char text[64], *line = NULL;
+    size_t room = 0;
+    int number = 0;
+    CALL("getc", getc(in));
+    CALL("ungetc", ungetc('z', in));
+    CALL("getc", getc(in));
+    CALL("fscanf", fscanf(in, "%d %60s\n", &number, text));
+    say("%d %s", number, text);
+    CALL("getline", getline(&line, &room, in));
+    CALL("getdelim", getdelim(&line, &room, ';', in));
+    CALL("fread", fread(text, 5, 3, in));
+    say("%.15s", text);
+    meet();
+    setvbuf(in, NULL, _IONBF, 0);
+    CALL("getc", getc(in));
+    say("%zu read ahead", __fpending(in));
+    meet();
+    CALL("fgets at the end", fgets(text, sizeof text, in) == NULL);
+    say("end %d, error %d", !!feof(in), !!ferror(in));
+    clearerr(in);
+    CALL("getc", getc(in));
+    free(line);
+    CALL("fclose", fclose(in));
+    CALL("read", read(fd, text, 1));
+}
+static void ways_client(int fd)
+{
+    send_text(fd, "x12 apples\na line\npart;fifteen bytes..");
+    meet();
+    send_text(fd, "y");
+    meet();
+    MUST(shutdown(fd, SHUT_WR));
+    char byte;
+    CALL("read", read(fd, &byte, 1));
+}
+
+/* Wide characters have tables of their own. */
+static void wide_server(int fd)
+{
+    FILE *both = fdopen(fd, "r+");
+    wchar_t line[64];
+    CALL("fgetws", fgetws(line, 64, both) != NULL);
+    say("%ls", line);
+    CALL("fwprintf", fwprintf(both, L"%ls back\n", L"wide"));
+    CALL("fflush", fflush(both));
+    CALL("fgetwc", fgetwc(both) == WEOF);
+    CALL("fclose", fclose(both));
+}
+static void wide_client(int fd)
+{
+    char text[16] = "";
+    send_text(fd, "narrow\n");
+    CHECK(read_full(fd, text, 10) == 10);
+    say("%s", text);
+    MUST(shutdown(fd, SHUT_WR));
+    CALL("read", read(fd, text, 1));
+}
+
+/* More than any buffer takes, in one call, to a reader that takes its time; then one that is gone. */
+enum { MUCH = 3 * MIB };
+static void written_server(int fd)
+{
+    CHECK(hear() == 1);
+    stream_receive(&(struct stream){202, 0}, fd, MUCH, 30000);
+    struct linger at_once = {1, 0};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+    MUST(close(fd));
+    tell(2);
+}
+static void written_client(int fd)
+{
+    static uint8_t data[MUCH];
+    stream_fill(&(struct stream){202, 0}, data, sizeof data);
+    FILE *out = fdopen(fd, "w");
+    tell(1);
+    say("%zu written, error %d", fwrite(data, 1, sizeof data, out), !!ferror(out));
+    CALL("fflush", fflush(out));
+    CHECK(hear() == 2);
+    watch_sigpipe();
+    await_events(fd, POLLERR);
+    CALL("fputs", fputs("to nobody", out) >= 0);
+    CALL("fflush", fflush(out));
+    say("error %d", !!ferror(out));
+    CALL("fclose", fclose(out));
+    say("%d signals", sigpipes() > 0);
+}
+
+/* What does not wait: some is written, the rest is lost with EAGAIN; nothing is read. */
+static void unwaiting_server(int fd)
+{
+    set_nonblocking(fd, true);
+    FILE *in = fdopen(fd, "r");
+    CALL("getc", getc(in));
+    say("end %d, error %d", !!feof(in), !!ferror(in));
+    clearerr(in);
+    tell(1);
+    await_events(fd, POLLIN);
+    CALL("getc", getc(in));
+    CALL("fclose", fclose(in));
+}
+static void unwaiting_client(int fd)
+{
+    CHECK(hear() == 1);
+    send_text(fd, "x");
+    char byte;
+    CALL("read", read(fd, &byte, 1));
+}
+
+/* What is buffered goes out as the process ends, by exit or by return; by _exit it does not. */
+static void left_server(int fd)
+{
+    for (int i = 0; i < 3; i++) {
+        pid_t child = MUST(fork());
+        if (child == 0) {
+            MUST(dup2(fd, 1));
+            MUST(close(fd));
+            FILE *other = fdopen(MUST(dup(1)), "w");
+            printf("first %d;", i);
+            fprintf(other, "other %d;", i);
+            if (i == 0)
+                fflush(stdout);
+            if (i == 2)
+                _exit(3);
+            exit(3);
+        }
+        wait_child(child);
+    }
+    send_text(fd, "last");
+    MUST(shutdown(fd, SHUT_WR));
+    meet();
+}
+static void left_client(int fd)
+{
+    char text[100] = "";
+    read_full(fd, text, sizeof text - 1);
+    /* Which of two FILEs is flushed first is the C library's business. */
+    say("%zu bytes: %d%d%d%d%d%d", strlen(text), !!strstr(text, "first 0;"), !!strstr(text, "other 0;"), !!strstr(text, "first 1;"),
+        !!strstr(text, "other 1;"), !!strstr(text, "first 2;"), !!strstr(text, "last"));
+    meet();
+}
+
+/* A FILE opened anew closes what it was. */
+static void reopened_server(int fd)
+{
+    FILE *in = fdopen(fd, "r");
+    CALL("getc", getc(in));
+    CALL("freopen", freopen("/dev/null", "r", in) == in);
+    CALL("getc", getc(in));
+    fclose(in);
+    meet();
+}
+static void reopened_client(int fd)
+{
+    char byte;
+    send_text(fd, "x");
+    CALL("read", read(fd, &byte, 1));
+    meet();
+}
+
+/* Programs one after the other read parts of a stream whose sender is gone, by stdio and without. */
+static void take_turns(int turn)
+{
+    char text[11] = "";
+    setvbuf(stdin, NULL, _IONBF, 0);
+    if (turn % 2)
+        CHECK(fread(text, 1, 10, stdin) == 10);
+    else
+        CHECK(read(0, text, 10) == 10);
+    say("turn %d: %s", turn, text);
+    exit(0);
+}
+static __attribute__((constructor)) void after_exec(void)
+{
+    const char *turn = getenv("SGM_TEST_TURN");
+    if (turn)
+        take_turns(atoi(turn));
+}
+static void turns_server(int fd)
+{
+    CHECK(hear() == 1);
+    for (int turn = 0; turn < 6; turn++) {
+        pid_t child = MUST(fork());
+        if (child == 0) {
+            char word[] = {'0' + turn, 0};
+            setenv("SGM_TEST_TURN", word, 1);
+            MUST(dup2(fd, 0));
+            execl("/proc/self/exe", "stdio", NULL);
+            _exit(127);
+        }
+        wait_child(child);
+    }
+    char text[10];
+    CALL("read", read_full(fd, text, sizeof text));
+    say("%.10s", text);
+    CALL("read", read(fd, text, sizeof text));
+}
+static void turns_client(int fd)
+{
+    for (int i = 0; i < 7; i++) {
+        char text[11];
+        snprintf(text, sizeof text, "%09d\n", i);
+        write_all(fd, text, 10);
+    }
+    MUST(close(fd));
+    tell(1);
+}
+
+/* A thread is cancelled in the middle of a line. */
+static void *read_a_line(void *file)
+{
+    char line[64];
+    return fgets(line, sizeof line, file) ? file : NULL;
+}
+static void cancelled_server(int fd)
+{
+    FILE *in = fdopen(fd, "r");
+    send_text(fd, "go");
+    pthread_t thread = start_thread(read_a_line, in);
+    CHECK(hear() == 1);
+    void *result;
+    MUST(pthread_cancel(thread));
+    CHECK(pthread_join(thread, &result) == 0);
+    say("cancelled %d", result == PTHREAD_CANCELED);
+    tell(2);
+    char line[64] = "";
+    CALL("fgets", fgets(line, sizeof line, in) != NULL);
+    say("%s", line);
+    fclose(in);
+}
+static void cancelled_client(int fd)
+{
+    char text[4];
+    CHECK(read_full(fd, text, 2) == 2);
+    tell(1);
+    CHECK(hear() == 2);
+    send_text(fd, "after\n");
+    CALL("read", read(fd, text, 1));
+}
+
+const struct test_case cases[] = {CASE(lines),  CASE(mixed),     CASE(dprintf), CASE(inetd),    CASE(aio),   CASE(ways),      CASE(wide),
+                                  CASE(written), CASE(unwaiting), CASE(left),    CASE(reopened), CASE(turns), CASE(cancelled), END_OF_CASES};

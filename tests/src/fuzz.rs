@@ -109,7 +109,7 @@ impl Fuzzer {
         let scratch = Scratch::new();
         let mut command = self.command(first, count, mask);
         if side == Side::AtOnce {
-            command.env("SGM_PROMOTE_CALLS", "0");
+            command.env("SGM_PROMOTE_CALLS", "0").env("SGM_STDIO", "0");
         }
         let mut report_file = None;
         if side != Side::Native {

@@ -30,6 +30,8 @@ pub struct Setup {
     /// The accepting process plays the client's part.
     pub swapped: bool,
     pub build: Build,
+    /// What FILEs read and write is seen; else a connection of theirs goes back to TCP.
+    pub stdio: bool,
 }
 
 pub const WARM: u32 = 32;
@@ -41,6 +43,7 @@ impl Setup {
         warm_up: WARM,
         swapped: false,
         build: Build::Plain,
+        stdio: true,
     };
     pub const CARRIED: Setup = Setup {
         server_under_front: true,
@@ -83,6 +86,9 @@ pub fn run_at(front: &Front, program: &str, case: &str, setup: Setup) -> Outcome
             .env("SGM_TEST_DIR", scratch.path())
             .env("WARMUP", setup.warm_up.to_string())
             .env("SWAP", if setup.swapped { "1" } else { "0" });
+        if !setup.stdio {
+            command.env("SGM_STDIO", "0");
+        }
         if !under_front {
             return (Started::new(role, scratch.path(), command), None);
         }

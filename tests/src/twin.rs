@@ -85,24 +85,41 @@ impl Twin {
     /// Both under the front, after a warm-up: carried.
     pub fn carried(&self) {
         self.check_carried(&self.compare(Setup::CARRIED));
+        self.blind_to_stdio(Setup::CARRIED);
     }
 
     /// The same without a warm-up: whatever is promoted is promoted in the middle of the case.
     pub fn cold(&self) {
-        self.compare(Setup {
+        let cold = Setup {
             warm_up: 0,
             ..Setup::CARRIED
-        });
+        };
+        self.compare(cold);
+        self.blind_to_stdio(cold);
+    }
+
+    /// Where the case gives its connection to stdio, it goes back to TCP there as well, as with other C libraries.
+    fn blind_to_stdio(&self, setup: Setup) {
+        const GIVEN: [&str; 9] = [
+            "back", "given", "ready", "leave", "stdio", "file", "share", "adopt", "confined",
+        ];
+        if GIVEN.contains(&self.program) {
+            self.compare(Setup {
+                stdio: false,
+                ..setup
+            });
+        }
     }
 
     /// The fortified build, with the parts of connecting and accepting process exchanged where the case allows it.
     pub fn fortified(&self) {
-        let swapped = self.kind == Kind::Pair;
-        self.check_carried(&self.compare(Setup {
-            swapped,
+        let fortified = Setup {
+            swapped: self.kind == Kind::Pair,
             build: Build::Fortified,
             ..Setup::CARRIED
-        }));
+        };
+        self.check_carried(&self.compare(fortified));
+        self.blind_to_stdio(fortified);
     }
 
     /// Only one role under the front: plain TCP, the same answers, and a reason.

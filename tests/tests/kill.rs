@@ -127,6 +127,8 @@ fn perish(under: Under<'_>) {
         Under::Swept(_) => {
             let mut command = Started::command("env");
             command.args(["-u", "SGM_RUN"]).arg(program);
+            // What is given to stdio goes back to TCP here.
+            command.env("SGM_STDIO", "0");
             command
         }
         _ => Started::command(program),

@@ -327,11 +327,19 @@ twins! {
         raw fork_storm: Carried(20_000);
     }
     stdio {
-        pair lines: Any;
-        pair mixed: Any;
+        pair lines: Carried(3000);
+        pair mixed: Carried(300_000);
         pair dprintf: PROMOTED;
         pair aio: PROMOTED;
-        pair inetd: Any;
+        pair inetd: PROMOTED;
+        pair ways: PROMOTED;
+        pair wide: PROMOTED;
+        pair written: Carried(MIB);
+        pair unwaiting: PROMOTED;
+        pair left: PROMOTED;
+        pair reopened: PROMOTED;
+        pair turns: PROMOTED;
+        pair cancelled: PROMOTED;
     }
     back {
         pair slow_and_half_closed: PROMOTED;

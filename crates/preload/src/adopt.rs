@@ -32,6 +32,7 @@ extern "C" fn at_start() {
     real::find_all();
     cancel::at_start();
     crate::process::at_start();
+    crate::stdio::at_start();
     ctx::begin();
     each_tcp(|fd| {
         meet_tcp(fd, Came::Inherited);

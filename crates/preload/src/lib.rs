@@ -35,6 +35,7 @@ mod select;
 mod send;
 mod setup;
 mod signals;
+mod stdio;
 mod thread;
 mod time;
 mod uring;

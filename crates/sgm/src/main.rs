@@ -28,6 +28,7 @@ Environment:
   SGM_DIR            node directory, where the two sides meet [default: /dev/shm/sockets-gm-<uid>]; yours alone, mode 700
   SGM_DISABLE=1      the program and its children stay on plain TCP
   SGM_PROMOTE_CALLS  calls that move bytes before a connection is promoted [default: 6; 0: at once, for tests]
+  SGM_STDIO=0        connections that FILE streams use go back to TCP
   SGM_LSP=0, =1      a Windows program opts out of, or into, being carried
   SGM_LINUX=0        a Windows program under Wine goes through Winsock alone, as on Windows
 ";

@@ -25,7 +25,7 @@ use crate::arena::{Arena, Place as Shelf, Placed};
 use crate::ctx::{self, Ctx};
 use crate::kernel::Fd;
 use crate::process::vfork;
-use crate::{quiet, thread};
+use crate::{quiet, stdio, thread};
 
 use self::fork::Change;
 pub use self::fork::{
@@ -38,7 +38,7 @@ use self::rest::{ASLEEP, CLEANED, CLOSED, LIVE, enter_at_rest, is_in_use};
 
 /// Descriptors beyond this stay plain.
 const FDS_MAX: usize = 1 << 20;
-/// Standard input, output and error: what stdio reads and writes there never comes by here.
+/// Standard input, output and error.
 pub const STDIO_FDS: c_int = 3;
 const NO_LISTENER: u32 = u32::MAX;
 
@@ -303,7 +303,7 @@ pub fn track(fd: c_int, role: Role, flags: u32) {
     let end = &port.ends()[index as usize];
     end.set(flags);
     end.descriptor.store(fd as u32 + 1, Relaxed);
-    if fd < STDIO_FDS {
+    if stdio::is_unseen(fd) {
         end.keep_tcp(gm::Reason::Stdio);
     }
     if ctx::looks_for_races() {
@@ -370,7 +370,7 @@ pub fn join(fd: c_int, port: &'static Port, end: &'static End, place: Place, cam
     let change = Change::begin();
     point(fd, slot);
     drop(change);
-    let plain = match fd < STDIO_FDS {
+    let plain = match stdio::is_unseen(fd) {
         _ if listens => None,
         true => Some(gm::Reason::Stdio),
         false => ctx::looks_for_races().then_some(gm::Reason::Races),
@@ -547,7 +547,7 @@ pub fn alias(inside: &Inside, fd: c_int) {
         .descriptor
         .compare_exchange(0, fd as u32 + 1, Relaxed, Relaxed);
     point(fd, inside.slot);
-    if fd < STDIO_FDS && inside.conn().end().role() != Role::Listener {
+    if inside.conn().end().role() != Role::Listener && stdio::is_unseen(fd) {
         crate::giving::hand_back(inside, gm::Reason::Stdio);
     }
 }

@@ -2,7 +2,7 @@
 //! back: the ends are posted in the node (`gm::held`), each with one holder more (or, for exec, with the one that this
 //! process was), and the new program joins them as it starts (`adopt`). Else connections go back to TCP.
 //!
-//! What is on descriptor 0, 1 or 2 has gone back already, because stdio's calls are not seen.
+//! What is on descriptor 2 has gone back already (`stdio`).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ops::ControlFlow;
@@ -17,7 +17,7 @@ use super::target::{
 use super::{give_away, vfork};
 use crate::ctx::{self, Ctx};
 use crate::fds::{self, Inside};
-use crate::{adopt, cancel, real};
+use crate::{adopt, cancel, real, stdio};
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -200,7 +200,7 @@ unsafe fn before(
     }
     given.added = way != Way::Exec;
     each_staying(way, |inside| {
-        let stdio = way == Way::Guest && inside.number < fds::STDIO_FDS;
+        let stdio = way == Way::Guest && stdio::is_unseen(inside.number);
         if carry && !(stdio && inside.conn().end().role() != Role::Listener) {
             given.give(ctx, inside);
         } else {
@@ -516,7 +516,7 @@ pub unsafe extern "C-unwind" fn posix_spawn_file_actions_adddup2(
     fd: c_int,
     to: c_int,
 ) -> c_int {
-    if to < fds::STDIO_FDS {
+    if stdio::is_unseen(to) {
         give_away(fd, Reason::Handed);
     } else if let Some(inside) = fds::enter(fd) {
         // The copy stays open in the new program, even if `fd` closes on exec.

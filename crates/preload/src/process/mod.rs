@@ -6,7 +6,7 @@ pub mod exec;
 mod target;
 pub mod vfork;
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
 use gm::{Port, Reason};
@@ -14,7 +14,7 @@ use gm::{Port, Reason};
 pub use self::target::{FileId, names_library};
 
 use crate::thread::{self, words};
-use crate::{ctx, epoll, fds, queues, quiet, real, uring};
+use crate::{ctx, epoll, fds, queues, quiet, real, stdio, uring};
 
 /// As the library is loaded: later it may be a signal handler that makes the first socket.
 pub fn at_start() {
@@ -85,6 +85,7 @@ fn leave() {
 }
 
 extern "C" fn at_exit() {
+    stdio::flush_all();
     leave();
 }
 
@@ -171,31 +172,3 @@ macro_rules! lio {
     )*};
 }
 lio! { lio_listio lio_listio64 }
-
-/// # Safety
-/// As fdopen(3).
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
-    give_away(fd, Reason::Stdio);
-    // SAFETY: the caller's arguments, unchanged.
-    unsafe { real::fdopen(fd, mode) }
-}
-
-/// # Safety
-/// As fclose(3).
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn fclose(file: *mut c_void) -> c_int {
-    let saved = crate::errno();
-    // SAFETY: the caller's open file.
-    let fd = unsafe { libc::fileno(file.cast()) };
-    crate::set_errno(saved);
-    if fds::is_tracked(fd) {
-        // The C library closes the descriptor by a call that is not seen; what is buffered goes first.
-        let _whole = quiet::uncancelled();
-        // SAFETY: as above.
-        unsafe { libc::fflush(file.cast()) };
-        fds::forget(fd);
-    }
-    // SAFETY: the caller's argument, unchanged.
-    unsafe { real::fclose(file) }
-}
