@@ -390,6 +390,13 @@ twins! {
         raw passed_after_reset: PROMOTED;
         raw input_after_reset: PROMOTED;
     }
+    renewed {
+        pair shared: Carried(100_000);
+        pair settings: Carried(100_000);
+        pair halves: Carried(100_000);
+        pair reset: Carried(50_000);
+        raw addresses: Carried(400_000);
+    }
     leave {
         raw passed: Any;
         raw passed_unread: Any;

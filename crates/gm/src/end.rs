@@ -145,7 +145,9 @@ pub struct End {
     pub segment: AtomicU64,
     /// Rings of the bell of the peer's event queue.
     pub port_bells: AtomicU64,
-    _pad: [u32; 2],
+    /// Thread that gives the kernel's socket another peer (the engine's `renewal`); 0: none.
+    pub renewer: AtomicU32,
+    _pad: u32,
 }
 
 const _: () = assert!(size_of::<End>() == 256);
@@ -279,6 +281,7 @@ impl End {
             &self.seen_generation,
             &self.descriptor,
             &self.due,
+            &self.renewer,
         ] {
             w.store(0, Relaxed);
         }

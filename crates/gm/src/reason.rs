@@ -49,7 +49,7 @@ reasons! {
     Withdrawn = 17, "withdrawn", "The other end took the offer, and ended or went back to TCP before both had agreed.";
     Stalled = 18, "stalled", "The ring was full and the peer did not read for a while, so the direction went on over TCP's larger buffers.";
     Overlapped = 19, "overlapped", "An overlapped call was made that goes over TCP: TransmitPackets, DisconnectEx, or any where there is no Linux below (on Windows).";
-    Stdio = 20, "stdio", "The connection lies on descriptor 0, 1 or 2 or belongs to a FILE: stdio's own calls are not seen.";
+    Stdio = 20, "stdio", "The connection lies on descriptor 2, where the C library's last words are not seen (or on 0 or 1 or behind a FILE, with another C library or SGM_STDIO=0).";
     Limit = 21, "limit", "A limit of the program left no place for a ring: descriptors, size of files, or address space (ulimit -n, -f, -v).";
     Offered = 22, "offered", "An offer stands: the other end has not come to take it yet.";
     Ended = 23, "ended", "The connection ended before both ends had agreed: the offer came late in its life.";

@@ -1,24 +1,21 @@
-//! Giving a connection to somebody who may not know of rings: stdio, another program, a call that the kernel alone can do.
+//! Giving a connection to somebody who may not know of rings: another program, a call that the kernel alone can do.
 
 use std::ffi::c_int;
 use std::io::IoSliceMut;
-use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::end::flag;
 use gm::{Port, Reason};
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::FdFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use sockets::{Conn, Copied, Fault, Given, Kernel, RecvOptions};
+use sockets::{Conn, Fault, Given, Kernel, RecvOptions};
 
-use crate::fds::{self, Inside};
+use crate::fds::Inside;
 use crate::kernel::Fd;
-use crate::process::vfork;
-use crate::{adopt, ctx, epoll, quiet, real};
+use crate::{ctx, quiet, real};
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
@@ -34,7 +31,7 @@ pub fn hand_back(inside: &Inside, why: Reason) {
     match given {
         Given::Stream if matches!(why, Reason::Handed | Reason::TableFull) => note_stranger(conn),
         Given::Stream => {}
-        Given::Orphaned if substitute(inside).is_some() => {}
+        Given::Orphaned if renew(inside) => {}
         // What can't be had whole must not look as if it were.
         Given::Orphaned | Given::Spoilt => disconnect(inside.number),
     }
@@ -112,53 +109,76 @@ fn is_peer(socket: Fd, inside: &Inside) -> bool {
     mine.is_some() && mine == theirs
 }
 
-/// The peer is gone, and what it left is in the ring alone. Another connection, within this process, takes the place of its:
-/// it has those bytes, and then the end. `None`: that can't be done. Its buffers are not on the stack of whoever needs none.
+/// The peer is gone, and what it left no stream has. The kernel's socket gets another peer, which sends that and ends (see
+/// `sockets::renewal`): so it is whole for all who hold it, and stays what it is. False: that can't be done, and what was left is
+/// lost.
 #[cold]
 #[inline(never)]
-fn substitute(inside: &Inside) -> Option<()> {
-    let (fresh, source) = loopback_pair().ok()?;
-    let guest = vfork::is_guest(inside.ctx());
-    let shared = guest || inside.conn().end().refs.load(Acquire) > 1;
-    let whole = match shared {
-        true => pour_copy(inside, &source),
-        false => pour(inside, &source),
+fn renew(inside: &Inside) -> bool {
+    let Ok(listener) = listener_beside(borrow(inside)) else {
+        return false;
     };
-    if !whole {
+    let Some(mut room) = Room::new(inside) else {
+        return false;
+    };
+    let _whole = quiet::begin();
+    let conn = inside.conn();
+    let Some(renewal) = conn.begin_renewal(&inside.fd()) else {
+        return true;
+    };
+    let whole = drain(inside, &mut room);
+    let Ok(source) = reconnect(inside.number, &listener) else {
+        return false;
+    };
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = room.filled().is_empty()
+        || net::send(&source, room.filled(), flags) == Ok(room.filled().len());
+    if !whole || !sent {
         // Bytes first, as far as they go, then ECONNRESET.
         let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
     }
     drop(source);
-    match guest {
-        true => take_place_in_guest(inside, &fresh),
-        false => take_place(inside, &fresh),
+    for (flag, half) in [
+        (flag::WRITE_SHUT, net::Shutdown::Write),
+        (flag::READ_SHUT, net::Shutdown::Read),
+    ] {
+        if conn.end().has(flag) {
+            let _ = net::shutdown(borrow(inside), half);
+        }
     }
-    Some(())
+    renewal.done();
+    true
 }
 
-/// As [`pour`], and leaves it where it is: other processes hold the connection too, and may be the ones that read.
-fn pour_copy(inside: &Inside, to: &OwnedFd) -> bool {
-    let bytes = inside.fd().queued() + sockets::RING_BYTES;
-    let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
-    // SAFETY: a fresh mapping, zeroed; unmapped below, when nothing refers to it.
-    let Ok(room) = (unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) })
-    else {
-        return false;
-    };
-    // SAFETY: mapped just now with that many bytes, nobody else knows of it.
-    let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<u8>(), bytes) };
-    let seen = inside.conn().peek_all(&inside.fd(), room);
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let whole = match seen {
-        Ok(Copied { bytes: n, whole }) => {
-            let taken = net::send(to, &room[..n], flags) == Ok(n);
-            taken && whole && !inside.conn().ends_by_reset()
-        }
-        Err(_) => false,
-    };
-    // SAFETY: the mapping made above.
-    let _ = unsafe { mm::munmap(room.as_mut_ptr().cast(), bytes) };
-    whole
+/// Memory for all that may be unread.
+struct Room {
+    bytes: &'static mut [u8],
+    filled: usize,
+}
+
+impl Room {
+    fn new(inside: &Inside) -> Option<Self> {
+        /// What a peer's kernel holds back at most, by default, because it finds no room at its reader's.
+        const BEHIND: usize = 4 << 20;
+        let bytes = inside.fd().queued() + sockets::RING_BYTES + BEHIND;
+        let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: a fresh mapping, zeroed where it is touched; unmapped with the value.
+        let at = unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) }.ok()?;
+        // SAFETY: mapped just now with that many bytes, nobody else knows of it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), bytes) };
+        Some(Self { bytes, filled: 0 })
+    }
+
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; nothing refers to it any more.
+        let _ = unsafe { mm::munmap(self.bytes.as_mut_ptr().cast(), self.bytes.len()) };
+    }
 }
 
 /// The peer is gone, but its kernel may still have payload that finds no room here before some is read: it follows at once
@@ -176,33 +196,34 @@ fn more_follows(inside: &Inside) -> bool {
     }
 }
 
-/// What is left to be read goes into `to`, up to the end. False: not all of it, or it ends in a reset.
-fn pour(inside: &Inside, to: &OwnedFd) -> bool {
-    const PIECE: usize = 2048;
-    let mut piece = [0_u8; PIECE];
+/// Takes what is left to be read, up to the end. False: not all of it, or it ends in a reset.
+fn drain(inside: &Inside, room: &mut Room) -> bool {
     let o = RecvOptions {
         dont_wait: true,
         ..Default::default()
     };
     loop {
-        let mut bufs = [IoSliceMut::new(&mut piece)];
-        let got = match inside.conn().recv(&inside.fd(), &mut bufs, o) {
-            Ok(0) => return true,
-            Ok(n) => n,
-            Err(Fault::WouldBlock) if more_follows(inside) => continue,
+        let free = &mut room.bytes[room.filled..];
+        if free.is_empty() {
+            return false;
+        }
+        let got = match inside
+            .conn()
+            .recv(&inside.fd(), &mut [IoSliceMut::new(free)], o)
+        {
             Err(Fault::UseKernel) => {
-                match net::recv(borrow(inside), &mut piece, RecvFlags::DONTWAIT) {
-                    Ok((0, _)) => return true,
-                    Ok((n, _)) => n,
-                    Err(rustix::io::Errno::AGAIN) if more_follows(inside) => continue,
-                    Err(_) => return false,
+                match net::recv(borrow(inside), &mut *free, RecvFlags::DONTWAIT) {
+                    Err(rustix::io::Errno::AGAIN) => Err(Fault::WouldBlock),
+                    said => said.map(|(n, _)| n).map_err(crate::kernel::fault),
                 }
             }
-            Err(_) => return false,
+            got => got,
         };
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        if net::send(to, &piece[..got], flags) != Ok(got) {
-            return false;
+        match got {
+            Ok(0) => return true,
+            Ok(n) => room.filled += n,
+            Err(Fault::WouldBlock) if more_follows(inside) => {}
+            Err(_) => return false,
         }
     }
 }
@@ -212,78 +233,50 @@ fn borrow(inside: &Inside) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(inside.number) }
 }
 
-/// All descriptors of this process on the socket become `fresh`, which is nobody's business but the kernel's.
-fn take_place(inside: &Inside, fresh: &OwnedFd) {
-    make_alike(inside, fresh);
-    let all: Vec<_> = fds::of_slot(inside.slot).collect();
-    all.iter().for_each(|fd| put(fresh, *fd));
-    // Only now has the kernel forgotten the old one in every set.
-    epoll::on_substituted(inside.slot, &all);
-    all.iter().for_each(|fd| fds::stale(*fd));
-}
-
-/// As [`take_place`], for a child whose descriptors are not in the tables: those that it has in common with its parent stay
-/// the parent's.
-fn take_place_in_guest(inside: &Inside, fresh: &OwnedFd) {
-    let cookie = inside.conn().end().cookie.load(Relaxed);
-    make_alike(inside, fresh);
-    adopt::each_tcp(|fd| {
-        if adopt::cookie(fd) == cookie {
-            put(fresh, fd);
-        }
-        ControlFlow::Continue(())
-    });
-}
-
-/// `fresh` gets what the program has set.
-fn make_alike(inside: &Inside, fresh: &OwnedFd) {
-    let old = borrow(inside);
-    if let Ok(flags) = rustix::fs::fcntl_getfl(old) {
-        let _ = rustix::fs::fcntl_setfl(fresh, flags);
+/// A listener that this socket can connect to, whatever address it is bound to.
+fn listener_beside(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let domain = sockopt::socket_domain(socket)?;
+    let listener = net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if domain == AddressFamily::INET6 {
+        // It may be an IPv4 address, in IPv6's clothes.
+        sockopt::set_ipv6_v6only(&listener, false)?;
     }
-    for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-        if let Ok(limit) = sockopt::socket_timeout(old, timeout) {
-            let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
-        }
-    }
-    if inside.conn().end().has(flag::WRITE_SHUT) {
-        let _ = net::shutdown(fresh, net::Shutdown::Write);
-    }
+    let mut local = std::net::SocketAddr::try_from(net::getsockname(socket)?)?;
+    local.set_port(0);
+    net::bind(&listener, &local)?;
+    // Anybody may connect to it.
+    net::listen(&listener, 16)?;
+    Ok(listener)
 }
 
-/// A copy of `fresh` under the number `fd`, which is open.
-fn put(fresh: &OwnedFd, fd: c_int) {
-    // SAFETY: by the caller.
-    let cloexec = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })
-        .is_ok_and(|f| f.contains(FdFlags::CLOEXEC));
-    let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
-    let saved = crate::errno();
-    // SAFETY: plain numbers.
-    unsafe { real::dup3(fresh.as_raw_fd(), fd, flags) };
-    crate::set_errno(saved);
-}
-
-/// Two ends of a fresh TCP connection.
-fn loopback_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    let socket = || {
-        net::socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    };
-    let listener = socket()?;
-    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
-    net::bind(&listener, &any)?;
-    net::listen(&listener, 1)?;
-    let one = socket()?;
-    net::connect(&one, &net::getsockname(&listener)?)?;
+/// Dissolves the kernel's connection of a socket, and connects it to the listener. The other end.
+fn reconnect(number: c_int, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    use rustix::io::Errno;
+    disconnect(number);
+    // SAFETY: the caller is inside.
+    let socket = unsafe { BorrowedFd::borrow_raw(number) };
+    // That it was dissolved is not to be told.
+    let _ = sockopt::socket_error(socket);
+    let to = net::getsockname(listener)?;
     loop {
-        let (other, from) = net::acceptfrom_with(&listener, SocketFlags::CLOEXEC)?;
-        // Anybody may connect to a listener.
-        if from == Some(net::getsockname(one.as_fd())?) {
-            return Ok((one, other));
+        match net::connect(socket, &to) {
+            Ok(()) | Err(Errno::ISCONN) => break,
+            // It does not wait, or was interrupted; on one host this takes a moment.
+            Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) => {
+                let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+                let limit = crate::kernel::timespec(1_000_000);
+                if rustix::event::poll(&mut fds, Some(&limit)) == Ok(0) {
+                    return Err(Errno::TIMEDOUT);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let ours = net::getsockname(socket)?;
+    loop {
+        let (other, from) = net::acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
+        if from.as_ref() == Some(&ours) {
+            return Ok(other);
         }
     }
 }

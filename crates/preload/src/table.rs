@@ -41,7 +41,7 @@ macro_rules! for_each_hook {
             close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, setup, "closes the range's carried sockets one by one first; with CLOSE_RANGE_UNSHARE in a process with threads as unshare";
             closefrom(first: c_int) -> (), setup, "as close_range";
             shutdown(fd: c_int, how: c_int) -> c_int, setup, "shuts the direction in the ring";
-            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection; one on 0, 1 or 2 goes back to TCP, because stdio's calls are not seen";
+            dup(fd: c_int) -> c_int, setup, "both descriptors are the same connection; one on 2 goes back to TCP, because what the C library says there is not seen";
             dup2(fd: c_int, to: c_int) -> c_int, setup, "as dup; the old one is closed first";
             dup3(fd: c_int, to: c_int, flags: c_int) -> c_int, setup, "as dup2";
             fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int, setup, "F_DUPFD*, F_SETFL; O_ASYNC goes back to TCP";
@@ -99,7 +99,7 @@ macro_rules! for_each_hook {
             execlp(file: *const c_char, first: *const c_char) -> c_int, process, "as execvp (x86-64)";
             posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "as execve";
             posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: *const *const c_char, env: *const *const c_char) -> c_int, process, "as execve";
-            posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int, process, "a copy on 0, 1 or 2 goes back to TCP; another is the new program's as with execve";
+            posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int, process, "a copy on 2 goes back to TCP; another is the new program's as with execve";
             system(command: *const c_char) -> c_int, process, "as execve";
             popen(command: *const c_char, mode: *const c_char) -> *mut c_void, process, "as execve";
             // Ways around the others
@@ -109,8 +109,8 @@ macro_rules! for_each_hook {
             aio_write64(block: *mut aiocb) -> c_int, handback, "as aio_read";
             lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as aio_read, for each in the list";
             lio_listio64(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as lio_listio";
-            fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, handback, "stdio's own calls are not seen: goes back to TCP";
-            fclose(file: *mut c_void) -> c_int, handback, "what ends with its descriptor ends as by close";
+            fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, setup, "what the FILE reads and writes is seen, and what is in it goes out before the process leaves";
+            fclose(file: *mut c_void) -> c_int, setup, "as close";
             dprintf(fd: c_int, format: *const c_char) -> c_int, send, "formatted into memory and written (x86-64)";
             vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "as dprintf";
             __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";

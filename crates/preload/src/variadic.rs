@@ -221,7 +221,7 @@ unsafe extern "C-unwind" fn __vdprintf_chk(
     }
 }
 
-/// Formats into memory and writes that, because stdio's own write is not seen.
+/// Formats into memory and writes that, because the C library's own write is not seen.
 fn print(
     fd: c_int,
     list: VaList,

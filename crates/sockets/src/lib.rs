@@ -17,7 +17,6 @@ mod back;
 mod bells;
 mod call;
 mod conn;
-mod copy;
 mod end;
 mod gate;
 mod kernel;
@@ -28,16 +27,17 @@ mod promote;
 mod ready;
 mod recv;
 mod rejoin;
+mod renewal;
 mod send;
 mod waiting;
 
 pub use back::Given;
 pub use conn::Conn;
-pub use copy::Copied;
 pub use gate::Gate;
 pub use kernel::{Buffers, Fault, Kernel, Peeked, Stream};
 pub use ready::Ready;
 pub use recv::RecvOptions;
+pub use renewal::Renewal;
 pub use send::SendOptions;
 pub use waiting::{Ask, Deadline, Host, Spin, Spun, set, several};
 

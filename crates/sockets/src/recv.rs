@@ -303,6 +303,10 @@ impl Conn {
     /// The ring was empty a moment ago. `None`: look again, the path has changed or bytes came.
     fn ring_is_empty(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Option<Look>, Fault> {
         let end = self.end;
+        if !self.is_engaged() {
+            // The kernel's socket was given another peer, which has the rest.
+            return Err(Fault::UseKernel);
+        }
         let passed = self.passed();
         // Before the look where the stream goes on: what a peer that is gone said is all there then.
         let gone = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD);
@@ -345,6 +349,7 @@ impl Conn {
 
     /// All bytes are read and no more will come: end-of-file, or (once) ECONNRESET, as TCP would say it.
     fn over(&self, k: &impl Kernel, rx: Rx<'_>) -> Result<Look, Fault> {
+        self.end_is_real(k)?;
         let end = self.end;
         let aborted = rx.flags() & layout::RESET != 0;
         // A process that dies with unread bytes resets its connection; the kernel could not see that the bytes in
@@ -547,6 +552,7 @@ impl Conn {
         if self.takes_back(k) {
             return Ok(None);
         }
+        self.end_is_real(k)?;
         let told = self.end.has(flag::RESET_TOLD);
         // A kernel whose reading is shut says so of a stream that goes on as well, whenever nothing has arrived.
         let ended = said.is_ok() && !self.end.has(flag::READ_SHUT);

@@ -1,0 +1,151 @@
+//! Another peer for the kernel's socket.
+//!
+//! A peer that is gone may have left bytes that are in the ring alone, or that the ring alone tells payload from doorbells of
+//! ([`crate::Given::Orphaned`]). Nobody can put them on the stream any more, so somebody who needs them there takes all that is
+//! left, dissolves the kernel's connection, and connects the same socket to a helper that sends these bytes and ends. Whoever
+//! holds the socket, in whatever process, reads on where the last one stopped, and the engine is out of it.
+
+use gm::State;
+use ring::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use crate::{Conn, Fault, Kernel};
+
+/// Longer, in µs, no renewal takes. The word that tells of one is in shared memory, where anything may be written.
+const PATIENCE_US: u64 = 5_000_000;
+/// How often its end is looked for, in µs.
+const SLICE_US: u64 = 500;
+
+/// The caller's right to take what is left. Unless it is done, the connection is reset for all who hold it.
+pub struct Renewal<'a> {
+    conn: &'a Conn,
+    done: bool,
+}
+
+impl Renewal<'_> {
+    /// The kernel's socket has all that is to be read.
+    pub fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Renewal<'_> {
+    fn drop(&mut self) {
+        match self.done {
+            true => self.conn.end.set_state(State::Back),
+            false => _ = self.conn.corrupt(),
+        }
+        self.conn.end.renewer.store(0, Release);
+    }
+}
+
+impl Conn {
+    /// From here on nobody else takes the ring's end for the stream's. `None`: another was quicker, and the kernel's socket has all.
+    pub fn begin_renewal(&self, k: &impl Kernel) -> Option<Renewal<'_>> {
+        loop {
+            if !self.is_engaged() {
+                return None;
+            }
+            let renewer = &self.end.renewer;
+            let taken = renewer.compare_exchange(0, k.thread(), AcqRel, Relaxed);
+            if taken.is_ok() {
+                return Some(Renewal {
+                    conn: self,
+                    done: false,
+                });
+            }
+            self.await_renewal(k);
+        }
+    }
+
+    /// What was taken for the end may be a renewal's work: then the kernel's socket is to be asked.
+    pub(crate) fn end_is_real(&self, k: &impl Kernel) -> Result<(), Fault> {
+        let renewer = self.end.renewer.load(Acquire);
+        if renewer != 0 && renewer != k.thread() {
+            self.await_renewal(k);
+        }
+        match self.is_engaged() {
+            true => Ok(()),
+            false => Err(Fault::UseKernel),
+        }
+    }
+
+    #[cold]
+    fn await_renewal(&self, k: &impl Kernel) {
+        let since = k.now_us();
+        loop {
+            let renewer = self.end.renewer.load(Acquire);
+            if renewer == 0 {
+                return;
+            }
+            let _ = k.sleep_word(&self.end.renewer, renewer, SLICE_US);
+            if k.thread_gone(renewer) || k.now_us().saturating_sub(since) > PATIENCE_US {
+                // It had some of the bytes.
+                self.corrupt();
+                let _ = self
+                    .end
+                    .renewer
+                    .compare_exchange(renewer, 0, AcqRel, Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RecvOptions;
+    use crate::mock::Pair;
+    use gm::end::flag;
+    use std::io::IoSliceMut;
+
+    const OTHER_THREAD: u32 = u32::MAX;
+
+    /// All is read, the peer has closed, and another process is at a renewal, which becomes of it what it does while we wait.
+    fn read_at_the_end(meanwhile: impl Fn(&Pair) + 'static) -> (Result<usize, Fault>, bool) {
+        let pair = std::rc::Rc::new(Pair::carried());
+        let close = || pair.client.conn.end().refs.fetch_sub(1, AcqRel) == 1;
+        let socket = &pair.client.socket;
+        assert!(pair.client.conn.leave(&pair.place.node, socket, close));
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        conn.end.set(flag::KERNEL_EOF);
+        conn.end.renewer.store(OTHER_THREAD, Relaxed);
+        let shared = pair.clone();
+        socket.meanwhile(move || meanwhile(&shared));
+        let mut byte = [0];
+        let o = RecvOptions {
+            dont_wait: true,
+            ..Default::default()
+        };
+        let got = conn.recv(socket, &mut [IoSliceMut::new(&mut byte)], o);
+        let free = conn.end.renewer.load(Relaxed) == 0;
+        // What happens holds the pair.
+        socket.meanwhile(|| {});
+        (got, free)
+    }
+
+    #[test]
+    fn the_rings_end_is_not_the_streams() {
+        let renewed = |pair: &Pair| {
+            let end = pair.server.conn.end;
+            end.set_state(State::Back);
+            end.renewer.store(0, Relaxed);
+        };
+        assert_eq!(read_at_the_end(renewed), (Err(Fault::UseKernel), true));
+    }
+
+    #[test]
+    fn what_a_renewal_lost_is_no_clean_end() {
+        let for_ever = |pair: &Pair| pair.server.socket.pass_ns(1_000_000_000);
+        assert_eq!(read_at_the_end(for_ever), (Err(Fault::Reset), true));
+    }
+
+    #[test]
+    fn a_renewal_that_is_not_done_resets() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        drop(conn.begin_renewal(socket));
+        assert!(conn.end.has(flag::CORRUPT) && conn.is_engaged());
+        conn.begin_renewal(socket).unwrap().done();
+        assert!(conn.begin_renewal(socket).is_none());
+    }
+}

@@ -1,0 +1,178 @@
+/* A connection whose peer is gone and has left bytes in the ring, given to whom only the kernel's stream reaches, while others hold
+ * it as well: whoever reads, reads on where the last one stopped, and the socket is what it was. */
+#include "common.h"
+
+enum { LEFT = 100000, PART = 30000 };
+
+/* Descriptor 2 is never carried, so this gives the connection back to TCP for all who hold it. */
+static void give(int fd)
+{
+    int kept = MUST(dup(2));
+    MUST(dup2(fd, 2));
+    MUST(dup2(kept, 2));
+    MUST(close(kept));
+}
+
+static void leave_bytes(int fd)
+{
+    stream_send(&(struct stream){301, 0}, fd, LEFT, LEFT);
+    MUST(close(fd));
+    tell(1);
+}
+
+static void read_part(struct stream *in, int fd) { stream_receive(in, fd, PART, 7000); }
+
+static void say_end(int fd)
+{
+    char byte;
+    CALL("read", read(fd, &byte, 1));
+    CALL("read", read(fd, &byte, 1));
+}
+
+/* The children give it away, one after the other; all of them and their parent read. */
+static void shared_server(int fd)
+{
+    struct stream in = {301, 0};
+    CHECK(hear() == 1);
+    for (int i = 0; i < 2; i++) {
+        pid_t child = MUST(fork());
+        if (child == 0) {
+            give(fd);
+            read_part(&in, fd);
+            _exit(0);
+        }
+        wait_child(child);
+        in.offset += PART;
+    }
+    read_part(&in, fd);
+    stream_receive(&in, fd, LEFT - 3 * PART, LEFT);
+    say_end(fd);
+}
+static void shared_client(int fd) { leave_bytes(fd); }
+
+/* What the program set stays set, and what waits for it goes on waiting: level, edge, one-shot, in both processes. */
+static void settings_server(int fd)
+{
+    int on = 1, size = 0, sets[3];
+    socklen_t length = sizeof size;
+    struct timeval limit = {7, 0};
+    struct epoll_event events[3] = {{.events = EPOLLIN}, {.events = EPOLLIN | EPOLLET}, {.events = EPOLLIN | EPOLLONESHOT}}, got;
+    set_nonblocking(fd, true);
+    MUST(setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on));
+    MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+    for (int i = 0; i < 3; i++) {
+        sets[i] = MUST(epoll_create1(0));
+        MUST(epoll_ctl(sets[i], EPOLL_CTL_ADD, fd, &events[i]));
+    }
+    CHECK(hear() == 1);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        give(fd);
+        _exit(0);
+    }
+    wait_child(child);
+    for (int i = 0; i < 3; i++)
+        say("set %d: %d, %s", i, epoll_wait(sets[i], &got, 1, 2000), events_name(got.events & ~EPOLLRDHUP));
+    await_events(fd, POLLIN);
+    struct stream in = {301, 0};
+    say("%zu bytes", stream_receive_to_end(&in, fd));
+    say("set 0: %d, %s", epoll_wait(sets[0], &got, 1, 2000), events_name(got.events & ~EPOLLRDHUP));
+    MUST(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &size, &length));
+    say("keepalive %d, non-blocking %d", size, !!(fcntl(fd, F_GETFL) & O_NONBLOCK));
+    MUST(getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &(socklen_t){sizeof limit}));
+    say("time-out %ld s", (long)limit.tv_sec);
+    CALL("SO_ERROR", getsockopt(fd, SOL_SOCKET, SO_ERROR, &size, &length) ? -1 : size);
+}
+static void settings_client(int fd) { leave_bytes(fd); }
+
+/* A half that was shut stays shut; what is sent to nobody is refused in the end. */
+static void halves_server(int fd)
+{
+    CHECK(hear() == 1);
+    MUST(shutdown(fd, SHUT_WR));
+    give(fd);
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    struct stream in = {301, 0};
+    say("%zu bytes", stream_receive_to_end(&in, fd));
+    say_end(fd);
+}
+static void halves_client(int fd) { leave_bytes(fd); }
+
+/* A peer that is killed with bytes of ours unread: all of its own come, then the reset. */
+static void reset_server(int fd)
+{
+    CHECK(hear() == 1);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        give(fd);
+        _exit(0);
+    }
+    wait_child(child);
+    static uint8_t data[LEFT];
+    CALL("read", read_full(fd, data, LEFT / 2));
+    char byte;
+    CALL("read", read(fd, &byte, 1));
+    CALL("read", read(fd, &byte, 1));
+}
+static void reset_client(int fd)
+{
+    stream_send(&(struct stream){301, 0}, fd, LEFT / 2, LEFT);
+    struct linger at_once = {1, 0};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+    MUST(close(fd));
+    tell(1);
+}
+
+/* Whatever addresses it has: IPv4, IPv6, the one in the clothes of the other, bound by the program. */
+static void addresses_server(int listener)
+{
+    int any = MUST(socket(AF_INET6, SOCK_STREAM, 0));
+    struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = in6addr_any};
+    MUST(setsockopt(any, IPPROTO_IPV6, IPV6_V6ONLY, &(int){0}, sizeof(int)));
+    MUST(bind(any, (struct sockaddr *)&address, sizeof address));
+    MUST(listen(any, 8));
+    int listeners[] = {listener, listen_on(AF_INET6), any, listener};
+    for (int i = 0; i < 4; i++) {
+        tell(port_of(listeners[i]));
+        int fd = accept_warm(listeners[i]);
+        if (i < 3) {
+            CHECK(hear() == 1);
+            give(fd);
+            struct stream in = {301, 0};
+            say("%d: %zu bytes", i, stream_receive_to_end(&in, fd));
+            MUST(close(fd));
+            tell(2);
+        } else {
+            leave_bytes(fd);
+        }
+    }
+}
+static void addresses_client(int port)
+{
+    for (int i = 0; i < 4; i++) {
+        int to = hear(), fd;
+        CHECK(to);
+        if (i < 3) {
+            fd = connect_to(i == 1 ? AF_INET6 : AF_INET, to);
+        } else {
+            struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+            fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+            MUST(bind(fd, (struct sockaddr *)&address, sizeof address));
+            address.sin_port = htons(to);
+            MUST(connect(fd, (struct sockaddr *)&address, sizeof address));
+        }
+        warm_up(fd, true);
+        if (i < 3) {
+            leave_bytes(fd);
+            CHECK(hear() == 2);
+        } else {
+            CHECK(hear() == 1);
+            give(fd);
+            struct stream in = {301, 0};
+            say("%d: %zu bytes", i, stream_receive_to_end(&in, fd));
+        }
+    }
+    say("port told first: %d", port > 0);
+}
+
+const struct test_case cases[] = {CASE(shared), CASE(settings), CASE(halves), CASE(reset), RAW_CASE(addresses), END_OF_CASES};
