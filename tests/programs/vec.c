@@ -169,6 +169,33 @@ static void plural_client(int fd)
     CALL("sendmmsg", sendmmsg(fd, messages, 2, 0));
 }
 
+/* A reset after some messages is told by the next call. */
+static void plural_reset_server(int fd)
+{
+    char text[4][8];
+    struct iovec pieces[4];
+    struct mmsghdr messages[4];
+    memset(messages, 0, sizeof messages);
+    for (int i = 0; i < 4; i++) {
+        pieces[i] = (struct iovec){text[i], 5};
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
+    }
+    CHECK(hear() == 1);
+    await_events(fd, POLLERR);
+    CALL("recvmmsg", recvmmsg(fd, messages, 4, 0, NULL));
+    CALL("recvmmsg", recvmmsg(fd, messages, 4, 0, NULL));
+    CALL("recvmmsg", recvmmsg(fd, messages, 1, 0, NULL));
+    say("of %u bytes", messages[0].msg_len);
+}
+static void plural_reset_client(int fd)
+{
+    struct linger at_once = {1, 0};
+    send_text(fd, "aaaaabbbbb");
+    MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+    MUST(close(fd));
+    tell(1);
+}
+
 /* The positioned calls: position -1 means none, any other is an error on a socket. */
 static void positioned_server(int fd)
 {
@@ -249,5 +276,5 @@ static void bad_buffer_client(int fd)
 
 const struct test_case cases[] = {
     CASE(vectors), CASE(messages),   CASE(iov_limit), CASE(details),
-    CASE(plural),  CASE(positioned), CASE(nothing),   CASE(bad_buffer), END_OF_CASES,
+    CASE(plural), CASE(plural_reset),  CASE(positioned), CASE(nothing),   CASE(bad_buffer), END_OF_CASES,
 };

@@ -83,6 +83,7 @@ twins! {
         pair iov_limit: Carried(7 * KIB);
         pair details: PROMOTED;
         pair plural: PROMOTED;
+        pair plural_reset: PROMOTED;
         pair positioned: PROMOTED;
         pair nothing: PROMOTED;
         #[ignore = "pending: a bad address is a fault of the program, not EFAULT"]

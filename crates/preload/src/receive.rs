@@ -308,6 +308,19 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_in
     n
 }
 
+/// Takes the error that waits to be told.
+fn pending_error(fd: c_int) -> Option<c_int> {
+    let (mut error, mut length) = (0, size_of::<c_int>() as libc::socklen_t);
+    let saved = crate::errno();
+    // SAFETY: a local number of that size.
+    let r = unsafe {
+        let value = (&raw mut error).cast();
+        crate::setup::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value, &mut length)
+    };
+    crate::set_errno(saved);
+    (r == 0 && error != 0).then_some(error)
+}
+
 /// # Safety
 /// As recvmmsg(2).
 #[unsafe(no_mangle)]
@@ -334,6 +347,11 @@ pub unsafe extern "C-unwind" fn recvmmsg(
         }
         return r;
     }
+    if let Some(error) = pending_error(fd) {
+        // The plural call, unlike the others, tells it before the bytes that are there.
+        crate::set_errno(error);
+        return -1;
+    }
     // SAFETY: null or the caller's time-out.
     let end = unsafe { crate::time::after_timespec(timeout) };
     let mut done = 0;
@@ -348,8 +366,17 @@ pub unsafe extern "C-unwind" fn recvmmsg(
             m.msg_len = r.max(0) as c_uint;
             r
         };
+        if r < 0 && done > 0 {
+            // As the kernel does: what was received is told first, and a reset then.
+            if crate::errno() == libc::ECONNRESET
+                && let Some(inside) = crate::fds::enter(fd)
+            {
+                let _ = inside.conn().so_far(1, sockets::Fault::Reset);
+            }
+            return done as c_int;
+        }
         if r < 0 {
-            return if done > 0 { done as c_int } else { -1 };
+            return -1;
         }
         done += 1;
         // Looked at between messages alone; what is left of it is told.
