@@ -74,7 +74,18 @@ impl Theme {
     fn reference(&self, wine: &Wine, ipv6: bool) -> &Outcome {
         self.plain[usize::from(ipv6)].get_or_init(|| {
             let setup = Setup { ipv6, ..PLAIN };
-            run(wine, &self.names(setup), setup)
+            let mut reference = run(wine, &self.names(setup), setup);
+            for (name, solo) in self.names(setup) {
+                // On a busy machine plain Wine itself hangs now and then: that is nothing to be compared with.
+                for _ in 0..3 {
+                    if fails(&reference.cases[name]) {
+                        println!("{name}, {setup:?}: {:?}, again", reference.cases[name]);
+                        let again = run(wine, &[(name, solo)], setup);
+                        reference.cases.extend(again.cases);
+                    }
+                }
+            }
+            reference
         })
     }
 
