@@ -23,6 +23,7 @@ mod leap;
 mod lock;
 mod objects;
 mod once;
+mod options;
 mod poll;
 mod process;
 mod queues;

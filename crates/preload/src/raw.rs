@@ -2,7 +2,9 @@
 
 use std::ffi::{c_int, c_long, c_uint};
 
-use crate::{adopt, epoll, file, poll, process, real, receive, select, send, setup, time, uring};
+use crate::{
+    adopt, epoll, file, options, poll, process, real, receive, select, send, setup, time, uring,
+};
 
 /// # Safety
 /// As syscall(2). Unused arguments are whatever the registers hold, and are passed on as they are.
@@ -51,10 +53,10 @@ pub unsafe extern "C-unwind" fn syscall(
             libc::SYS_dup => setup::dup(fd).into(),
             libc::SYS_dup2 => setup::dup2(fd, b as c_int).into(),
             libc::SYS_dup3 => setup::dup3(fd, b as c_int, c as c_int).into(),
-            libc::SYS_fcntl => setup::fcntl(fd, b as c_int, c).into(),
-            libc::SYS_ioctl => setup::ioctl(fd, b as _, c).into(),
+            libc::SYS_fcntl => options::fcntl(fd, b as c_int, c).into(),
+            libc::SYS_ioctl => options::ioctl(fd, b as _, c).into(),
             libc::SYS_setsockopt => {
-                setup::setsockopt(fd, b as c_int, c as c_int, d as _, e as u32).into()
+                options::setsockopt(fd, b as c_int, c as c_int, d as _, e as u32).into()
             }
             libc::SYS_poll => poll::poll(a as _, b as _, c as c_int).into(),
             libc::SYS_ppoll => {
@@ -73,7 +75,7 @@ pub unsafe extern "C-unwind" fn syscall(
                 send::pwritev2(fd, b as _, c as c_int, d as i64, f as c_int) as c_long
             }
             libc::SYS_getsockopt => {
-                setup::getsockopt(fd, b as c_int, c as c_int, d as _, e as _).into()
+                options::getsockopt(fd, b as c_int, c as c_int, d as _, e as _).into()
             }
             libc::SYS_splice => {
                 file::splice(fd, b as _, c as c_int, d as _, e, f as c_uint) as c_long

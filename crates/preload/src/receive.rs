@@ -315,7 +315,7 @@ fn pending_error(fd: c_int) -> Option<c_int> {
     // SAFETY: a local number of that size.
     let r = unsafe {
         let value = (&raw mut error).cast();
-        crate::setup::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value, &mut length)
+        crate::options::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value, &mut length)
     };
     crate::set_errno(saved);
     (r == 0 && error != 0).then_some(error)

@@ -29,6 +29,7 @@ mod recv;
 mod rejoin;
 mod renewal;
 mod send;
+mod stream;
 mod waiting;
 
 pub use back::Given;
