@@ -123,6 +123,29 @@ static void reset_client(int fd)
     tell(1);
 }
 
+/* The giver has shut both ways, with bytes of the peer unread: the kernel tells of a hang-up then, but the peer lives and reads. */
+enum { MORE = 200000 };
+static void alive_server(int fd)
+{
+    CHECK(hear() == 1);
+    MUST(shutdown(fd, SHUT_RD));
+    stream_send(&(struct stream){302, 0}, fd, MORE, MORE / 4);
+    MUST(shutdown(fd, SHUT_WR));
+    give(fd);
+    char data[PART];
+    CALL("read", read_full(fd, data, sizeof data));
+    MUST(close(fd));
+    tell(2);
+}
+static void alive_client(int fd)
+{
+    stream_send(&(struct stream){301, 0}, fd, PART / 2, PART);
+    tell(1);
+    CHECK(hear() == 2);
+    struct stream in = {302, 0};
+    say("%zu bytes", stream_receive_to_end(&in, fd));
+}
+
 /* Whatever addresses it has: IPv4, IPv6, the one in the clothes of the other, bound by the program. */
 static void addresses_server(int listener)
 {
@@ -175,4 +198,4 @@ static void addresses_client(int port)
     say("port told first: %d", port > 0);
 }
 
-const struct test_case cases[] = {CASE(shared), CASE(settings), CASE(halves), CASE(reset), RAW_CASE(addresses), END_OF_CASES};
+const struct test_case cases[] = {CASE(shared), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), END_OF_CASES};

@@ -396,6 +396,7 @@ twins! {
         pair settings: Carried(100_000);
         pair halves: Carried(100_000);
         pair reset: Carried(50_000);
+        pair alive: Carried(200_000);
         raw addresses: Carried(400_000);
     }
     leave {

@@ -40,6 +40,9 @@ pub enum Given {
     Stream,
     /// The peer is gone and has left unread bytes in the ring: only [`Conn::recv`] reaches them.
     Orphaned,
+    /// The program has shut both ways. The peer lives, but whatever it put on the stream now would reset it: only
+    /// [`Conn::recv`] reaches what is unread in the ring.
+    Deaf,
     /// Doorbells lie behind payload that is unread, and nobody can take them off: the stream may not be read any further.
     Spoilt,
 }
@@ -235,6 +238,9 @@ impl Conn {
             if self.is_spoilt(rx) {
                 return Given::Spoilt;
             }
+            if self.is_deaf() {
+                return Given::Deaf;
+            }
             let now = k.now_us();
             let passed_down = self.end.rx_path() == Path::Tcp && rx.up_at(self.passed()).is_none();
             if passed_down && now - since > MOVED_AFTER_US {
@@ -264,6 +270,13 @@ impl Conn {
             (Some(up), Some((_, tcp))) => up != tcp && self.end.tcp_rx.load(Relaxed) < up,
             _ => false,
         }
+    }
+
+    /// Has the program shut both ways, and is all that it sent on the stream? Then the kernel's socket is shut as well.
+    fn is_deaf(&self) -> bool {
+        let end = self.end;
+        let shut = end.has(flag::READ_SHUT) && end.has(flag::WRITE_SHUT);
+        shut && end.tx_path() == Path::Tcp && end.resend.load(Relaxed) == 0
     }
 
     /// Did the peer's last holder close in good order? Then it has made its last change in the ring.

@@ -239,8 +239,11 @@ impl Conn {
         // an end of the stream means then that the socket was closed.
         let on_ring = self.rings().is_ok_and(|s| s.rx().writer_is_on_ring());
         let closed = ready.intersects(Ready::RDHUP) && !self.end.has(flag::READ_SHUT);
+        // Of a socket that the program has shut both ways the kernel says HUP, whatever the peer does.
+        let over = ready.intersects(Ready::HUP) && !self.end.has(flag::READ_SHUT);
         on_ring && (closed || self.end.has(flag::KERNEL_EOF))
-            || ready.intersects(Ready::HUP | Ready::ERR)
+            || over
+            || ready.intersects(Ready::ERR)
             || self.end.has(flag::KERNEL_DEAD)
     }
 

@@ -16,7 +16,7 @@ use self::base::{Base, EXCLUSIVE, Member, ask};
 use self::sets::{Members, Set, find, find_or_make};
 pub use self::sets::{
     after_fork, alias_set, be_watched, become_plain, before_fork, close_set, close_sets,
-    forget_free, in_child, is_busy, is_set, on_close, on_engaged,
+    forget_free, in_child, is_busy, is_set, on_close, on_engaged, on_substituted,
 };
 use crate::fds::{Inside, enter};
 use crate::poll::Failed;

@@ -264,6 +264,19 @@ pub fn on_engaged(inside: &Inside) {
     crate::set_errno(saved);
 }
 
+/// Another kernel socket has taken the place of this one, under all its numbers.
+pub fn on_substituted(slot: &'static Slot, fds: &[c_int]) {
+    for set in live_sets() {
+        let (base, mut m) = (set.base(), set.members());
+        let of_slot = |i: &usize| m.get(*i).is_some_and(|w| w.is_of(slot));
+        let all: Vec<usize> = (0..m.places()).filter(of_slot).collect();
+        for i in all {
+            let put = m.get(i).is_some_and(|w| fds.contains(&w.fd));
+            set::substituted(&base, &mut m, i, put);
+        }
+    }
+}
+
 fn live_sets() -> impl Iterator<Item = &'static Set> {
     ARENA.all().filter(|s| s.fds.load(Acquire) > 0)
 }

@@ -164,6 +164,19 @@ pub fn engaged<B: Below>(below: &B, members: &mut Members<B::Member>, i: usize, 
     warm_up(below, members, i);
 }
 
+/// Another socket of the system has taken the place of a member's: it is registered as the program wants it, if `put`.
+pub fn substituted<B: Below>(below: &B, members: &mut Members<B::Member>, i: usize, put: bool) {
+    let Some((dormant, spent)) = members.watch(i).map(|w| (w.dormant, w.spent)) else {
+        return;
+    };
+    if let Some(member) = take(below, members, i)
+        && put
+        && !dormant
+    {
+        below.restore(Put::Add, &member, spent);
+    }
+}
+
 /// Connections that went back to TCP get their own registrations back.
 pub fn plain_again<B: Below>(below: &B, members: &mut Members<B::Member>) {
     let all = below.follows_none();

@@ -37,8 +37,8 @@ use crate::waiting::{Ask, Host, Spin};
 use crate::{Conn, Kernel, Ready};
 
 pub use self::change::{
-    add, become_plain, end, engaged, forget, forget_all, in_child, modify, plain_again, take,
-    take_out,
+    add, become_plain, end, engaged, forget, forget_all, in_child, modify, plain_again,
+    substituted, take, take_out,
 };
 pub use self::members::Members;
 pub use self::queue::mind_inherited;

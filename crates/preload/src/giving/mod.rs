@@ -1,5 +1,7 @@
 //! Giving a connection to somebody who may not know of rings: another program, a call that the kernel alone can do.
 
+mod substitute;
+
 use std::ffi::c_int;
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -13,6 +15,7 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sockets::{Conn, Fault, Given, Kernel, RecvOptions};
 
+use self::substitute::substitute;
 use crate::fds::Inside;
 use crate::kernel::Fd;
 use crate::{ctx, quiet, real};
@@ -32,8 +35,9 @@ pub fn hand_back(inside: &Inside, why: Reason) {
         Given::Stream if matches!(why, Reason::Handed | Reason::TableFull) => note_stranger(conn),
         Given::Stream => {}
         Given::Orphaned if renew(inside) => {}
+        Given::Deaf if substitute(inside) => {}
         // What can't be had whole must not look as if it were.
-        Given::Orphaned | Given::Spoilt => disconnect(inside.number),
+        Given::Orphaned | Given::Deaf | Given::Spoilt => disconnect(inside.number),
     }
 }
 
@@ -130,14 +134,7 @@ fn renew(inside: &Inside) -> bool {
     let Ok(source) = reconnect(inside.number, &listener) else {
         return false;
     };
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let sent = room.filled().is_empty()
-        || net::send(&source, room.filled(), flags) == Ok(room.filled().len());
-    if !whole || !sent {
-        // Bytes first, as far as they go, then ECONNRESET.
-        let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
-    }
-    drop(source);
+    send_all(source, &room, whole);
     for (flag, half) in [
         (flag::WRITE_SHUT, net::Shutdown::Write),
         (flag::READ_SHUT, net::Shutdown::Read),
@@ -148,6 +145,16 @@ fn renew(inside: &Inside) -> bool {
     }
     renewal.done();
     true
+}
+
+/// What was drained, and the end: of the stream, if it is `whole`, else bytes as far as they go, and then ECONNRESET.
+fn send_all(source: OwnedFd, room: &Room, whole: bool) {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let bytes = room.filled();
+    let sent = bytes.is_empty() || net::send(&source, bytes, flags) == Ok(bytes.len());
+    if !whole || !sent {
+        let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
+    }
 }
 
 /// Memory for all that may be unread.
