@@ -34,8 +34,9 @@ pub fn hand_back(inside: &Inside, why: Reason) {
     match given {
         Given::Stream if matches!(why, Reason::Handed | Reason::TableFull) => note_stranger(conn),
         Given::Stream => {}
-        Given::Orphaned if renew(inside) => {}
-        Given::Deaf if substitute(inside) => {}
+        // What the kernel still has to deliver would go down with its connection.
+        Given::Orphaned if !delivers(inside) && renew(inside) => {}
+        Given::Orphaned | Given::Deaf if substitute(inside) => {}
         // What can't be had whole must not look as if it were.
         Given::Orphaned | Given::Deaf | Given::Spoilt => disconnect(inside.number),
     }
@@ -145,6 +146,23 @@ fn renew(inside: &Inside) -> bool {
     }
     renewal.done();
     true
+}
+
+/// Does the kernel still try to deliver bytes of ours?
+fn delivers(inside: &Inside) -> bool {
+    /// TCP_CLOSE, <netinet/tcp.h>.
+    const CLOSED: u8 = 7;
+    let (fd, mut bytes) = (inside.number, 0);
+    let (mut state, mut length) = ([CLOSED], 1);
+    let saved = crate::errno();
+    // SAFETY: the requests write an int, and as much of `struct tcp_info` as there is room for, which begins with the state.
+    unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        real::getsockopt(fd, level, name, (&raw mut state).cast(), &mut length);
+        real::ioctl(fd, libc::TIOCOUTQ, (&raw mut bytes) as usize);
+    }
+    crate::set_errno(saved);
+    state[0] != CLOSED && bytes > 0
 }
 
 /// What was drained, and the end: of the stream, if it is `whole`, else bytes as far as they go, and then ECONNRESET.
