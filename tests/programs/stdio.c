@@ -293,22 +293,89 @@ static void left_client(int fd)
     meet();
 }
 
-/* A FILE opened anew closes what it was. */
+static const char *path_of(const char *name)
+{
+    static char path[200];
+    snprintf(path, sizeof path, "%s/%s", getenv("SGM_TEST_DIR"), name);
+    return path;
+}
+
+/* A FILE opened anew closes what it was, and is a file's from then on; daemon() takes the standard ones away as well. */
 static void reopened_server(int fd)
 {
-    FILE *in = fdopen(fd, "r");
-    CALL("getc", getc(in));
-    CALL("freopen", freopen("/dev/null", "r", in) == in);
-    CALL("getc", getc(in));
+    char text[32] = "";
+    int kept = MUST(dup(1));
+    FILE *in = fdopen(MUST(dup(fd)), "r");
+    MUST(dup2(fd, 0));
+    MUST(dup2(fd, 1));
+    MUST(close(fd));
+    printf("to the peer;");
+    bool out = freopen(path_of("reopened"), "w", stdout);
+    printf("to the file");
+    fflush(stdout);
+    MUST(dup2(kept, 1));
+    say("reopened %d, %d", out, getc(in) == 'x');
+    say("again %d", freopen(path_of("reopened"), "r", in) == in && fgets(text, sizeof text, in));
+    say("%s", text);
     fclose(in);
+    int ends[2];
+    MUST(pipe(ends));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        MUST(daemon(1, 0));
+        MUST(dprintf(ends[1], "%zd", read(0, text, 1)));
+        _exit(0);
+    }
+    wait_child(child);
+    MUST(close(ends[1]));
+    CALL("the daemon", read(ends[0], text, 1));
+    say("read %c", *text);
+    MUST(close(0));
     meet();
 }
 static void reopened_client(int fd)
 {
-    char byte;
-    send_text(fd, "x");
-    CALL("read", read(fd, &byte, 1));
+    char text[32] = "";
+    send_text(fd, "xy");
+    CALL("read", read_full(fd, text, 12));
+    say("%s", text);
+    CALL("read", read(fd, text, 1));
     meet();
+}
+
+/* A library's destructor is the last to write. */
+static __attribute__((constructor)) void exit_at_once(void)
+{
+    if (getenv("SGM_TEST_LATE"))
+        exit(0);
+}
+static void late_server(int fd)
+{
+    char command[600], preload[600];
+    FILE *source = fopen(path_of("late.c"), "w");
+    fputs("#include <unistd.h>\n"
+          "static __attribute__((destructor)) void late(void) { if (write(1, \"late\", 4) != 4) _exit(7); }\n", source);
+    fclose(source);
+    snprintf(command, sizeof command, "cd %s && gcc -shared -fPIC -o late.so late.c", getenv("SGM_TEST_DIR"));
+    CHECK(system(command) == 0);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        const char *before = getenv("LD_PRELOAD");
+        snprintf(preload, sizeof preload, "%s %s", before ? before : "", path_of("late.so"));
+        setenv("LD_PRELOAD", preload, 1);
+        setenv("SGM_TEST_LATE", "1", 1);
+        MUST(dup2(fd, 1));
+        execl("/proc/self/exe", "stdio", NULL);
+        _exit(127);
+    }
+    MUST(close(fd));
+    wait_child(child);
+}
+static void late_client(int fd)
+{
+    char text[8] = "";
+    CALL("read", read_full(fd, text, sizeof text));
+    say("%s", text);
 }
 
 /* Programs one after the other read parts of a stream whose sender is gone, by stdio and without. */
@@ -392,4 +459,4 @@ static void cancelled_client(int fd)
 }
 
 const struct test_case cases[] = {CASE(lines),  CASE(mixed),     CASE(dprintf), CASE(inetd),    CASE(aio),   CASE(ways),      CASE(wide),
-                                  CASE(written), CASE(unwaiting), CASE(left),    CASE(reopened), CASE(turns), CASE(cancelled), END_OF_CASES};
+                                  CASE(written), CASE(unwaiting), CASE(left),    CASE(reopened), CASE(late), CASE(turns), CASE(cancelled), END_OF_CASES};

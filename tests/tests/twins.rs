@@ -339,6 +339,7 @@ twins! {
         pair unwaiting: PROMOTED;
         pair left: PROMOTED;
         pair reopened: PROMOTED;
+        pair late: PROMOTED;
         pair turns: PROMOTED;
         pair cancelled: PROMOTED;
     }

@@ -8,7 +8,7 @@
 //! Descriptor 2 always does: what the C library says there in the last moments of a program (a failed assertion, a damaged heap)
 //! goes straight to the kernel.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32};
@@ -309,7 +309,7 @@ pub fn flush_all() {
 /// # Safety
 /// As fdopen(3).
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const std::ffi::c_char) -> *mut c_void {
+pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
     let ours = fds::is_tracked(fd);
     if ours && !sees(fd) {
         process::give_away(fd, gm::Reason::Stdio);
@@ -326,19 +326,59 @@ pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const std::ffi::c_char)
     file
 }
 
+/// The C library is about to close a FILE's descriptor by a call that is not seen; what is buffered goes first.
+///
+/// # Safety
+/// An open FILE.
+unsafe fn end(file: *mut FILE) {
+    let fd = number_of(file);
+    if fds::is_tracked(fd) {
+        let _whole = crate::quiet::uncancelled();
+        // SAFETY: by the caller.
+        unsafe { libc::fflush(file) };
+        fds::forget(fd);
+    }
+}
+
+/// # Safety
+/// As freopen(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn freopen(
+    path: *const c_char,
+    mode: *const c_char,
+    file: *mut c_void,
+) -> *mut c_void {
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe {
+        end(file.cast());
+        real::freopen(path, mode, file)
+    }
+}
+
+/// # Safety
+/// As freopen(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn freopen64(
+    path: *const c_char,
+    mode: *const c_char,
+    file: *mut c_void,
+) -> *mut c_void {
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe {
+        end(file.cast());
+        real::freopen64(path, mode, file)
+    }
+}
+
 /// # Safety
 /// As fclose(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn fclose(file: *mut c_void) -> c_int {
     let file = file.cast();
-    let fd = number_of(file);
     forget(file);
-    if fds::is_tracked(fd) && !sees(fd) {
-        // The C library closes the descriptor by a call that is not seen; what is buffered goes first.
-        let _whole = crate::quiet::uncancelled();
+    if !sees(number_of(file)) {
         // SAFETY: the caller's open FILE.
-        unsafe { libc::fflush(file) };
-        fds::forget(fd);
+        unsafe { end(file) };
     }
     // SAFETY: the caller's argument, unchanged.
     unsafe { real::fclose(file.cast()) }

@@ -68,6 +68,9 @@ macro_rules! for_each_hook {
             vfork() -> c_int, process, "the child shares our memory: there every descriptor goes straight to the kernel, until it execs (x86-64; elsewhere it is fork)";
             _exit(status: c_int) -> !, process, "gives this process's sockets back";
             _Exit(status: c_int) -> !, process, "as _exit";
+            daemon(stays: c_int, keeps: c_int) -> c_int, process, "what was on 0, 1 and 2 is not there any more";
+            forkpty(pty: *mut c_int, name: *mut c_char, settings: *const c_void, size: *const c_void) -> c_int, process, "as fork; in the child as login_tty";
+            login_tty(fd: c_int) -> c_int, process, "what was on 0, 1 and 2 is not there any more";
             sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, process, "what a handler does to a call that sleeps is looked at anew";
             signal(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
             sigset(signal: c_int, handler: size_t) -> size_t, process, "as sigaction";
@@ -111,6 +114,8 @@ macro_rules! for_each_hook {
             lio_listio64(mode: c_int, list: *const *mut aiocb, n: c_int, event: *mut c_void) -> c_int, handback, "as lio_listio";
             fdopen(fd: c_int, mode: *const c_char) -> *mut c_void, setup, "what the FILE reads and writes is seen, and what is in it goes out before the process leaves";
             fclose(file: *mut c_void) -> c_int, setup, "as close";
+            freopen(path: *const c_char, mode: *const c_char, file: *mut c_void) -> *mut c_void, setup, "the connection behind it ends as by fclose";
+            freopen64(path: *const c_char, mode: *const c_char, file: *mut c_void) -> *mut c_void, setup, "as freopen";
             dprintf(fd: c_int, format: *const c_char) -> c_int, send, "formatted into memory and written (x86-64)";
             vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int, send, "as dprintf";
             __dprintf_chk(fd: c_int, flag: c_int, format: *const c_char) -> c_int, send, "fortified dprintf";

@@ -6,7 +6,7 @@ pub mod exec;
 mod target;
 pub mod vfork;
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
 use gm::{Port, Reason};
@@ -22,6 +22,11 @@ pub fn at_start() {
     // Fork handlers cover fork, daemon and forkpty, which call no interposable fork.
     // SAFETY: three handlers that stay loaded as long as the library.
     unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    // Handlers run last in, first out, and the one that runs the destructors of all libraries comes after this. It is no
+    // library's, or it would run with ours: others flush streams on connections in theirs.
+    let (no_argument, no_library) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: as above.
+    unsafe { __cxa_atexit(at_exit, no_argument, no_library) };
 }
 
 unsafe extern "C" fn before() {
@@ -84,15 +89,18 @@ fn leave() {
     }
 }
 
-extern "C" fn at_exit() {
+unsafe extern "C" {
+    fn __cxa_atexit(
+        handler: unsafe extern "C" fn(*mut c_void),
+        argument: *mut c_void,
+        library: *mut c_void,
+    ) -> c_int;
+}
+
+unsafe extern "C" fn at_exit(_: *mut c_void) {
     stdio::flush_all();
     leave();
 }
-
-/// Runs with the destructors of the program's other libraries, after its own exit handlers.
-#[used]
-#[unsafe(link_section = ".fini_array")]
-static AT_EXIT: extern "C" fn() = at_exit;
 
 /// # Safety
 /// As _exit(2).
@@ -128,6 +136,52 @@ pub unsafe extern "C-unwind" fn fork() -> c_int {
         crate::set_errno(saved);
     }
     pid
+}
+
+/// The C library has put something else on descriptors 0, 1 and 2, by calls that were not seen.
+fn forget_standard() {
+    (0..fds::STDIO_FDS).for_each(fds::stale);
+}
+
+/// # Safety
+/// As daemon(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn daemon(stays: c_int, keeps: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    let r = unsafe { real::daemon(stays, keeps) };
+    if r == 0 && keeps == 0 {
+        forget_standard();
+    }
+    r
+}
+
+/// # Safety
+/// As forkpty(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn forkpty(
+    pty: *mut c_int,
+    name: *mut c_char,
+    settings: *const c_void,
+    size: *const c_void,
+) -> c_int {
+    // SAFETY: the caller's arguments, unchanged.
+    let pid = unsafe { real::forkpty(pty, name, settings, size) };
+    if pid == 0 {
+        forget_standard();
+    }
+    pid
+}
+
+/// # Safety
+/// As login_tty(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn login_tty(fd: c_int) -> c_int {
+    // SAFETY: a plain number.
+    let r = unsafe { real::login_tty(fd) };
+    if r == 0 {
+        forget_standard();
+    }
+    r
 }
 
 /// The descriptor goes to somebody who may not run our code: back to TCP.
