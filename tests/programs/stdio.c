@@ -343,7 +343,7 @@ static void reopened_client(int fd)
     meet();
 }
 
-/* A library's destructor is the last to write. */
+/* A library's destructor is the last to write, and takes its time: long enough for a peer that was told of the end to read it. */
 static __attribute__((constructor)) void exit_at_once(void)
 {
     if (getenv("SGM_TEST_LATE"))
@@ -354,7 +354,7 @@ static void late_server(int fd)
     char command[600], preload[600];
     FILE *source = fopen(path_of("late.c"), "w");
     fputs("#include <unistd.h>\n"
-          "static __attribute__((destructor)) void late(void) { if (write(1, \"late\", 4) != 4) _exit(7); }\n", source);
+          "static __attribute__((destructor)) void late(void) { usleep(100000); if (write(1, \"late\", 4) != 4) _exit(7); }\n", source);
     fclose(source);
     snprintf(command, sizeof command, "cd %s && gcc -shared -fPIC -o late.so late.c", getenv("SGM_TEST_DIR"));
     CHECK(system(command) == 0);

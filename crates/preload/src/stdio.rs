@@ -9,7 +9,6 @@
 //! goes straight to the kernel.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32};
 
@@ -243,66 +242,15 @@ unsafe extern "C-unwind" fn file_close(file: *mut FILE) -> c_int {
     unsafe { std::mem::transmute::<*mut c_void, Close>(CLOSE.theirs.load(Relaxed))(file) }
 }
 
-/// FILEs of connections, to be flushed as the process ends: the C library does that when we have left.
-static FILES: [AtomicPtr<FILE>; 1024] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 1024];
-/// So many places of these were ever used.
-static USED: AtomicU32 = AtomicU32::new(0);
-/// Being flushed.
-const FLUSHED: *mut FILE = std::ptr::without_provenance_mut(1);
-
-unsafe extern "C" {
-    static stdout: *mut FILE;
-    fn fflush_unlocked(file: *mut FILE) -> c_int;
-}
-
-/// False: there is no room for it.
-fn note(file: NonNull<FILE>) -> bool {
-    let free = |place: &AtomicPtr<FILE>| {
-        let null = std::ptr::null_mut();
-        let took = place.compare_exchange(null, file.as_ptr(), AcqRel, Relaxed);
-        took.is_ok()
-    };
-    let place = FILES.iter().position(free);
-    if let Some(i) = place {
-        USED.fetch_max(i as u32 + 1, AcqRel);
-    }
-    place.is_some()
-}
-
-/// It is about to be closed; waits if that is being flushed.
-fn forget(file: *mut FILE) {
-    let places = &FILES[..USED.load(Acquire) as usize];
-    while places.iter().any(|place| {
-        let taken = place.compare_exchange(file, std::ptr::null_mut(), AcqRel, Acquire);
-        taken == Err(FLUSHED)
-    }) {
-        std::thread::yield_now();
-    }
-}
-
-/// The process is about to leave its connections; other threads may be at work. As the C library does it a moment later, without
-/// the FILEs' locks, which such a thread may keep while it sleeps.
+/// The process is about to leave its connections: what is in its FILEs goes out first. The C library does the same a moment later,
+/// as the very last thing, and as then no FILE's lock is taken: a thread that sleeps may have it.
 pub fn flush_all() {
-    if STATE.load(Acquire) != SEEN {
-        return;
+    unsafe extern "C" {
+        fn fcloseall() -> c_int;
     }
-    let flush = |file: *mut FILE| {
-        if fds::is_tracked(number_of(file)) {
-            // SAFETY: an open FILE.
-            unsafe { fflush_unlocked(file) };
-        }
-    };
-    // SAFETY: the C library's variable.
-    let standard = unsafe { stdout };
-    if !standard.is_null() {
-        flush(standard);
-    }
-    for place in &FILES[..USED.load(Acquire) as usize] {
-        let file = place.swap(FLUSHED, AcqRel);
-        if !file.is_null() && file != FLUSHED {
-            flush(file);
-        }
-        place.store(std::ptr::null_mut(), Release);
+    if STATE.load(Acquire) == SEEN {
+        // SAFETY: no arguments. In spite of its name, FILEs stay open, without buffers.
+        unsafe { fcloseall() };
     }
 }
 
@@ -310,20 +258,11 @@ pub fn flush_all() {
 /// As fdopen(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
-    let ours = fds::is_tracked(fd);
-    if ours && !sees(fd) {
+    if fds::is_tracked(fd) && !sees(fd) {
         process::give_away(fd, gm::Reason::Stdio);
     }
     // SAFETY: the caller's arguments, unchanged.
-    let file = unsafe { real::fdopen(fd, mode) };
-    if let Some(file) = NonNull::new(file.cast())
-        && ours
-        && sees(fd)
-        && !note(file)
-    {
-        process::give_away(fd, gm::Reason::TableFull);
-    }
-    file
+    unsafe { real::fdopen(fd, mode) }
 }
 
 /// The C library is about to close a FILE's descriptor by a call that is not seen; what is buffered goes first.
@@ -374,12 +313,11 @@ pub unsafe extern "C-unwind" fn freopen64(
 /// As fclose(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn fclose(file: *mut c_void) -> c_int {
-    let file = file.cast();
-    forget(file);
-    if !sees(number_of(file)) {
-        // SAFETY: the caller's open FILE.
-        unsafe { end(file) };
+    // SAFETY: the caller's open FILE.
+    unsafe {
+        if !sees(number_of(file.cast())) {
+            end(file.cast());
+        }
+        real::fclose(file)
     }
-    // SAFETY: the caller's argument, unchanged.
-    unsafe { real::fclose(file.cast()) }
 }

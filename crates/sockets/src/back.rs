@@ -17,7 +17,7 @@
 
 use gm::end::flag;
 use gm::{Node, Path, Reason, Segment, State};
-use ring::sync::Ordering::{AcqRel, Relaxed};
+use ring::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use ring::{Rx, Tx, layout};
 
 use crate::lock::Guard;
@@ -232,6 +232,10 @@ impl Conn {
         let since = k.now_us();
         let mut help_at = since + HELP_AFTER_US;
         while self.settle(k) && !self.is_pure(k, segment) {
+            if self.is_being_renewed(k) {
+                self.await_renewal(k);
+                continue;
+            }
             if self.peer_is_gone(k) || self.peer_has_closed(segment) {
                 return self.without_peer(k, rx);
             }
@@ -288,10 +292,18 @@ impl Conn {
     /// and nothing into the ring.
     fn without_peer(&self, k: &impl Kernel, rx: Rx<'_>) -> Given {
         self.note_kernel(k.poll());
-        // It may have answered before its end, since we looked.
-        if !self.settle(k) {
-            return Given::Stream;
-        }
+        let _rx = loop {
+            // It may have answered before its end, since we looked.
+            if !self.settle(k) {
+                return Given::Stream;
+            }
+            let guard = self.lock_rx(k);
+            if !self.is_being_renewed(k) {
+                break guard;
+            }
+            drop(guard);
+            self.await_renewal(k);
+        };
         let in_ring = match rx.is_moved() {
             // It may have died in the middle of it; how far it came shows at the stream's end.
             true => !rx.all_moved(),
@@ -414,7 +426,8 @@ impl Conn {
         let rx = segment.rx();
         let passed = self.passed();
         let nothing = || rx.readable() == Ok(0) && !rx.is_moved() && rx.down_at(passed).is_none();
-        if !nothing() {
+        let _rx = self.lock_rx(k);
+        if !nothing() || self.is_being_renewed(k) {
             return false;
         }
         if rx.flags() == 0 {
@@ -467,6 +480,7 @@ impl Conn {
             return;
         };
         if end.state() != State::Carried
+            || end.renewer.load(Acquire) != 0
             || end.tx_path() != Path::Tcp
             || end.resend.load(Relaxed) != 0
             || self.owes_reset()

@@ -8,6 +8,7 @@
 use gm::State;
 use ring::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
+use crate::lock::Guard;
 use crate::{Conn, Fault, Kernel};
 
 /// Longer, in µs, no renewal takes. The word that tells of one is in shared memory, where anything may be written.
@@ -19,9 +20,20 @@ const SLICE_US: u64 = 500;
 pub struct Renewal<'a> {
     conn: &'a Conn,
     done: bool,
+    /// Nobody takes doorbells off the stream.
+    locked: Option<Guard<'a>>,
 }
 
 impl Renewal<'_> {
+    /// All is taken. From here on the kernel's stream is another one, without doorbells.
+    pub fn reconnect(&mut self, k: &impl Kernel) {
+        self.locked = Some(self.conn.lock_rx(k));
+        if let Some(segment) = self.conn.segment() {
+            let rx = segment.rx();
+            rx.count_taken(u32::try_from(rx.bells_untaken()).unwrap_or(0));
+        }
+    }
+
     /// The kernel's socket has all that is to be read.
     pub fn done(mut self) {
         self.done = true;
@@ -51,16 +63,23 @@ impl Conn {
                 return Some(Renewal {
                     conn: self,
                     done: false,
+                    locked: None,
                 });
             }
             self.await_renewal(k);
         }
     }
 
+    /// Is another thread at a renewal? That the ring is empty tells nothing then; who has the receiving lock, and finds none, knows
+    /// that none goes further than to take what is left.
+    pub(crate) fn is_being_renewed(&self, k: &impl Kernel) -> bool {
+        let renewer = self.end.renewer.load(Acquire);
+        renewer != 0 && renewer != k.thread()
+    }
+
     /// What was taken for the end may be a renewal's work: then the kernel's socket is to be asked.
     pub(crate) fn end_is_real(&self, k: &impl Kernel) -> Result<(), Fault> {
-        let renewer = self.end.renewer.load(Acquire);
-        if renewer != 0 && renewer != k.thread() {
+        if self.is_being_renewed(k) {
             self.await_renewal(k);
         }
         match self.is_engaged() {
@@ -70,7 +89,7 @@ impl Conn {
     }
 
     #[cold]
-    fn await_renewal(&self, k: &impl Kernel) {
+    pub(crate) fn await_renewal(&self, k: &impl Kernel) {
         let since = k.now_us();
         loop {
             let renewer = self.end.renewer.load(Acquire);

@@ -128,10 +128,11 @@ fn renew(inside: &Inside) -> bool {
     };
     let _whole = quiet::begin();
     let conn = inside.conn();
-    let Some(renewal) = conn.begin_renewal(&inside.fd()) else {
+    let Some(mut renewal) = conn.begin_renewal(&inside.fd()) else {
         return true;
     };
     let whole = drain(inside, &mut room);
+    renewal.reconnect(&inside.fd());
     let Ok(source) = reconnect(inside.number, &listener) else {
         return false;
     };
