@@ -2,7 +2,7 @@
  * it as well: whoever reads, reads on where the last one stopped, and the socket is what it was. */
 #include "common.h"
 
-enum { LEFT = 100000, PART = 30000 };
+enum { LEFT = 200000, PART = 30000 };
 
 /* Descriptor 2 is never carried, so this gives the connection back to TCP for all who hold it. */
 static void give(int fd)
@@ -109,14 +109,14 @@ static void reset_server(int fd)
     }
     wait_child(child);
     static uint8_t data[LEFT];
-    CALL("read", read_full(fd, data, LEFT / 2));
+    CALL("read", read_full(fd, data, LEFT / 4));
     char byte;
     CALL("read", read(fd, &byte, 1));
     CALL("read", read(fd, &byte, 1));
 }
 static void reset_client(int fd)
 {
-    stream_send(&(struct stream){301, 0}, fd, LEFT / 2, LEFT);
+    stream_send(&(struct stream){301, 0}, fd, LEFT / 4, LEFT);
     struct linger at_once = {1, 0};
     MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
     MUST(close(fd));
@@ -198,4 +198,47 @@ static void addresses_client(int port)
     say("port told first: %d", port > 0);
 }
 
-const struct test_case cases[] = {CASE(shared), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), END_OF_CASES};
+/* Several processes give it away at the same time, and read: nobody's end comes before all is read. */
+enum { ROUNDS = 20, GIVERS = 3 };
+static void at_once_server(int listener)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        int fd = accept_warm(listener), start[2], results[2];
+        size_t total = 0, read_here;
+        MUST(pipe(start));
+        MUST(pipe(results));
+        CHECK(hear() == 1);
+        for (int j = 0; j < GIVERS; j++)
+            if (MUST(fork()) == 0) {
+                char data[7001];
+                MUST(close(start[1]));
+                CHECK(read(start[0], data, 1) == 0);
+                give(fd);
+                read_here = 0;
+                for (ssize_t n; (n = MUST(read(fd, data, sizeof data))) > 0; read_here += n)
+                    ;
+                write_all(results[1], &read_here, sizeof read_here);
+                _exit(0);
+            }
+        MUST(close(start[0]));
+        MUST(close(start[1]));
+        for (int j = 0; j < GIVERS; j++) {
+            CHECK(read_full(results[0], &read_here, sizeof read_here) == sizeof read_here);
+            total += read_here;
+            MUST(wait(NULL));
+        }
+        if (total != LEFT)
+            say("round %d: %zu bytes", i, total);
+        MUST(close(fd));
+        MUST(close(results[0]));
+        MUST(close(results[1]));
+    }
+    say("%d rounds", ROUNDS);
+}
+static void at_once_client(int port)
+{
+    for (int i = 0; i < ROUNDS; i++)
+        leave_bytes(connect_warm(port));
+}
+
+const struct test_case cases[] = {CASE(shared), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), RAW_CASE(at_once), END_OF_CASES};

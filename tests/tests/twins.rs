@@ -399,6 +399,7 @@ twins! {
         pair reset: Carried(50_000);
         pair alive: Carried(200_000);
         raw addresses: Carried(400_000);
+        raw at_once: Carried(2_000_000);
     }
     leave {
         raw passed: Any;

@@ -298,7 +298,7 @@ impl Conn {
                 return Given::Stream;
             }
             let guard = self.lock_rx(k);
-            if !self.is_being_renewed(k) {
+            if self.is_engaged() && !self.is_being_renewed(k) {
                 break guard;
             }
             drop(guard);
@@ -427,6 +427,10 @@ impl Conn {
         let passed = self.passed();
         let nothing = || rx.readable() == Ok(0) && !rx.is_moved() && rx.down_at(passed).is_none();
         let _rx = self.lock_rx(k);
+        if !self.is_engaged() {
+            // A renewal was done while we waited for the lock.
+            return true;
+        }
         if !nothing() || self.is_being_renewed(k) {
             return false;
         }
