@@ -233,8 +233,10 @@ impl Conn {
         let mut help_at = since + HELP_AFTER_US;
         while self.settle(k) && !self.is_pure(k, segment) {
             if self.is_being_renewed(k) {
-                self.await_renewal(k);
-                continue;
+                match self.await_renewal(k) {
+                    true => continue,
+                    false => return Given::Spoilt,
+                }
             }
             if self.peer_is_gone(k) || self.peer_has_closed(segment) {
                 return self.without_peer(k, rx);
@@ -302,7 +304,9 @@ impl Conn {
                 break guard;
             }
             drop(guard);
-            self.await_renewal(k);
+            if !self.await_renewal(k) {
+                return Given::Spoilt;
+            }
         };
         let in_ring = match rx.is_moved() {
             // It may have died in the middle of it; how far it came shows at the stream's end.

@@ -51,7 +51,8 @@ impl Drop for Renewal<'_> {
 }
 
 impl Conn {
-    /// From here on nobody else takes the ring's end for the stream's. `None`: another was quicker, and the kernel's socket has all.
+    /// From here on nobody else takes the ring's end for the stream's. `None`: another was quicker; the kernel's socket has all, or
+    /// the connection is reset.
     pub fn begin_renewal(&self, k: &impl Kernel) -> Option<Renewal<'_>> {
         loop {
             if !self.is_engaged() {
@@ -66,7 +67,9 @@ impl Conn {
                     locked: None,
                 });
             }
-            self.await_renewal(k);
+            if !self.await_renewal(k) {
+                return None;
+            }
         }
     }
 
@@ -88,22 +91,23 @@ impl Conn {
         }
     }
 
+    /// Until nobody is at one any more. False: that took too long, or he died; the connection is reset.
     #[cold]
-    pub(crate) fn await_renewal(&self, k: &impl Kernel) {
+    pub(crate) fn await_renewal(&self, k: &impl Kernel) -> bool {
         let since = k.now_us();
         loop {
             let renewer = self.end.renewer.load(Acquire);
             if renewer == 0 {
-                return;
+                return true;
             }
             let _ = k.sleep_word(&self.end.renewer, renewer, SLICE_US);
-            if k.thread_gone(renewer) || k.now_us().saturating_sub(since) > PATIENCE_US {
+            let lost = k.thread_gone(renewer) || k.now_us().saturating_sub(since) > PATIENCE_US;
+            let word = &self.end.renewer;
+            // Unless it was done just now.
+            if lost && word.compare_exchange(renewer, 0, AcqRel, Relaxed).is_ok() {
                 // It had some of the bytes.
                 self.corrupt();
-                let _ = self
-                    .end
-                    .renewer
-                    .compare_exchange(renewer, 0, AcqRel, Relaxed);
+                return false;
             }
         }
     }

@@ -129,7 +129,7 @@ fn renew(inside: &Inside) -> bool {
     let _whole = quiet::begin();
     let conn = inside.conn();
     let Some(mut renewal) = conn.begin_renewal(&inside.fd()) else {
-        return true;
+        return !conn.is_engaged();
     };
     let whole = drain(inside, &mut room);
     renewal.reconnect(&inside.fd());
