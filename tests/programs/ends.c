@@ -564,8 +564,64 @@ static void killed_unread_client(int fd)
     CALL("read", read(fd, text, 8));
 }
 
+/* The accepting side shuts its sending at every step of the promotion, and goes on reading, by poll: the peer lives. */
+enum { MOST_TURNS = 12, PILE = 1 * MIB };
+static void shut_at_a_step_server(int listener)
+{
+    for (int turns = 1; turns <= MOST_TURNS; turns++) {
+        int fd = accept_from(listener);
+        warm_up_n(fd, false, turns);
+        MUST(shutdown(fd, SHUT_WR));
+        tell(turns);
+        CHECK(hear() == (uint64_t)turns);
+        struct stream in = {311, 0};
+        static uint8_t data[64 * KIB];
+        short events = 0;
+        while (in.offset < PILE) {
+            events |= await_events(fd, POLLIN);
+            stream_check(&in, data, MUST(read(fd, data, sizeof data)));
+        }
+        events |= await_events(fd, POLLOUT);
+        say("%d: %s", turns, events_name(events));
+        tell(turns);
+        CHECK(hear() == (uint64_t)turns);
+        MUST(close(fd));
+    }
+}
+static void shut_at_a_step_client(int port)
+{
+    for (int turns = 1; turns <= MOST_TURNS; turns++) {
+        int fd = connect_to(AF_INET, port);
+        char byte;
+        warm_up_n(fd, true, turns);
+        CHECK(hear() == (uint64_t)turns);
+        struct stream out = {311, 0};
+        static uint8_t data[PILE];
+        stream_fill(&out, data, PILE);
+        set_nonblocking(fd, true);
+        bool told = false;
+        for (size_t at = 0; at < PILE || !told;) {
+            ssize_t n = write(fd, data + at, PILE - at < 5000 ? PILE - at : 5000);
+            CHECK(n >= 0 || errno == EAGAIN);
+            at += n > 0 ? n : 0;
+            if ((n < 0 || at == PILE) && !told) {
+                told = true;
+                CHECK(read(fd, &byte, 1) == 0);
+                tell(turns);
+            }
+            if (n < 0)
+                await_events(fd, POLLOUT);
+        }
+        set_nonblocking(fd, false);
+        CHECK(hear() == (uint64_t)turns);
+        CALL("read", read(fd, &byte, 1));
+        tell(turns);
+        MUST(close(fd));
+    }
+}
+
 const struct test_case cases[] = {
-    CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
+    RAW_CASE(shut_at_a_step), CASE(half_close),    CASE(no_reading),     CASE(no_reading_at_all), CASE(wake_by_shutdown), CASE(close_at_once),
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(linger_in_vain), CASE(linger_in_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),

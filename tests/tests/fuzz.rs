@@ -70,6 +70,7 @@ const REGRESSIONS: &[(Side, u64)] = &[
     (Side::Carried, 890763294414),
     (Side::Carried, 890763440994),
     (Side::Carried, 918_977_242_338),
+    (Side::Carried, 921_619_783_847),
 ];
 
 const SIDES: [Side; 8] = {

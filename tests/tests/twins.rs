@@ -169,6 +169,7 @@ twins! {
         raw behind_unread: PROMOTED;
     }
     ends {
+        raw shut_at_a_step: Carried(300 * KIB);
         pair half_close: Carried(8 * MIB);
         pair no_reading: PROMOTED;
         pair no_reading_at_all: PROMOTED;

@@ -337,11 +337,13 @@ impl Conn {
                 let tx = self.lock(&self.end.tx_lock, k);
                 // A handler that interrupted a send does not know how much of that is counted.
                 if end.state() == State::Claimed && !tx.is_nested() {
-                    if segment.tx().switches() == 0 {
-                        // Else its holder died just here.
-                        segment.tx().switch_up(end.tcp_tx.load(Relaxed));
+                    let tx = segment.tx();
+                    // Else its holder died just here, or has shut its sending, and the kernel's half with it.
+                    if tx.switches() == 0 && !end.has(flag::WRITE_SHUT) {
+                        tx.switch_up(end.tcp_tx.load(Relaxed));
                     }
-                    end.tx_switches.store(1, ring::sync::Ordering::Release);
+                    let up = u32::from(tx.switches() != 0);
+                    end.tx_switches.store(up, ring::sync::Ordering::Release);
                     end.set(flag::WAS_CARRIED);
                     end.set_state(State::Carried);
                 }
