@@ -6,7 +6,8 @@
 //!    segment that can't be read (half made, or nonsense) and a draft go when they are a minute old.
 //! 2. The ports of a run whose `sgm run --report` still waits for them stay.
 //! 3. The directory of another realm goes when it is a minute old and holds a registry alone.
-//! 4. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on.
+//! 4. A sweep is short ([`PATIENCE_NS`]) and rare ([`PAUSE_NS`]): where it stopped, the next one goes on, and soon if this one found
+//!    much ([`BRIEF_NS`]), or programs that are killed in a loop would leave more than it takes away.
 
 use std::path::Path;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -17,6 +18,7 @@ use crate::segment::{self, Segment, Side};
 use crate::{Error, EventQueue, Node, Port, events};
 
 const PAUSE_NS: u64 = 1_000_000_000;
+const BRIEF_NS: u64 = PAUSE_NS / 16;
 const PATIENCE_NS: u64 = 3_000_000;
 /// So many files are looked at in any case: on a busy machine the time may pass without us.
 const LEAST: usize = 32;
@@ -37,8 +39,12 @@ impl Node {
                 .is_ok()
         {
             let from = self.header().sweep_from.load(Relaxed) as usize;
-            let next = sweep(self.dir(), from, now + PATIENCE_NS);
+            let Swept { next, removed } = sweep(self.dir(), from, now + PATIENCE_NS);
             self.header().sweep_from.store(next as u32, Relaxed);
+            if next != 0 && removed >= LEAST {
+                let due = now.saturating_sub(PAUSE_NS - BRIEF_NS);
+                self.header().swept.store(due, Relaxed);
+            }
         }
     }
 }
@@ -51,15 +57,25 @@ pub fn sweep_all(dir: &Path) {
     }
 }
 
-/// Looks at the files from the `from`th on until `deadline`. Returns where to go on.
-fn sweep(dir: &Path, from: usize, deadline: u64) -> usize {
+/// How far a sweep came, 0: to the end; and how many files it removed.
+#[derive(Default)]
+struct Swept {
+    next: usize,
+    removed: usize,
+}
+
+/// Looks at the files from the `from`th on until `deadline`.
+fn sweep(dir: &Path, from: usize, deadline: u64) -> Swept {
+    let mut swept = Swept::default();
     let Ok(entries) = std::fs::read_dir(dir) else {
-        return 0;
+        return swept;
     };
     let mut ports = Ports::new();
     for (i, entry) in entries.flatten().enumerate().skip(from) {
         if i >= from + LEAST && os::monotonic_ns() > deadline {
-            return i;
+            // What was removed is not counted by the next.
+            swept.next = i - swept.removed.min(i - 1);
+            return swept;
         }
         let name = entry.file_name();
         let name = name.to_str().unwrap_or_default();
@@ -70,12 +86,14 @@ fn sweep(dir: &Path, from: usize, deadline: u64) -> usize {
         {
             if left {
                 EventQueue::remove(dir, id);
+                swept.removed += 1;
             }
         } else if is_left(dir, name, &entry.path(), &mut ports) {
             os::remove(&entry.path());
+            swept.removed += 1;
         }
     }
-    0
+    swept
 }
 
 /// The node of another realm, whose processes we can't judge: if there is nothing but a registry in it, and that for a while,
@@ -177,6 +195,34 @@ mod tests {
     use super::*;
     use crate::Role;
     use crate::port::AWAITED_NS;
+
+    #[test]
+    fn where_much_was_left_the_next_sweep_is_soon() {
+        const LEFT: usize = 20_000;
+        let dir = std::env::temp_dir().join(format!("sgm-sweep-{:016x}", os::random()));
+        let node = Node::open(&dir).unwrap();
+        let old = SystemTime::now() - 2 * HALF_MADE;
+        for i in 0..LEFT {
+            let file = std::fs::File::create(dir.join(format!("new-{i:x}"))).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        let left = || std::fs::read_dir(&dir).unwrap().count() - 1;
+        let mut sweeps = 0;
+        while left() > 0 {
+            let swept = &node.header().swept;
+            let last = swept.load(Relaxed);
+            let since = os::monotonic_ns().saturating_sub(last);
+            assert!(sweeps == 0 || since >= PAUSE_NS - BRIEF_NS || left() < LEAST);
+            // As if the time had passed.
+            swept.store(last.saturating_sub(PAUSE_NS), Relaxed);
+            let before = left();
+            node.sweep_if_due();
+            assert!(left() < before);
+            sweeps += 1;
+        }
+        assert!(sweeps > 1, "all at once");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_port_is_kept_for_who_is_on_the_way_but_not_for_ever() {
