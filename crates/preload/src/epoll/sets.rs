@@ -118,7 +118,7 @@ impl Set {
                 }
             }
             drop(m);
-            fds::let_go(slot);
+            fds::release(slot);
         }
         if self.fds.load(Acquire) == 0 && self.closed_late.swap(false, AcqRel) {
             set::end(&self.base());

@@ -125,14 +125,14 @@ impl Inside {
     #[cold]
     fn step(&self) -> bool {
         let watched = self.slot.watches.load(Acquire) > 0;
-        if crate::uring::hidden()
-            || watched && crate::epoll::is_busy()
-            || !self.slot.gate.try_alone()
-        {
+        if crate::uring::hidden() || watched && crate::epoll::is_busy() {
             return false;
         }
-        // A signal handler that used this socket now would wait for its own thread.
+        // A signal handler that used this socket while we are alone would wait for its own thread.
         let quiet = quiet::begin();
+        if !self.slot.gate.try_alone() {
+            return false;
+        }
         let engaged = self.conn().step(&self.ctx().node, &self.fd());
         if engaged {
             crate::options::own_push(self);
@@ -161,9 +161,17 @@ fn go_inside(slot: &Slot) {
     }
 }
 
-/// As by a call that is inside and stays there, until [`let_go`].
+/// The slot stays what it is until [`release`]. Not by the gate: calls of a handler that count there must be over when the handler
+/// is (`Gate::enter_single`).
 pub fn keep(slot: &'static Slot) {
-    go_inside(slot);
+    slot.late.fetch_add(1, AcqRel);
+}
+
+pub fn release(slot: &'static Slot) {
+    slot.late.fetch_sub(1, AcqRel);
+    if slot.gate.is_empty() && slot.dead.load(Acquire) == CLOSED {
+        slot.clean();
+    }
 }
 
 #[inline]

@@ -18,6 +18,8 @@ use crate::ctx;
 #[repr(align(64))]
 pub struct Slot {
     pub(super) gate: Gate,
+    /// Who keeps it as it is, without a call being inside.
+    pub(super) late: AtomicU32,
     /// Descriptors of this process that point here.
     pub(super) fds: AtomicU32,
     /// Not 0: no call may go inside (see `rest`).
@@ -64,6 +66,7 @@ impl Placed for Slot {
 pub(super) fn new_slot() -> Slot {
     Slot {
         gate: Gate::default(),
+        late: AtomicU32::new(0),
         fds: AtomicU32::new(0),
         dead: AtomicU32::new(CLOSED),
         kept: AtomicI32::new(0),
@@ -128,7 +131,7 @@ impl Slot {
             dead.compare_exchange(CLOSED, CLEANED, AcqRel, Relaxed)
                 .is_ok()
         };
-        if !self.gate.is_empty() || !take() {
+        if !self.gate.is_empty() || self.late.load(Acquire) != 0 || !take() {
             return;
         }
         let kept = self.kept.load(Acquire);
