@@ -369,8 +369,13 @@ impl Conn {
 
     /// Bytes moved by an engaged connection while a direction is still on TCP.
     pub(crate) fn count_tcp(&self, tx: u64, rx: u64) {
-        End::count(&self.end.tcp_tx, tx);
-        End::count(&self.end.tcp_rx, rx);
+        // Each under its own lock: a store to the other, even of what it was, would undo what its holder counts meanwhile.
+        if tx > 0 {
+            End::count(&self.end.tcp_tx, tx);
+        }
+        if rx > 0 {
+            End::count(&self.end.tcp_rx, rx);
+        }
     }
 }
 
