@@ -89,10 +89,9 @@ fn contended<'a>(word: &'a AtomicU32, me: u32, k: &impl Kernel) -> Guard<'a> {
         match word.compare_exchange(0, me, Acquire, Relaxed) {
             Ok(_) => return Guard::new(word),
             Err(holder) if holder == me => {
-                return Guard {
-                    outermost: false,
-                    ..Guard::new(word)
-                };
+                let mut guard = Guard::new(word);
+                guard.outermost = false;
+                return guard;
             }
             Err(holder) => {
                 rounds = rounds.wrapping_add(1);
@@ -108,11 +107,9 @@ fn contended<'a>(word: &'a AtomicU32, me: u32, k: &impl Kernel) -> Guard<'a> {
                 let forced = !inherited && is_overdue(holder, &mut known, k);
                 let taken = || word.compare_exchange(holder, me, AcqRel, Relaxed).is_ok();
                 if (inherited || forced) && taken() {
-                    return Guard {
-                        inherited,
-                        forced,
-                        ..Guard::new(word)
-                    };
+                    let mut guard = Guard::new(word);
+                    (guard.inherited, guard.forced) = (inherited, forced);
+                    return guard;
                 }
             }
         }
@@ -135,4 +132,36 @@ fn is_overdue(holder: u32, known: &mut (u32, u64), k: &impl Kernel) -> bool {
         WARY.store(1, Relaxed);
     }
     overdue
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::{DEAD_THREAD, Pair};
+
+    #[test]
+    fn who_enters_again_leaves_the_lock_to_its_holder() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        let held = || conn.end.rx_lock.load(Relaxed) == socket.thread();
+        let outer = conn.lock_rx(socket);
+        for _ in 0..2 {
+            let inner = conn.lock_rx(socket);
+            assert!(inner.is_nested() && held());
+        }
+        assert!(!outer.is_nested() && held());
+        drop(outer);
+        assert!(!held());
+    }
+    #[test]
+    fn who_takes_it_from_a_dead_thread_has_it() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        conn.end.rx_lock.store(DEAD_THREAD, Relaxed);
+        let guard = conn.lock_rx(socket);
+        assert!(guard.is_inherited() && !guard.is_nested());
+        assert_eq!(conn.end.rx_lock.load(Relaxed), socket.thread());
+        drop(guard);
+        assert_eq!(conn.end.rx_lock.load(Relaxed), 0);
+    }
 }

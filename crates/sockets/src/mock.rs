@@ -13,6 +13,9 @@ use ring::sync::{AtomicU32, Ordering::Relaxed};
 
 use crate::{Conn, Fault, Host, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
 
+/// The number of a thread that is gone.
+pub(crate) const DEAD_THREAD: u32 = u32::MAX - 1;
+
 /// What goes from one side to the other.
 #[derive(Default)]
 struct Queue {
@@ -221,8 +224,8 @@ impl Kernel for Socket {
         u32::from(self.port)
     }
 
-    fn thread_gone(&self, _thread: u32) -> bool {
-        false
+    fn thread_gone(&self, thread: u32) -> bool {
+        thread == DEAD_THREAD
     }
 
     fn now_us(&self) -> u64 {
