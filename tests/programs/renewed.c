@@ -13,6 +13,17 @@ static void give(int fd)
     MUST(close(kept));
 }
 
+/* The others hold it on. */
+static void give_by_child(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        give(fd);
+        _exit(0);
+    }
+    wait_child(child);
+}
+
 static void leave_bytes(int fd)
 {
     stream_send(&(struct stream){301, 0}, fd, LEFT, LEFT);
@@ -65,12 +76,7 @@ static void settings_server(int fd)
         MUST(epoll_ctl(sets[i], EPOLL_CTL_ADD, fd, &events[i]));
     }
     CHECK(hear() == 1);
-    pid_t child = MUST(fork());
-    if (child == 0) {
-        give(fd);
-        _exit(0);
-    }
-    wait_child(child);
+    give_by_child(fd);
     for (int i = 0; i < 3; i++)
         say("set %d: %d, %s", i, epoll_wait(sets[i], &got, 1, 2000), events_name(got.events & ~EPOLLRDHUP));
     await_events(fd, POLLIN);
@@ -102,12 +108,7 @@ static void halves_client(int fd) { leave_bytes(fd); }
 static void reset_server(int fd)
 {
     CHECK(hear() == 1);
-    pid_t child = MUST(fork());
-    if (child == 0) {
-        give(fd);
-        _exit(0);
-    }
-    wait_child(child);
+    give_by_child(fd);
     static uint8_t data[LEFT];
     CALL("read", read_full(fd, data, LEFT / 4));
     char byte;

@@ -125,16 +125,22 @@ static void details_client(int fd)
     CALL("sendmsg with an address", sendmsg(fd, &named, 0));
 }
 
+/* Four messages of five bytes, which lie `apart` bytes from each other. */
+static void in_fives(struct mmsghdr *messages, struct iovec *pieces, char *text, size_t apart)
+{
+    memset(messages, 0, 4 * sizeof *messages);
+    for (int i = 0; i < 4; i++) {
+        pieces[i] = (struct iovec){text + i * apart, 5};
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
+    }
+}
+
 static void plural_server(int fd)
 {
     char text[4][8];
     struct iovec pieces[4];
     struct mmsghdr messages[4];
-    memset(messages, 0, sizeof messages);
-    for (int i = 0; i < 4; i++) {
-        pieces[i] = (struct iovec){text[i], 5};
-        messages[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
-    }
+    in_fives(messages, pieces, text[0], sizeof text[0]);
     await_unread(fd, 20);
     CALL("recvmmsg", recvmmsg(fd, messages, 4, 0, NULL));
     for (int i = 0; i < 4; i++)
@@ -156,11 +162,7 @@ static void plural_client(int fd)
     char text[] = "aaaaabbbbbcccccddddd";
     struct iovec pieces[4];
     struct mmsghdr messages[4];
-    memset(messages, 0, sizeof messages);
-    for (int i = 0; i < 4; i++) {
-        pieces[i] = (struct iovec){text + i * 5, 5};
-        messages[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
-    }
+    in_fives(messages, pieces, text, 5);
     CALL("sendmmsg", sendmmsg(fd, messages, 4, 0));
     say("lengths %u %u", messages[0].msg_len, messages[3].msg_len);
     CHECK(hear() == 1);
@@ -175,11 +177,7 @@ static void plural_reset_server(int fd)
     char text[4][8];
     struct iovec pieces[4];
     struct mmsghdr messages[4];
-    memset(messages, 0, sizeof messages);
-    for (int i = 0; i < 4; i++) {
-        pieces[i] = (struct iovec){text[i], 5};
-        messages[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
-    }
+    in_fives(messages, pieces, text[0], sizeof text[0]);
     CHECK(hear() == 1);
     await_events(fd, POLLERR);
     CALL("recvmmsg", recvmmsg(fd, messages, 4, 0, NULL));

@@ -66,11 +66,11 @@ pub fn at_start() {
     for entry in REPLACED {
         entry.theirs.store(find(entry.name), Relaxed);
     }
-    let names = [c"_IO_file_jumps", c"_IO_wfile_jumps"];
     let mut known = REPLACED.iter().all(|e| !e.theirs.load(Relaxed).is_null());
-    for (table, name) in TABLES.iter().zip(names) {
-        let at = find(name).cast::<Table>();
-        known &= !at.is_null() && at.is_aligned() && is_protected(at as usize);
+    let names = [c"_IO_file_jumps", c"_IO_wfile_jumps"];
+    let at = names.map(|name| find(name).cast::<Table>());
+    known &= at.iter().all(|at| !at.is_null() && at.is_aligned()) && are_protected(at);
+    for (table, at) in TABLES.iter().zip(at) {
         table.store(at, Relaxed);
     }
     // SAFETY: tables of the C library's, of that size since 1999, which live as long as it does.
@@ -92,10 +92,10 @@ fn tables() -> impl Iterator<Item = &'static Table> {
         .filter_map(|t| unsafe { t.load(Relaxed).as_ref() })
 }
 
-/// Is a whole table in what the dynamic linker makes read-only once it is relocated? Then it is to be read-only again.
-fn is_protected(table: usize) -> bool {
+/// Are whole tables in what the dynamic linker makes read-only once it is relocated? Then they are to be read-only again.
+fn are_protected(tables: [*mut Table; 2]) -> bool {
     struct Search {
-        table: usize,
+        tables: [usize; 2],
         found: bool,
     }
     unsafe extern "C" fn visit(
@@ -111,14 +111,13 @@ fn is_protected(table: usize) -> bool {
         search.found = headers.iter().any(|header| {
             let start = (object.dlpi_addr + header.p_vaddr) as usize;
             let end = start + header.p_memsz as usize;
-            header.p_type == libc::PT_GNU_RELRO
-                && start <= search.table
-                && search.table + TABLE_BYTES <= end & !(page_bytes() - 1)
+            let whole = start..=(end & !(page_bytes() - 1)).saturating_sub(TABLE_BYTES);
+            header.p_type == libc::PT_GNU_RELRO && search.tables.iter().all(|t| whole.contains(t))
         });
         search.found.into()
     }
     let mut search = Search {
-        table,
+        tables: tables.map(|table| table as usize),
         found: false,
     };
     // SAFETY: a visitor, and what it is given.
@@ -281,35 +280,21 @@ unsafe fn end(file: *mut FILE) {
     }
 }
 
-/// # Safety
-/// As freopen(3).
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn freopen(
-    path: *const c_char,
-    mode: *const c_char,
-    file: *mut c_void,
-) -> *mut c_void {
-    // SAFETY: the caller's arguments, unchanged.
-    unsafe {
-        end(file.cast());
-        real::freopen(path, mode, file)
-    }
+macro_rules! reopened {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// As freopen(3).
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(path: *const c_char, mode: *const c_char, file: *mut c_void) -> *mut c_void {
+            // SAFETY: the caller's arguments, unchanged.
+            unsafe {
+                end(file.cast());
+                real::$name(path, mode, file)
+            }
+        }
+    )*};
 }
-
-/// # Safety
-/// As freopen(3).
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn freopen64(
-    path: *const c_char,
-    mode: *const c_char,
-    file: *mut c_void,
-) -> *mut c_void {
-    // SAFETY: the caller's arguments, unchanged.
-    unsafe {
-        end(file.cast());
-        real::freopen64(path, mode, file)
-    }
-}
+reopened! { freopen freopen64 }
 
 /// # Safety
 /// As fclose(3).

@@ -238,11 +238,10 @@ impl Conn {
         // A peer that only shut its sending side down does so in the ring, not on the stream, if its sending is there; so
         // an end of the stream means then that the socket was closed.
         let on_ring = self.rings().is_ok_and(|s| s.rx().writer_is_on_ring());
-        let closed = ready.intersects(Ready::RDHUP) && !self.end.has(flag::READ_SHUT);
-        // Of a socket that the program has shut both ways the kernel says HUP, whatever the peer does.
-        let over = ready.intersects(Ready::HUP) && !self.end.has(flag::READ_SHUT);
-        on_ring && (closed || self.end.has(flag::KERNEL_EOF))
-            || over
+        // Of a socket whose reading the program has shut, or both ways, the kernel says the one and the other whatever the peer does.
+        let says = |what| ready.intersects(what) && !self.end.has(flag::READ_SHUT);
+        on_ring && (says(Ready::RDHUP) || self.end.has(flag::KERNEL_EOF))
+            || says(Ready::HUP)
             || ready.intersects(Ready::ERR)
             || self.end.has(flag::KERNEL_DEAD)
     }

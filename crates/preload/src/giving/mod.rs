@@ -133,7 +133,7 @@ fn renew(inside: &Inside) -> bool {
     };
     let whole = drain(inside, &mut room);
     renewal.reconnect(&inside.fd());
-    let Ok(source) = reconnect(inside.number, &listener) else {
+    let Ok(source) = reconnect(inside, &listener) else {
         return false;
     };
     send_all(source, &room, whole);
@@ -259,11 +259,16 @@ fn borrow(inside: &Inside) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(inside.number) }
 }
 
+/// A TCP socket of the same family.
+fn socket_like(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let domain = sockopt::socket_domain(socket)?;
+    net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
 /// A listener that this socket can connect to, whatever address it is bound to.
 fn listener_beside(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
-    let domain = sockopt::socket_domain(socket)?;
-    let listener = net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    if domain == AddressFamily::INET6 {
+    let listener = socket_like(socket)?;
+    if sockopt::socket_domain(socket)? == AddressFamily::INET6 {
         // It may be an IPv4 address, in IPv6's clothes.
         sockopt::set_ipv6_v6only(&listener, false)?;
     }
@@ -275,14 +280,9 @@ fn listener_beside(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// Dissolves the kernel's connection of a socket, and connects it to the listener. The other end.
-fn reconnect(number: c_int, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+/// Connects a socket to such a listener. The other end.
+fn join(socket: BorrowedFd<'_>, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     use rustix::io::Errno;
-    disconnect(number);
-    // SAFETY: the caller is inside.
-    let socket = unsafe { BorrowedFd::borrow_raw(number) };
-    // That it was dissolved is not to be told.
-    let _ = sockopt::socket_error(socket);
     let to = net::getsockname(listener)?;
     loop {
         match net::connect(socket, &to) {
@@ -305,6 +305,14 @@ fn reconnect(number: c_int, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
             return Ok(other);
         }
     }
+}
+
+/// Dissolves the kernel's connection of a socket, and connects it to the listener. The other end.
+fn reconnect(inside: &Inside, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    disconnect(inside.number);
+    // That it was dissolved is not to be told.
+    let _ = sockopt::socket_error(borrow(inside));
+    join(borrow(inside), listener)
 }
 
 /// Resets the kernel's connection, so that both ends see an error and no end-of-file.

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::io::FdFlags;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, sockopt};
 
-use super::{Room, borrow, drain, send_all};
+use super::{Room, borrow, drain, join, listener_beside, send_all, socket_like};
 use crate::fds::{self, Inside};
 use crate::process::vfork;
 use crate::{adopt, epoll, real};
@@ -18,7 +18,7 @@ use crate::{adopt, epoll, real};
 #[cold]
 #[inline(never)]
 pub fn substitute(inside: &Inside) -> bool {
-    let (Ok((fresh, source)), Some(mut room)) = (loopback_pair(), Room::new(inside)) else {
+    let (Ok((fresh, source)), Some(mut room)) = (loopback_pair(inside), Room::new(inside)) else {
         return false;
     };
     let whole = drain(inside, &mut room);
@@ -80,26 +80,9 @@ fn put(fresh: &OwnedFd, fd: c_int) {
 }
 
 /// Two ends of a fresh TCP connection.
-fn loopback_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    let socket = || {
-        net::socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    };
-    let listener = socket()?;
-    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
-    net::bind(&listener, &any)?;
-    net::listen(&listener, 1)?;
-    let one = socket()?;
-    net::connect(&one, &net::getsockname(&listener)?)?;
-    loop {
-        let (other, from) = net::acceptfrom_with(&listener, SocketFlags::CLOEXEC)?;
-        // Anybody may connect to a listener.
-        if from == Some(net::getsockname(one.as_fd())?) {
-            return Ok((one, other));
-        }
-    }
+fn loopback_pair(inside: &Inside) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let listener = listener_beside(borrow(inside))?;
+    let one = socket_like(borrow(inside))?;
+    let other = join(one.as_fd(), &listener)?;
+    Ok((one, other))
 }
