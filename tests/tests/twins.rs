@@ -326,7 +326,7 @@ twins! {
         pair cancelled: PROMOTED;
         pair leaping: PROMOTED;
         pair leaping_alone: PROMOTED;
-        raw fork_storm: Carried(100);
+        raw fork_storm: Carried(20_000);
     }
     stdio {
         pair lines: Carried(3000);

@@ -308,7 +308,10 @@ impl Conn {
             return self.try_later();
         }
         self.withdraw(node);
-        self.note_offer(node, false);
+        if !shared {
+            // That this program forked meanwhile says nothing of the server.
+            self.note_offer(node, false);
+        }
         end.keep_tcp(why);
         end.set_state(State::Plain);
     }
