@@ -1,4 +1,5 @@
 # Run by `cargo xtask setup`, as root: install.sh PACKAGE... -- SERVICE...
+# PACKAGE may be FIRST/SECOND: the second where apt does not know the first.
 #
 # Installs the packages without leaving their services running or enabled: the demo and the tests start private
 # servers of their own, and nobody asked for a redis that comes up at boot.
@@ -16,14 +17,17 @@ if [ ! -e "$policy" ]; then
     chmod 755 "$policy"
 fi
 
+apt-get update -q
+
 packages=
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    packages="$packages $1"
+    package=${1%%/*}
+    apt-cache show "$package" >/dev/null 2>&1 || package=${1##*/}
+    packages="$packages $package"
     shift
 done
 [ $# -eq 0 ] || shift
 
-apt-get update -q
 # shellcheck disable=SC2086 # package names hold no spaces
 apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 $packages
 

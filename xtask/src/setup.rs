@@ -61,6 +61,8 @@ struct Need {
     /// Programs that serve as well.
     or: &'static [&'static str],
     package: &'static str,
+    /// What brings it where apt does not know `package`.
+    or_package: Option<&'static str>,
     /// The system service that the package brings, kept from running.
     service: Option<&'static str>,
     why: &'static str,
@@ -80,6 +82,7 @@ const fn need(
         probe,
         or: &[],
         package,
+        or_package: None,
         service: None,
         why,
         windows: false,
@@ -110,6 +113,13 @@ impl Need {
     const fn or(self, programs: &'static [&'static str]) -> Need {
         Need {
             or: programs,
+            ..self
+        }
+    }
+
+    const fn or_package(self, name: &'static str) -> Need {
+        Need {
+            or_package: Some(name),
             ..self
         }
     }
@@ -359,7 +369,8 @@ const NEEDS: &[Need] = &[
         "/usr/lib/python3.14/test/test_socket.py",
         "/usr/lib/python3.15/test/test_socket.py",
         "/usr/lib/python3.16/test/test_socket.py",
-    ]),
+    ])
+    .or_package("libpython3.11-testsuite"),
     need(
         Purpose::Test,
         "musl-gcc",
@@ -444,7 +455,7 @@ fn install(missing: &[&Need], yes: bool) -> Result<()> {
     println!(
         "To install, {}: apt-get update && apt-get install -y --no-install-recommends {}",
         if root { "as root" } else { "through sudo" },
-        packages.join(" ")
+        packages.join(" ").replace('/', " or ")
     );
     if !services.is_empty() {
         println!(
@@ -508,8 +519,15 @@ fn missing(
         .collect()
 }
 
-fn packages(missing: &[&Need]) -> Vec<&'static str> {
-    missing.iter().map(|need| need.package).collect()
+/// What brings the missing programs, for install.sh: `this/or-this` where releases differ in the name.
+fn packages(missing: &[&Need]) -> Vec<String> {
+    missing
+        .iter()
+        .map(|need| match need.or_package {
+            None => need.package.to_owned(),
+            Some(other) => format!("{}/{other}", need.package),
+        })
+        .collect()
 }
 
 fn is_there(probe: &str) -> bool {
@@ -567,7 +585,7 @@ mod tests {
         let all = missing(Purpose::Test, Systems::LinuxAndWindows, |_| false);
         let linux = missing(Purpose::Test, Systems::Linux, |_| false);
         assert!(linux.len() < all.len());
-        assert!(!packages(&linux).contains(&"wine64"));
+        assert!(!packages(&linux).contains(&"wine64".to_owned()));
     }
 
     #[test]
@@ -578,7 +596,9 @@ mod tests {
                     .all(|c| c.is_ascii_alphanumeric() || "-.+".contains(c))
             };
             assert!(
-                plain(need.package) && need.service.is_none_or(plain),
+                plain(need.package)
+                    && need.or_package.is_none_or(plain)
+                    && need.service.is_none_or(plain),
                 "{}",
                 need.package
             );

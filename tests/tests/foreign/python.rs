@@ -132,7 +132,9 @@ fn cpython() {
         .args(["-c", "import test.test_asyncio.test_streams"])
         .output();
     if !is_there.is_ok_and(|told| told.status.success()) {
-        return not_run("the Debian package libpython3-testsuite is not installed");
+        return not_run(
+            "CPython's tests are not installed (Debian: libpython3-testsuite or libpython3.11-testsuite)",
+        );
     }
     let suite = Suite {
         names: NAMES,
