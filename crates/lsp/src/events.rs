@@ -14,6 +14,8 @@ mod record;
 mod waits;
 mod window;
 
+use gm::clock::{TICKS_PER_US, ticks};
+use ring::sync::Ordering::Relaxed;
 use sockets::{Conn, Fault, Kernel};
 use windows_sys::Win32::Foundation::{HANDLE, HWND};
 use windows_sys::Win32::Networking::WinSock::{self as ws, SOCKET, WSANETWORKEVENTS};
@@ -49,6 +51,26 @@ fn enum_base(b: &Body, event: usize) -> Result<WSANETWORKEVENTS, Code> {
     lower(|code| unsafe {
         (b.lower.enum_network_events)(b.base, event as HANDLE, &mut told, code)
     })?;
+    if told.lNetworkEvents & FD_READ != 0 {
+        b.base_tells.store(false, Relaxed);
+    }
+    Ok(told)
+}
+
+/// As [`enum_base`], but not before a doorbell whose news is known has been heard below: it would signal `event` once more.
+fn enum_rung(b: &Body, conn: &Conn, event: usize) -> Result<WSANETWORKEVENTS, Code> {
+    /// Its writer, or Wine's server, may have to wait for a CPU.
+    const LATE_BELL: u64 = 100_000 * TICKS_PER_US;
+    let mut told = enum_base(b, event)?;
+    let mut since = None;
+    while event != 0 && conn.bell_is_due() && b.base_tells.load(Relaxed) {
+        if ticks().wrapping_sub(*since.get_or_insert_with(ticks)) > LATE_BELL {
+            b.base_tells.store(false, Relaxed);
+            break;
+        }
+        crate::kernel::yield_now();
+        told.lNetworkEvents |= enum_base(b, event)?.lNetworkEvents;
+    }
     Ok(told)
 }
 
@@ -203,15 +225,19 @@ pub unsafe extern "system" fn enum_network_events(
 fn carried_events(inside: &Inside, conn: &Conn, event: usize) -> Result<WSANETWORKEVENTS, Code> {
     let b = inside.body();
     {
-        // Nobody but us has signalled the object, and that not in earnest: the lower provider has nothing to say.
         let mut events = locked(&b.events);
-        let untouched = |w: &Waits| w.was_ours(event) && conn.bells_are_taken();
+        if events.waits.as_ref().is_some_and(|w| w.nobody_sleeps()) {
+            // A writer whose news we have seen already may not have come to its look yet.
+            conn.spare_bell();
+        }
+        // Nobody but us has signalled the object, and that not in earnest: the lower provider has nothing to say.
+        let untouched = |w: &Waits| w.was_ours(event) && !conn.bell_is_due();
         if events.mask & FD_OOB == 0 && events.waits.as_deref().is_some_and(untouched) {
             events.look(conn, &inside.socket(), None);
             return Ok(events.take());
         }
     }
-    let below = enum_base(b, event)?;
+    let below = enum_rung(b, conn, event)?;
     let mut events = locked(&b.events);
     if let Some(waits) = &events.waits {
         waits.reset(event);

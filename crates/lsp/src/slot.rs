@@ -51,6 +51,8 @@ pub struct Body {
     selected: AtomicBool,
     /// They are, or some have been told of: what enables them again must be noted.
     follows: AtomicBool,
+    /// The lower provider is known to signal the next arrival on the base socket.
+    pub base_tells: AtomicBool,
     closing: AtomicBool,
     /// What the lower provider said once of a reset: see `kernel::base`.
     pub broken: AtomicU32,
@@ -428,6 +430,7 @@ pub fn make(f: Fresh) -> Inside {
         nonblocking: AtomicBool::new(false),
         selected: AtomicBool::new(false),
         follows: AtomicBool::new(false),
+        base_tells: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         broken: AtomicU32::new(0),
         fd: OnceLock::new(),

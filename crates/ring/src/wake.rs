@@ -230,6 +230,12 @@ impl Rx<'_> {
         }
     }
 
+    /// As [`Rx::disarm_edge`], but a bell that is due stays known ([`Rx::bell_is_due`]).
+    pub fn spare_bell(&self) {
+        let edge = &self.direction.wait.edge;
+        let _ = edge.compare_exchange(layout::EDGE_ARMED, 0, AcqRel, Relaxed);
+    }
+
     /// Does an edge-triggered waiter rely on being rung for?
     pub fn is_edge_armed(&self) -> bool {
         self.direction.wait.edge.load(Relaxed) == layout::EDGE_ARMED
@@ -258,6 +264,11 @@ impl Rx<'_> {
         let sent = self.direction.writer.bells_sent.load(Acquire);
         let taken = self.direction.wait.bells_taken.load(Relaxed);
         usize::try_from(sent.wrapping_sub(taken) as i32).unwrap_or(0)
+    }
+
+    /// Is a bell on the stream, or did the writer find that one is due and has not counted it yet?
+    pub fn bell_is_due(&self) -> bool {
+        self.direction.wait.edge.load(Acquire) == layout::EDGE_RUNG || self.bells_untaken() > 0
     }
 
     pub fn disarm(&self) {

@@ -359,9 +359,16 @@ impl Conn {
         }
     }
 
-    /// Has every doorbell that the peer has counted been taken off the stream?
-    pub fn bells_are_taken(&self) -> bool {
-        self.segment().is_none_or(|s| s.rx().bells_untaken() == 0)
+    /// Has the peer counted a doorbell that was not taken off the stream, or is it about to?
+    pub fn bell_is_due(&self) -> bool {
+        self.segment().is_some_and(|s| s.rx().bell_is_due())
+    }
+
+    /// The only waiter of this end is awake: a doorbell that is not due yet need not be rung.
+    pub fn spare_bell(&self) {
+        if let Some(segment) = self.segment() {
+            segment.rx().spare_bell();
+        }
     }
 
     pub fn disarm(&self) {

@@ -103,10 +103,11 @@ impl Conn {
             let _ = k.sleep_word(&self.end.renewer, renewer, SLICE_US);
             let lost = k.thread_gone(renewer) || k.now_us().saturating_sub(since) > PATIENCE_US;
             let word = &self.end.renewer;
-            // Unless it was done just now.
-            if lost && word.compare_exchange(renewer, 0, AcqRel, Relaxed).is_ok() {
+            // Unless it was done just now. Who finds the word free finds what became of it.
+            if lost && word.compare_exchange(renewer, k.thread(), AcqRel, Relaxed).is_ok() {
                 // It had some of the bytes.
                 self.corrupt();
+                word.store(0, Release);
                 return false;
             }
         }

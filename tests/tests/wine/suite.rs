@@ -371,6 +371,7 @@ themes! {
         carried event_ways;
         carried event_others;
         carried event_shared;
+        carried event_once;
     }
     messages {
         carried async_read;

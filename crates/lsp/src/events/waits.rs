@@ -292,7 +292,7 @@ impl Member {
             conn.arm_edge_clean(&k);
         }
         // Its doorbell signals the object, or has done so, which must not be signalled twice.
-        let rung = !conn.bells_are_taken();
+        let rung = conn.bell_is_due();
         let before = events.pending;
         let new = events.look(conn, &k, None);
         let by_bell = rung && events.pending & !before == FD_READ;

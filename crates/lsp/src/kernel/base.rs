@@ -110,6 +110,7 @@ pub fn recv_now(b: &Body, buf: &mut [u8], peek: bool) -> Result<usize, Fault> {
             (&raw mut code).cast_const(),
         )
     };
+    b.base_tells.store(true, Relaxed);
     if r == 0 {
         Ok(got as usize)
     } else {
