@@ -61,6 +61,22 @@ static void shared_server(int fd)
 }
 static void shared_client(int fd) { leave_bytes(fd); }
 
+/* It is given away while another process reads, a little at a time. */
+static void beside_server(int fd)
+{
+    CHECK(hear() == 1);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        give(fd);
+        _exit(0);
+    }
+    struct stream in = {301, 0};
+    stream_receive(&in, fd, LEFT, 97);
+    say_end(fd);
+    wait_child(child);
+}
+static void beside_client(int fd) { leave_bytes(fd); }
+
 /* What the program set stays set, and what waits for it goes on waiting: level, edge, one-shot, in both processes. */
 static void settings_server(int fd)
 {
@@ -242,4 +258,4 @@ static void at_once_client(int port)
         leave_bytes(connect_warm(port));
 }
 
-const struct test_case cases[] = {CASE(shared), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), RAW_CASE(at_once), END_OF_CASES};
+const struct test_case cases[] = {CASE(shared), CASE(beside), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), RAW_CASE(at_once), END_OF_CASES};

@@ -84,6 +84,10 @@ pub mod flag {
     pub const UNMOVED: u32 = 2_097_152;
     /// Both halves were shut, and the kernel's as well.
     pub const CLOSED_BOTH: u32 = 8192;
+    /// Somebody has begun to renew the connection: what was unread then is that one's to take.
+    pub const RENEWED: u32 = 4_194_304;
+    /// It is that one who has marked the ring's head, and no writer.
+    pub const FROZEN: u32 = 8_388_608;
     /// Somebody of this node listened at the peer's address when we connected.
     pub const LISTENED: u32 = 4096;
     /// The kernel's TCP_NODELAY and TCP_CORK are ours, for the doorbells' sake; the program's are the next two bits.

@@ -276,6 +276,32 @@ impl Rx<'_> {
         self.direction.reader.head.load(Relaxed) & layout::MOVED != 0
     }
 
+    /// Nobody takes bytes from here on, but by [`Rx::read_frozen`]; for an end whose writer is gone. False: the writer had marked them
+    /// as moved to the stream.
+    pub fn freeze(&self) -> bool {
+        self.direction.reader.head.fetch_or(layout::MOVED, AcqRel) & layout::MOVED == 0
+    }
+
+    /// As [`Rx::read`], by the only one who may once the ring is frozen.
+    pub fn read_frozen(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        peek: bool,
+    ) -> Result<usize, Corrupt> {
+        let head = self.position();
+        let ready = self.published().wrapping_sub(head);
+        if ready > self.bytes.capacity() {
+            return Err(Corrupt);
+        }
+        let n = self.copy_out(head, ready, bufs, skip);
+        if !peek {
+            let next = head.wrapping_add(n as u64) | layout::MOVED;
+            self.direction.reader.head.store(next, Release);
+        }
+        Ok(n)
+    }
+
     /// Bytes published so far. Not checked: compare with [`Rx::readable`].
     #[inline]
     pub fn published(&self) -> u64 {
@@ -482,13 +508,12 @@ impl Rx<'_> {
     }
 
     /// The writer died in the middle of a switch down: what it did not move, from position `from` of the ring on, is read
-    /// here after all, as if it had made `switches` switches.
-    pub fn move_back(&self, from: u64, switches: u32) {
+    /// here after all, as if it had made `switches` switches. `frozen`: by whom alone may take it, see [`Rx::freeze`].
+    pub fn move_back(&self, from: u64, switches: u32, frozen: bool) {
         self.direction.writer.switches.store(switches, Relaxed);
-        self.direction
-            .reader
-            .head
-            .store(from & !layout::MOVED, Release);
+        let mark = if frozen { layout::MOVED } else { 0 };
+        let head = from & !layout::MOVED | mark;
+        self.direction.reader.head.store(head, Release);
     }
 
     /// The writer's flags; look at the ring again after seeing [`layout::FIN`], bytes may have come before it.

@@ -600,10 +600,15 @@ impl Conn {
             return false;
         };
         let (end, rx) = (self.end, segment.rx());
-        let _rx = self.lock_rx(k);
+        let guard = self.lock_rx(k);
+        if self.renewed_elsewhere(k) {
+            drop(guard);
+            // The next look tells.
+            return true;
+        }
         // Once our reading is shut, the kernel's end says nothing of the writer: it may be moving bytes as we look.
         let may_live = end.has(flag::READ_SHUT) && !end.has(flag::KERNEL_DEAD);
-        if !rx.is_moved() || end.has(flag::TAKEN_BACK) || may_live {
+        if !self.is_moved(rx) || end.has(flag::TAKEN_BACK) || may_live {
             return false;
         }
         let passed = self.passed();
@@ -625,8 +630,12 @@ impl Conn {
             Path::Ring => passed,
             Path::Tcp => passed - 1,
         };
+        let frozen = self.renews(k);
         end.set(flag::TAKEN_BACK);
-        rx.move_back(from, on_ring);
+        if frozen {
+            end.set(flag::FROZEN);
+        }
+        rx.move_back(from, on_ring, frozen);
         end.rx_passed.store(on_ring, Relaxed);
         true
     }

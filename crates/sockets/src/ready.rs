@@ -88,7 +88,7 @@ impl Conn {
         let mut read_over = end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD | flag::READ_SHUT);
         match end.rx_path() {
             Path::Ring => {
-                read_over |= rx.finished() && !rx.is_moved();
+                read_over |= rx.finished() && !self.is_moved(rx);
                 if rx.readable() != Ok(0) {
                     ready |= Ready::IN;
                 }

@@ -207,6 +207,15 @@ impl Conn {
                     if n > 0 {
                         return Ok(Look::Bytes(n));
                     }
+                    if self.end.has(flag::RENEWED) {
+                        if !self.renews(k) {
+                            return self.after_renewal(k);
+                        }
+                        match self.take_frozen(rx, bufs, skip, o)? {
+                            0 => {}
+                            n => return Ok(Look::Bytes(n)),
+                        }
+                    }
                     match self.ring_is_empty(k, rx)? {
                         Some(look) => return Ok(look),
                         None => continue,
@@ -320,7 +329,7 @@ impl Conn {
             self.receive_from_tcp_again(k, rx)?;
             return Ok(None);
         }
-        if rx.is_moved() && self.passed() == passed {
+        if self.is_moved(rx) && self.passed() == passed {
             // The writer is about to say where the stream goes on; unless it died just then.
             return match gone {
                 false => Ok(Some(Look::Empty)),
@@ -332,7 +341,7 @@ impl Conn {
         if rx.finished() || gone {
             // Bytes may have come between the first look and the flag; after the flag none can.
             let more = rx.readable().map_err(|Corrupt| self.corrupt())? > 0;
-            if more || rx.is_moved() || rx.down_at(passed).is_some() {
+            if more || self.is_moved(rx) || rx.down_at(passed).is_some() {
                 return Ok(None);
             }
             return self.over(k, rx).map(Some);

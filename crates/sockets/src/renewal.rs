@@ -5,11 +5,16 @@
 //! left, dissolves the kernel's connection, and connects the same socket to a helper that sends these bytes and ends. Whoever
 //! holds the socket, in whatever process, reads on where the last one stopped, and the engine is out of it.
 
-use gm::State;
+use std::io::IoSliceMut;
+
+use gm::end::flag;
+use gm::{End, State};
 use ring::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use ring::{Corrupt, Rx};
 
 use crate::lock::Guard;
-use crate::{Conn, Fault, Kernel};
+use crate::recv::Look;
+use crate::{Conn, Fault, Kernel, RecvOptions};
 
 /// Longer, in µs, no renewal takes. The word that tells of one is in shared memory, where anything may be written.
 const PATIENCE_US: u64 = 5_000_000;
@@ -51,7 +56,7 @@ impl Drop for Renewal<'_> {
 }
 
 impl Conn {
-    /// From here on nobody else takes the ring's end for the stream's. `None`: another was quicker; the kernel's socket has all, or
+    /// From here on nobody else takes bytes, nor the ring's end for the stream's. `None`: another was quicker; the kernel's socket has all, or
     /// the connection is reset.
     pub fn begin_renewal(&self, k: &impl Kernel) -> Option<Renewal<'_>> {
         loop {
@@ -61,6 +66,12 @@ impl Conn {
             let renewer = &self.end.renewer;
             let taken = renewer.compare_exchange(0, k.thread(), AcqRel, Relaxed);
             if taken.is_ok() {
+                if self.end.has(flag::RENEWED) {
+                    // It was not done, and what it took nobody has.
+                    renewer.store(0, Release);
+                    return None;
+                }
+                self.freeze(k);
                 return Some(Renewal {
                     conn: self,
                     done: false,
@@ -71,6 +82,64 @@ impl Conn {
                 return None;
             }
         }
+    }
+
+    /// Nobody else takes what is unread: in the ring from here on, on the stream whoever gets the receiving lock after us.
+    fn freeze(&self, k: &impl Kernel) {
+        self.end.set(flag::RENEWED);
+        let _rx = self.lock_rx(k);
+        if let Some(segment) = self.segment()
+            && segment.rx().freeze()
+        {
+            self.end.set(flag::FROZEN);
+        }
+    }
+
+    /// Does the writer move what is unread to the stream, or has it?
+    #[inline]
+    pub(crate) fn is_moved(&self, rx: Rx<'_>) -> bool {
+        rx.is_moved() && !self.end.has(flag::FROZEN)
+    }
+
+    /// Is the caller the one that renews it?
+    pub(crate) fn renews(&self, k: &impl Kernel) -> bool {
+        self.end.renewer.load(Relaxed) == k.thread()
+    }
+
+    /// Does somebody else renew it, or has he? What is to be read then [`Conn::after_renewal`] tells.
+    pub(crate) fn renewed_elsewhere(&self, k: &impl Kernel) -> bool {
+        self.end.has(flag::RENEWED) && !self.renews(k)
+    }
+
+    /// The kernel's socket has the rest, or it is lost: a reset, and no byte of what followed.
+    #[cold]
+    pub(crate) fn after_renewal(&self, k: &impl Kernel) -> Result<Look, Fault> {
+        self.await_renewal(k);
+        if !self.is_engaged() {
+            return Err(Fault::UseKernel);
+        }
+        if self.end.has(flag::RESET_TOLD) {
+            return Ok(Look::EndOfFile);
+        }
+        self.end.set(flag::RESET_TOLD);
+        Err(self.corrupt())
+    }
+
+    /// The caller renews it: takes of the frozen ring.
+    pub(crate) fn take_frozen(
+        &self,
+        rx: Rx<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+        o: RecvOptions,
+    ) -> Result<usize, Fault> {
+        if !self.end.has(flag::FROZEN) {
+            return Ok(0);
+        }
+        let n = rx.read_frozen(bufs, skip, o.peek);
+        let n = n.map_err(|Corrupt| self.corrupt())?;
+        End::count(&self.end.rx_bytes, n as u64);
+        Ok(n)
     }
 
     /// Is another thread at a renewal? That the ring is empty tells nothing then; who has the receiving lock, and finds none, knows
@@ -103,11 +172,13 @@ impl Conn {
             let _ = k.sleep_word(&self.end.renewer, renewer, SLICE_US);
             let lost = k.thread_gone(renewer) || k.now_us().saturating_sub(since) > PATIENCE_US;
             let word = &self.end.renewer;
-            // Unless it was done just now. Who finds the word free finds what became of it.
-            if lost && word.compare_exchange(renewer, k.thread(), AcqRel, Relaxed).is_ok() {
-                // It had some of the bytes.
+            // Unless it was done just now.
+            if lost && word.compare_exchange(renewer, 0, AcqRel, Relaxed).is_ok() {
+                if !self.end.has(flag::RENEWED) {
+                    // It had not begun to take.
+                    return true;
+                }
                 self.corrupt();
-                word.store(0, Release);
                 return false;
             }
         }
@@ -117,10 +188,7 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RecvOptions;
     use crate::mock::Pair;
-    use gm::end::flag;
-    use std::io::IoSliceMut;
 
     const OTHER_THREAD: u32 = u32::MAX;
 
@@ -131,7 +199,7 @@ mod tests {
         let socket = &pair.client.socket;
         assert!(pair.client.conn.leave(&pair.place.node, socket, close));
         let (conn, socket) = (&pair.server.conn, &pair.server.socket);
-        conn.end.set(flag::KERNEL_EOF);
+        conn.end.set(flag::KERNEL_EOF | flag::RENEWED);
         conn.end.renewer.store(OTHER_THREAD, Relaxed);
         let shared = pair.clone();
         socket.meanwhile(move || meanwhile(&shared));
@@ -169,7 +237,6 @@ mod tests {
         let (conn, socket) = (&pair.server.conn, &pair.server.socket);
         drop(conn.begin_renewal(socket));
         assert!(conn.end.has(flag::CORRUPT) && conn.is_engaged());
-        conn.begin_renewal(socket).unwrap().done();
-        assert!(conn.begin_renewal(socket).is_none());
+        assert!(conn.begin_renewal(socket).is_none(), "what it took is lost");
     }
 }

@@ -106,6 +106,10 @@ impl Conn {
         if end.rx_path() != Path::Tcp {
             return Ok(None);
         }
+        if self.renewed_elsewhere(k) {
+            drop(guard);
+            return self.after_renewal(k).map(Some);
+        }
         let rx = self.rings()?.rx();
         let position = end.tcp_rx.load(Relaxed);
         let passed = self.passed();

@@ -13,6 +13,7 @@
 //! * `paths`: switching between the TCP stream and the ring (INV-2)
 //! * `back`: a hand-back beside sends, bells, a close and deaths
 //! * `owing`: bells beside a way back whose end is killed
+//! * `renewal`: another peer for the socket of one that is gone, beside readers and deaths
 //! * `sharers`: two readers of one end, bells and switch together
 //! * `wire`, `end`, `peer`: the modelled TCP stream, and the engine's steps over it
 //!
@@ -29,6 +30,7 @@ mod events;
 mod owing;
 mod paths;
 mod peer;
+mod renewal;
 mod room;
 mod sharers;
 mod wire;

@@ -495,7 +495,7 @@ impl Asker {
         };
         self.passed -= u32::from(!self.is_on_ring());
         self.taken_back = true;
-        rx.move_back(from, self.passed);
+        rx.move_back(from, self.passed, false);
         true
     }
 
