@@ -71,6 +71,8 @@ const REGRESSIONS: &[(Side, u64)] = &[
     (Side::Carried, 890763440994),
     (Side::Carried, 918_977_242_338),
     (Side::Carried, 921_619_783_847),
+    (Side::Carried, 936_182_622_388),
+    (Side::Carried, 936_182_653_621),
 ];
 
 const SIDES: [Side; 8] = {

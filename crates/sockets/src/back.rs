@@ -87,10 +87,12 @@ impl Conn {
         self.send_rest(k, tx);
     }
 
-    /// Has the peer shut both ways, and said so on the stream? Whatever is sent there, its kernel answers with a reset.
+    /// Has the peer shut both ways, and its kernel's socket as well ([`Conn::shuts_kernel_half`])? Whatever is sent there, its kernel
+    /// answers with a reset.
     pub(crate) fn peer_is_deaf(&self) -> bool {
+        let said = |rx: Rx<'_>| !rx.writer_is_on_ring() || rx.readable() == Ok(0);
         self.segment()
-            .is_some_and(|s| has_shut_both_ways(s) && !s.rx().writer_is_on_ring())
+            .is_some_and(|s| has_shut_both_ways(s) && said(s.rx()))
     }
 
     /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.

@@ -137,16 +137,21 @@ fn renew(inside: &Inside) -> bool {
         return false;
     };
     send_all(source, &room, whole);
+    shut_alike(conn, borrow(inside));
+    renewal.done();
+    true
+}
+
+/// The halves that the program has shut.
+fn shut_alike(conn: &Conn, socket: BorrowedFd<'_>) {
     for (flag, half) in [
         (flag::WRITE_SHUT, net::Shutdown::Write),
         (flag::READ_SHUT, net::Shutdown::Read),
     ] {
         if conn.end().has(flag) {
-            let _ = net::shutdown(borrow(inside), half);
+            let _ = net::shutdown(socket, half);
         }
     }
-    renewal.done();
-    true
 }
 
 /// Does the kernel still try to deliver bytes of ours?

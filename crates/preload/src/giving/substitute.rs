@@ -1,5 +1,6 @@
-//! Another socket in the place of one whose peer lives and reads, but can put nothing on its stream any more: the program has shut
-//! both ways, with bytes unread that came before. The kernel's connection has to go on without us, so it can't be dissolved.
+//! Another socket in the place of one whose peer can put nothing on its stream any more, while the kernel still delivers what the
+//! program has sent: the program has shut both ways, with bytes unread that came before, say. The kernel's connection has to go on
+//! without us, so it can't be dissolved.
 
 use std::ffi::c_int;
 use std::ops::ControlFlow;
@@ -7,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::io::FdFlags;
-use rustix::net::{self, sockopt};
+use rustix::net::sockopt;
 
-use super::{Room, borrow, drain, join, listener_beside, send_all, socket_like};
+use super::{Room, borrow, drain, join, listener_beside, send_all, shut_alike, socket_like};
 use crate::fds::{self, Inside};
 use crate::process::vfork;
 use crate::{adopt, epoll, real};
@@ -64,7 +65,7 @@ fn make_alike(inside: &Inside, fresh: &OwnedFd) {
             let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
         }
     }
-    let _ = net::shutdown(fresh, net::Shutdown::Both);
+    shut_alike(inside.conn(), fresh.as_fd());
 }
 
 /// A copy of `fresh` under the number `fd`, which is open.
