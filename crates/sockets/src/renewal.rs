@@ -56,8 +56,8 @@ impl Drop for Renewal<'_> {
 }
 
 impl Conn {
-    /// From here on nobody else takes bytes, nor the ring's end for the stream's. `None`: another was quicker; the kernel's socket has all, or
-    /// the connection is reset.
+    /// From here on nobody else takes bytes, nor the ring's end for the stream's. `None`: another was quicker; the kernel's socket has
+    /// all, or the connection is reset.
     pub fn begin_renewal(&self, k: &impl Kernel) -> Option<Renewal<'_>> {
         loop {
             if !self.is_engaged() {
