@@ -77,6 +77,79 @@ static void beside_server(int fd)
 }
 static void beside_client(int fd) { leave_bytes(fd); }
 
+/* It is given away after the bytes went into a pipe that was full, and before they were taken. */
+static void spliced_server(int fd)
+{
+    enum { FILL = 4096 };
+    static uint8_t data[FILL];
+    int pipes[2];
+    pid_t parent = getpid();
+    MUST(pipe(pipes));
+    MUST(fcntl(pipes[0], F_SETPIPE_SZ, FILL));
+    CHECK(MUST(write(pipes[1], data, FILL)) == FILL);
+    CHECK(hear() == 1);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        await_asleep(parent);
+        give(fd);
+        CHECK(read_full(pipes[0], data, FILL) == FILL);
+        _exit(0);
+    }
+    ssize_t n = MUST(splice(fd, NULL, pipes[1], NULL, FILL, 0));
+    wait_child(child);
+    CHECK(read_full(pipes[0], data, n) == n);
+    struct stream in = {301, 0};
+    stream_check(&in, data, n);
+    stream_receive(&in, fd, LEFT - n, LEFT);
+    say_end(fd);
+}
+static void spliced_client(int fd) { leave_bytes(fd); }
+
+static void await_stopped(pid_t process)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", process);
+    while (!strstr(text, ") T ")) {
+        int fd = MUST(open(path, O_RDONLY));
+        text[MUST(read(fd, text, sizeof text - 1))] = 0;
+        MUST(close(fd));
+        usleep(1000); /* as in await_asleep */
+    }
+}
+
+/* A reader that was asleep, and stopped, while its peer sent, was killed, and the rest was given away: woken, it takes no byte for a
+ * doorbell. */
+static void stopped_server(int fd)
+{
+    pid_t parent = getpid(), child = MUST(fork());
+    if (child == 0) {
+        await_asleep(parent);
+        MUST(kill(parent, SIGSTOP));
+        await_stopped(parent);
+        tell(3);
+        CHECK(hear() == 1);
+        give(fd);
+        MUST(kill(parent, SIGCONT));
+        _exit(0);
+    }
+    struct stream in = {301, 0};
+    stream_receive(&in, fd, PART, PART);
+    say_end(fd);
+    wait_child(child);
+}
+static void stopped_client(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        CHECK(hear() == 3);
+        stream_send(&(struct stream){301, 0}, fd, PART, PART);
+        tell(1);
+        raise(SIGKILL);
+    }
+    MUST(close(fd));
+    MUST(waitpid(child, NULL, 0));
+}
+
 /* What the program set stays set, and what waits for it goes on waiting: level, edge, one-shot, in both processes. */
 static void settings_server(int fd)
 {
@@ -258,4 +331,4 @@ static void at_once_client(int port)
         leave_bytes(connect_warm(port));
 }
 
-const struct test_case cases[] = {CASE(shared), CASE(beside), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), RAW_CASE(at_once), END_OF_CASES};
+const struct test_case cases[] = {CASE(shared), CASE(beside), CASE(spliced), CASE(stopped), CASE(settings), CASE(halves), CASE(reset), CASE(alive), RAW_CASE(addresses), RAW_CASE(at_once), END_OF_CASES};

@@ -396,6 +396,8 @@ twins! {
     renewed {
         pair shared: Carried(100_000);
         pair beside: Carried(100_000);
+        pair spliced: Carried(100_000);
+        pair stopped: Carried(20_000);
         pair settings: Carried(100_000);
         pair halves: Carried(100_000);
         pair reset: Carried(50_000);

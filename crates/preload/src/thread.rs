@@ -10,6 +10,7 @@ use libc::size_t;
 
 use crate::cancel::Buffer;
 use crate::leap::{Leap, Plain};
+use crate::process::vfork;
 use crate::real;
 
 /// glibc's word that says whether the process has one thread; at first one of ours, which says no, and so for good with an
@@ -138,11 +139,19 @@ pub fn words() -> &'static Words {
 #[inline]
 pub fn number() -> u32 {
     let known = words().number.get();
-    if known != 0 {
+    // A vfork child shares its parent's words, and is another thread.
+    if known != 0 && !vfork::is_child() {
         return known;
     }
+    ask_number()
+}
+
+#[cold]
+fn ask_number() -> u32 {
     let number = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-    words().number.set(number);
+    if !vfork::is_child() {
+        words().number.set(number);
+    }
     number
 }
 

@@ -17,7 +17,7 @@
 
 use gm::end::flag;
 use gm::{Node, Path, Reason, Segment, State};
-use ring::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use ring::sync::Ordering::{AcqRel, Relaxed};
 use ring::{Rx, Tx, layout};
 
 use crate::lock::Guard;
@@ -490,7 +490,6 @@ impl Conn {
             return;
         };
         if end.state() != State::Carried
-            || end.renewer.load(Acquire) != 0
             || end.tx_path() != Path::Tcp
             || end.resend.load(Relaxed) != 0
             || self.owes_reset()
@@ -508,7 +507,8 @@ impl Conn {
             (Some(up), Some((_, tcp))) => up == tcp && rx.all_moved(),
             _ => false,
         };
-        if (we_asked || asked) && no_bells {
+        // It may be so by a renewal's doing, which says itself when it is done. Looked for last.
+        if (we_asked || asked) && no_bells && !end.has(flag::RENEWED) {
             end.set_state(State::Back);
         }
     }

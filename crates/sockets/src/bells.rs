@@ -175,6 +175,10 @@ impl Conn {
             return;
         }
         let _rx = self.lock_rx(k);
+        if !self.is_engaged() || self.end.has(flag::RENEWED) {
+            // The kernel's socket may be another one by now, which has no bells.
+            return;
+        }
         let mut scratch = [0_u8; 1];
         if !matches!(k.recv(&mut scratch, true), Ok(1)) {
             return;

@@ -109,6 +109,11 @@ impl Conn {
                     Ok(was_asleep) => slept |= was_asleep,
                     Err(f) => return self.so_far(done, f),
                 },
+                Err(Fault::UseKernel)
+                    if call.has_begun && !o.peek && self.end.has(flag::RENEWED) =>
+                {
+                    return self.recv_renewed(k, bufs, done, o);
+                }
                 Err(f) => return self.so_far(done, f),
             }
         }

@@ -13,7 +13,7 @@ use ring::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use ring::{Corrupt, Rx};
 
 use crate::lock::Guard;
-use crate::recv::Look;
+use crate::recv::{Look, first_room};
 use crate::{Conn, Fault, Kernel, RecvOptions};
 
 /// Longer, in µs, no renewal takes. The word that tells of one is in shared memory, where anything may be written.
@@ -24,19 +24,28 @@ const SLICE_US: u64 = 500;
 /// The caller's right to take what is left. Unless it is done, the connection is reset for all who hold it.
 pub struct Renewal<'a> {
     conn: &'a Conn,
+    /// The renewer's number.
+    me: u32,
     done: bool,
     /// Nobody takes doorbells off the stream.
     locked: Option<Guard<'a>>,
 }
 
 impl Renewal<'_> {
-    /// All is taken. From here on the kernel's stream is another one, without doorbells.
-    pub fn reconnect(&mut self, k: &impl Kernel) {
+    /// All is taken. From here on the kernel's stream is another one, without doorbells. False: that took so long that the others were
+    /// told of a reset.
+    #[must_use]
+    pub fn reconnect(&mut self, k: &impl Kernel) -> bool {
         self.locked = Some(self.conn.lock_rx(k));
         if let Some(segment) = self.conn.segment() {
             let rx = segment.rx();
             rx.count_taken(u32::try_from(rx.bells_untaken()).unwrap_or(0));
         }
+        self.is_ours()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.conn.end.renewer.load(Relaxed) == self.me
     }
 
     /// The kernel's socket has all that is to be read.
@@ -47,11 +56,12 @@ impl Renewal<'_> {
 
 impl Drop for Renewal<'_> {
     fn drop(&mut self) {
-        match self.done {
+        match self.done && self.is_ours() {
             true => self.conn.end.set_state(State::Back),
             false => _ = self.conn.corrupt(),
         }
-        self.conn.end.renewer.store(0, Release);
+        let word = &self.conn.end.renewer;
+        let _ = word.compare_exchange(self.me, 0, AcqRel, Relaxed);
     }
 }
 
@@ -72,8 +82,14 @@ impl Conn {
                     return None;
                 }
                 self.freeze(k);
+                if !self.is_engaged() {
+                    // All came to be on the stream just then.
+                    renewer.store(0, Release);
+                    return None;
+                }
                 return Some(Renewal {
                     conn: self,
+                    me: k.thread(),
                     done: false,
                     locked: None,
                 });
@@ -125,6 +141,31 @@ impl Conn {
         Err(self.corrupt())
     }
 
+    /// The rest of a call that began before another one renewed the connection: its bytes are with the kernel, or on their way.
+    #[cold]
+    pub(crate) fn recv_renewed(
+        &self,
+        k: &impl Kernel,
+        bufs: &mut [IoSliceMut<'_>],
+        mut done: usize,
+        o: RecvOptions,
+    ) -> Result<usize, Fault> {
+        let mut patient = !o.dont_wait || done == 0;
+        while let Some(buf) = first_room(bufs, done) {
+            match k.recv(buf, false) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Fault::WouldBlock) if patient => match k.sleep_readable(PATIENCE_US) {
+                    Ok(_) => {}
+                    Err(Fault::WouldBlock) => patient = !o.dont_wait,
+                    Err(f) => return self.so_far(done, f),
+                },
+                Err(f) => return self.so_far(done, f),
+            }
+        }
+        Ok(done)
+    }
+
     /// The caller renews it: takes of the frozen ring.
     pub(crate) fn take_frozen(
         &self,
@@ -163,11 +204,15 @@ impl Conn {
     /// Until nobody is at one any more. False: that took too long, or he died; the connection is reset.
     #[cold]
     pub(crate) fn await_renewal(&self, k: &impl Kernel) -> bool {
-        let since = k.now_us();
+        let mut since = k.now_us();
         loop {
             let renewer = self.end.renewer.load(Acquire);
             if renewer == 0 {
                 return true;
+            }
+            if k.thread_stopped(renewer) {
+                // It goes on when it is told to.
+                since = k.now_us();
             }
             let _ = k.sleep_word(&self.end.renewer, renewer, SLICE_US);
             let lost = k.thread_gone(renewer) || k.now_us().saturating_sub(since) > PATIENCE_US;
@@ -238,5 +283,40 @@ mod tests {
         drop(conn.begin_renewal(socket));
         assert!(conn.end.has(flag::CORRUPT) && conn.is_engaged());
         assert!(conn.begin_renewal(socket).is_none(), "what it took is lost");
+    }
+
+    /// A renewal in the middle of a call that has begun: the rest is on the kernel's new stream, from where it stopped.
+    fn renewed() -> Pair {
+        let pair = Pair::carried();
+        let (client, server) = (&pair.client, &pair.server);
+        let sent = client.conn.send(
+            &client.socket,
+            &[std::io::IoSlice::new(b"abcdef")],
+            Default::default(),
+        );
+        assert_eq!(sent, Ok(6));
+        let mut renewal = server.conn.begin_renewal(&server.socket).unwrap();
+        let mut left = [0; 6];
+        let o = RecvOptions {
+            dont_wait: true,
+            ..Default::default()
+        };
+        let bufs = &mut [IoSliceMut::new(&mut left)];
+        let n = server.conn.recv(&server.socket, bufs, o).unwrap();
+        assert!(renewal.reconnect(&server.socket));
+        assert_eq!(client.socket.send(&left[..n]), Ok(n));
+        renewal.done();
+        pair
+    }
+
+    #[test]
+    fn what_a_peek_has_shown_is_taken_of_the_new_stream() {
+        let pair = renewed();
+        let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        let mut taken = [0; 4];
+        let got = conn.take(socket, &mut [IoSliceMut::new(&mut taken)]);
+        assert_eq!((got, &taken), (Ok(4), b"abcd"));
+        assert_eq!(socket.recv(&mut taken, false), Ok(2));
+        assert_eq!(&taken[..2], b"ef");
     }
 }

@@ -4,7 +4,7 @@ mod substitute;
 
 use std::ffi::c_int;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use gm::end::flag;
@@ -38,7 +38,7 @@ pub fn hand_back(inside: &Inside, why: Reason) {
         Given::Orphaned if !delivers(inside) && renew(inside) => {}
         Given::Orphaned | Given::Deaf if substitute(inside) => {}
         // What can't be had whole must not look as if it were.
-        Given::Orphaned | Given::Deaf | Given::Spoilt => disconnect(inside.number),
+        Given::Orphaned | Given::Deaf | Given::Spoilt => disconnect(inside.fd().now()),
     }
 }
 
@@ -126,18 +126,24 @@ fn renew(inside: &Inside) -> bool {
     let Some(mut room) = Room::new(inside) else {
         return false;
     };
+    // Another thread may close the descriptor at any moment.
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(borrow(inside), 0) else {
+        return false;
+    };
     let _whole = quiet::begin();
     let conn = inside.conn();
     let Some(mut renewal) = conn.begin_renewal(&inside.fd()) else {
         return !conn.is_engaged();
     };
     let whole = drain(inside, &mut room);
-    renewal.reconnect(&inside.fd());
-    let Ok(source) = reconnect(inside, &listener) else {
+    if !renewal.reconnect(&inside.fd()) {
+        return false;
+    }
+    let Ok(source) = reconnect(socket.as_fd(), &listener) else {
         return false;
     };
     send_all(source, &room, whole);
-    shut_alike(conn, borrow(inside));
+    shut_alike(conn, socket.as_fd());
     renewal.done();
     true
 }
@@ -158,7 +164,7 @@ fn shut_alike(conn: &Conn, socket: BorrowedFd<'_>) {
 fn delivers(inside: &Inside) -> bool {
     /// TCP_CLOSE, <netinet/tcp.h>.
     const CLOSED: u8 = 7;
-    let (fd, mut bytes) = (inside.number, 0);
+    let (fd, mut bytes) = (inside.fd().now(), 0);
     let (mut state, mut length) = ([CLOSED], 1);
     let saved = crate::errno();
     // SAFETY: the requests write an int, and as much of `struct tcp_info` as there is room for, which begins with the state.
@@ -251,7 +257,8 @@ fn drain(inside: &Inside, room: &mut Room) -> bool {
             got => got,
         };
         match got {
-            Ok(0) => return true,
+            // Another's renewal that was not done ends as a reset does, also once that is told.
+            Ok(0) => return !inside.conn().end().has(flag::CORRUPT),
             Ok(n) => room.filled += n,
             Err(Fault::WouldBlock) if more_follows(inside) => {}
             Err(_) => return false,
@@ -260,8 +267,8 @@ fn drain(inside: &Inside, room: &mut Room) -> bool {
 }
 
 fn borrow(inside: &Inside) -> BorrowedFd<'_> {
-    // SAFETY: inside, the descriptor is open.
-    unsafe { BorrowedFd::borrow_raw(inside.number) }
+    // SAFETY: inside, the socket is open, though another thread may have closed the descriptor.
+    unsafe { BorrowedFd::borrow_raw(inside.fd().now()) }
 }
 
 /// A TCP socket of the same family.
@@ -313,11 +320,11 @@ fn join(socket: BorrowedFd<'_>, listener: &OwnedFd) -> rustix::io::Result<OwnedF
 }
 
 /// Dissolves the kernel's connection of a socket, and connects it to the listener. The other end.
-fn reconnect(inside: &Inside, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
-    disconnect(inside.number);
+fn reconnect(socket: BorrowedFd<'_>, listener: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    disconnect(socket.as_raw_fd());
     // That it was dissolved is not to be told.
-    let _ = sockopt::socket_error(borrow(inside));
-    join(borrow(inside), listener)
+    let _ = sockopt::socket_error(socket);
+    join(socket, listener)
 }
 
 /// Resets the kernel's connection, so that both ends see an error and no end-of-file.
