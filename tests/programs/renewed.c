@@ -77,7 +77,7 @@ static void beside_server(int fd)
 }
 static void beside_client(int fd) { leave_bytes(fd); }
 
-/* It is given away after the bytes went into a pipe that was full, and before they were taken. */
+/* It is given away while a splice waits for room in the pipe. */
 static void spliced_server(int fd)
 {
     enum { FILL = 4096 };

@@ -76,14 +76,12 @@ impl Conn {
             let renewer = &self.end.renewer;
             let taken = renewer.compare_exchange(0, k.thread(), AcqRel, Relaxed);
             if taken.is_ok() {
-                if self.end.has(flag::RENEWED) {
-                    // It was not done, and what it took nobody has.
-                    renewer.store(0, Release);
-                    return None;
+                let begun = self.end.has(flag::RENEWED);
+                if !begun {
+                    self.freeze(k);
                 }
-                self.freeze(k);
-                if !self.is_engaged() {
-                    // All came to be on the stream just then.
+                // Another's was not done, and what it took nobody has; or all came to be on the stream just then.
+                if begun || !self.is_engaged() {
                     renewer.store(0, Release);
                     return None;
                 }
@@ -313,6 +311,7 @@ mod tests {
     fn what_a_peek_has_shown_is_taken_of_the_new_stream() {
         let pair = renewed();
         let (conn, socket) = (&pair.server.conn, &pair.server.socket);
+        assert!(conn.begin_renewal(socket).is_none());
         let mut taken = [0; 4];
         let got = conn.take(socket, &mut [IoSliceMut::new(&mut taken)]);
         assert_eq!((got, &taken), (Ok(4), b"abcd"));
