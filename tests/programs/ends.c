@@ -480,12 +480,17 @@ static void user_timeout_polling_client(int fd)
     after_timeout(fd);
 }
 
-/* A peer that is killed in its sleep, and a sender who does not look: the first send is taken, the second fails. */
+/* A peer that is killed in its sleep, and a sender who does not look: the first send is taken, and answered by a reset. Handlers of
+ * both kinds make that a sleep in the kernel's own call, which the kernel's stream ends. */
+static void ignore_signal(int number) { (void)number; }
 static void killed_asleep_server(int fd)
 {
     char byte;
     pid_t child = MUST(fork());
     if (child == 0) {
+        struct sigaction ends = {.sa_handler = ignore_signal}, goes_on = {.sa_handler = ignore_signal, .sa_flags = SA_RESTART};
+        MUST(sigaction(SIGUSR1, &ends, NULL));
+        MUST(sigaction(SIGUSR2, &goes_on, NULL));
         MUST(read(fd, &byte, 1));
         _exit(1);
     }
@@ -503,7 +508,26 @@ static void killed_asleep_client(int fd)
     MUST(kill(peer, SIGKILL));
     MUST(poll(&end, 1, -1));
     CALL("first", send(fd, "x", 1, MSG_NOSIGNAL));
+    await_events(fd, POLLERR);
     CALL("second", send(fd, "y", 1, MSG_NOSIGNAL));
+    CALL("third", send(fd, "z", 1, MSG_NOSIGNAL));
+    CALL("read", read(fd, &(char){0}, 1));
+    tell(1);
+    meet();
+}
+static void killed_asleep_read_server(int fd) { killed_asleep_server(fd); }
+static void killed_asleep_read_client(int fd)
+{
+    pid_t peer = hear();
+    struct pollfd end = {MUST(syscall(SYS_pidfd_open, peer, 0)), POLLIN, 0};
+    await_asleep(peer);
+    MUST(kill(peer, SIGKILL));
+    MUST(poll(&end, 1, -1));
+    CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
+    await_events(fd, POLLERR);
+    CALL("read", read(fd, &(char){0}, 1));
+    CALL("read", read(fd, &(char){0}, 1));
+    CALL("send", send(fd, "y", 1, MSG_NOSIGNAL));
     tell(1);
     meet();
 }
@@ -625,6 +649,6 @@ const struct test_case cases[] = {
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(linger_in_vain), CASE(linger_in_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep),
+    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), CASE(killed_asleep_read),
     CASE(reset_at_once), CASE(shut_after_reset), CASE(killed_unread),    END_OF_CASES,
 };

@@ -292,6 +292,12 @@ impl Conn {
         segment.tx().asks() & layout::READ_CLOSED != 0 && segment.rx().finished()
     }
 
+    /// Has the peer given the connection away, or is it at that? Then others may hold its socket who are not known to us.
+    pub fn peer_asks_for_tcp(&self) -> bool {
+        self.segment()
+            .is_some_and(|s| s.tx().asks() & layout::PLEASE_DOWN != 0)
+    }
+
     /// The peer's process has ended, or closed: nothing is put on the stream any more, though some may still be under way,
     /// and nothing into the ring.
     fn without_peer(&self, k: &impl Kernel, rx: Rx<'_>) -> Given {

@@ -370,8 +370,11 @@ impl Conn {
         if (aborted || died_unread || broke) && !end.has(flag::RESET_TOLD) {
             end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
             // The kernel's own error is told with this one.
-            k.take_error();
-            return Err(Fault::Reset);
+            let own = k.take_error();
+            return match !broke && self.ended_before(own) {
+                true => Ok(Look::EndOfFile),
+                false => Err(Fault::Reset),
+            };
         }
         if end.has(flag::KERNEL_DEAD) && !rx.finished() {
             match k.take_error() {

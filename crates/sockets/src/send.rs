@@ -229,8 +229,18 @@ impl Conn {
         }
         self.end.set(flag::RESET_TOLD | flag::KERNEL_DEAD);
         // The kernel's own error is told with this one.
-        k.take_error();
-        Err(Fault::Reset)
+        let own = k.take_error();
+        Err(match self.ended_before(own) {
+            true => Fault::Pipe,
+            false => Fault::Reset,
+        })
+    }
+
+    /// Had the peer ended before the bytes came that it left unread? The kernel calls the reset that answers those EPIPE (tcp(7) does
+    /// not say so), and a reader still finds a clean end.
+    pub(crate) fn ended_before(&self, own: Option<Fault>) -> bool {
+        let unmoved = self.end.has(flag::UNMOVED | flag::CORRUPT);
+        own == Some(Fault::Pipe) && !unmoved && !self.peer_aborted()
     }
 
     pub(crate) fn peer_is_gone(&self, k: &impl Kernel) -> bool {

@@ -160,8 +160,12 @@ fn shut_alike(conn: &Conn, socket: BorrowedFd<'_>) {
     }
 }
 
-/// Does the kernel still try to deliver bytes of ours?
+/// Does the kernel still try to deliver bytes of ours, to somebody? What is on its way to a socket that was in the peer's hands
+/// alone, a doorbell say, nobody will read.
 fn delivers(inside: &Inside) -> bool {
+    if !inside.conn().peer_asks_for_tcp() {
+        return false;
+    }
     /// TCP_CLOSE, <netinet/tcp.h>.
     const CLOSED: u8 = 7;
     let (fd, mut bytes) = (inside.fd().now(), 0);

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
+use gm::end::flag;
 use rustix::io::FdFlags;
 use rustix::net::sockopt;
 
@@ -23,6 +24,10 @@ pub fn substitute(inside: &Inside) -> bool {
         return false;
     };
     let whole = drain(inside, &mut room);
+    if inside.conn().end().refs.load(Relaxed) > 1 {
+        // Other processes have the old one still, and what was drained is lost to them.
+        inside.conn().end().set(flag::UNMOVED);
+    }
     send_all(source, &room, whole);
     match vfork::is_guest(inside.ctx()) {
         true => take_place_in_guest(inside, &fresh),
