@@ -4,9 +4,10 @@ use std::ffi::{c_int, c_uint};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 
+use gm::Path;
 use gm::end::flag;
 use libc::{size_t, ssize_t};
-use sockets::{Fault, RecvOptions, SendOptions};
+use sockets::{Fault, Kernel, RecvOptions, SendOptions};
 
 use crate::fds::{Inside, enter};
 use crate::scratch::Piece;
@@ -163,6 +164,9 @@ fn forget_reset(inside: &Inside) {
     if end.has(flag::RESET_DUE) {
         end.set(flag::RESET_TOLD);
         end.clear(flag::RESET_DUE);
+    } else if end.tx_path() == Path::Tcp {
+        // It may be on the kernel's socket still.
+        inside.fd().take_error();
     }
 }
 
