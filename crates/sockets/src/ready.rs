@@ -173,11 +173,13 @@ impl Conn {
             return kernel.intersects(Ready::IN | Ready::RDHUP | Ready::HUP | Ready::ERR);
         }
         let mut news = false;
-        if kernel.intersects(Ready::RDHUP) && !self.end.has(flag::READ_SHUT) {
+        // What the program shut the kernel tells as it does the peer's doing.
+        let ours = self.end.has(flag::READ_SHUT);
+        if kernel.intersects(Ready::RDHUP) && !ours {
             self.end.set(flag::KERNEL_EOF);
             news = true;
         }
-        if kernel.intersects(Ready::HUP | Ready::ERR) {
+        if kernel.intersects(Ready::HUP) && !ours || kernel.intersects(Ready::ERR) {
             self.end.set(flag::KERNEL_DEAD);
             news = true;
         }

@@ -391,9 +391,10 @@ impl Conn {
         Ok(Look::EndOfFile)
     }
 
-    /// Did the peer's process die without reading what we sent?
+    /// Did the peer's process die without reading what we sent? A doorbell under way will tell: its kernel answers it, or has.
     pub(crate) fn died_unread(&self, segment: &gm::Segment) -> bool {
-        self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
+        let told = self.end.has(flag::KERNEL_EOF) && !segment.tx().bell_under_way();
+        (told || self.end.has(flag::KERNEL_DEAD))
             && segment.rx().flags() & layout::FIN == 0
             && segment.tx().unread().is_ok_and(|n| n > 0)
     }

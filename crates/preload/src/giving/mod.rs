@@ -6,6 +6,7 @@ use std::ffi::c_int;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::time::Duration;
 
 use gm::end::flag;
 use gm::{Port, Reason};
@@ -142,22 +143,9 @@ fn renew(inside: &Inside) -> bool {
     let Ok(source) = reconnect(socket.as_fd(), &listener) else {
         return false;
     };
-    send_all(source, &room, whole);
-    shut_alike(conn, socket.as_fd());
+    deliver(conn, socket.as_fd(), source, &room, whole);
     renewal.done();
     true
-}
-
-/// The halves that the program has shut.
-fn shut_alike(conn: &Conn, socket: BorrowedFd<'_>) {
-    for (flag, half) in [
-        (flag::WRITE_SHUT, net::Shutdown::Write),
-        (flag::READ_SHUT, net::Shutdown::Read),
-    ] {
-        if conn.end().has(flag) {
-            let _ = net::shutdown(socket, half);
-        }
-    }
 }
 
 /// Does the kernel still try to deliver bytes of ours, to somebody? What is on its way to a socket that was in the peer's hands
@@ -181,13 +169,29 @@ fn delivers(inside: &Inside) -> bool {
     state[0] != CLOSED && bytes > 0
 }
 
-/// What was drained, and the end: of the stream, if it is `whole`, else bytes as far as they go, and then ECONNRESET.
-fn send_all(source: OwnedFd, room: &Room, whole: bool) {
+/// Puts into `socket`, whose other end is `source`, what was drained, and the end: of the stream, if it is `whole`, else bytes as far
+/// as they go, and then ECONNRESET. Then shuts the halves that the program has shut.
+fn deliver(conn: &Conn, socket: BorrowedFd<'_>, source: OwnedFd, room: &Room, whole: bool) {
+    /// Longer it takes for a full buffer alone.
+    const ARRIVAL: Duration = Duration::from_secs(1);
+    let (write_shut, read_shut) = (flag::WRITE_SHUT, flag::READ_SHUT);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let bytes = room.filled();
     let sent = bytes.is_empty() || net::send(&source, bytes, flags) == Ok(bytes.len());
     if !whole || !sent {
-        let _ = sockopt::set_socket_linger(&source, Some(std::time::Duration::ZERO));
+        let _ = sockopt::set_socket_linger(&source, Some(Duration::ZERO));
+    } else if conn.end().has(read_shut) {
+        // Its close waits then until all has arrived.
+        let _ = sockopt::set_socket_linger(&source, Some(ARRIVAL));
+    }
+    drop(source);
+    if conn.end().has(write_shut) {
+        let _ = net::shutdown(socket, net::Shutdown::Write);
+    }
+    // What comes to a socket that is shut both ways resets it. Who reads finds the same end without that.
+    let arrived = || rustix::io::ioctl_fionread(socket) == Ok(bytes.len() as u64);
+    if conn.end().has(read_shut) && arrived() {
+        let _ = net::shutdown(socket, net::Shutdown::Read);
     }
 }
 

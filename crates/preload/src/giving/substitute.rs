@@ -11,7 +11,7 @@ use gm::end::flag;
 use rustix::io::FdFlags;
 use rustix::net::sockopt;
 
-use super::{Room, borrow, drain, join, listener_beside, send_all, shut_alike, socket_like};
+use super::{Room, borrow, deliver, drain, join, listener_beside, socket_like};
 use crate::fds::{self, Inside};
 use crate::process::vfork;
 use crate::{adopt, epoll, real};
@@ -28,7 +28,7 @@ pub fn substitute(inside: &Inside) -> bool {
         // Other processes have the old one still, and what was drained is lost to them.
         inside.conn().end().set(flag::UNMOVED);
     }
-    send_all(source, &room, whole);
+    deliver(inside.conn(), fresh.as_fd(), source, &room, whole);
     match vfork::is_guest(inside.ctx()) {
         true => take_place_in_guest(inside, &fresh),
         false => take_place(inside, &fresh),
@@ -70,7 +70,6 @@ fn make_alike(inside: &Inside, fresh: &OwnedFd) {
             let _ = sockopt::set_socket_timeout(fresh, timeout, limit);
         }
     }
-    shut_alike(inside.conn(), fresh.as_fd());
 }
 
 /// A copy of `fresh` under the number `fd`, which is open.
