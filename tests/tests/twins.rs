@@ -4,8 +4,11 @@
 //! A case is `pair` (the roles can change places) or `raw`; what stands behind it says what must have been carried. The
 //! warm-up alone moves about 800 bytes through the rings, so a small number says "was promoted". `pending` cases run with `--ignored`.
 
+use std::process::Command;
+
 use sgm_tests::twin::Expect::{Any, Carried};
 use sgm_tests::twin::{Kind, Twin};
+use sgm_tests::{not_run, paths};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -488,4 +491,41 @@ twins! {
 fn statically_linked() {
     static TWIN: Twin = Twin::new("bulk", "echo", Kind::Pair, Any);
     TWIN.statically_linked();
+}
+
+/// Where bytes wait for their turn in the kernel as well, as they do when it is behind with its packets: what a call of the engine's
+/// has sent on a stream is not there when the next one looks. In a network of their own, because of the loopback's rate.
+#[test]
+fn behind_a_slow_loopback() {
+    const SLOW: &str = "PATH=$PATH:/usr/sbin:/sbin; ip link set lo up mtu 1500 \
+        && echo 4096 2621440 4194304 > /proc/sys/net/ipv4/tcp_wmem \
+        && tc qdisc add dev lo root tbf rate 64mbit burst 1600 latency 100s || exit 77; exec \"$@\"";
+    const CASES: &[&str] = &[
+        "renewed::",
+        "given::",
+        "leave::",
+        "killed_asleep",
+        "sendfile_reset",
+    ];
+    /// In these, TCP itself answers by how fast it is.
+    const BY_RATE: &[&str] = &[
+        "renewed::alive",
+        "renewed::reset",
+        "renewed::settings",
+        "moved_to_shut",
+    ];
+    let own = std::env::current_exe().unwrap();
+    let mut slow = Command::new(paths::installed("unshare", "util-linux"));
+    slow.args(["-n", "sh", "-c", SLOW, "sh"])
+        .arg(own)
+        .args(CASES);
+    BY_RATE
+        .iter()
+        .for_each(|case| _ = slow.args(["--skip", case]));
+    let done = slow.args(["--test-threads", "4"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    match done.status.code() {
+        Some(1 | 77) if !said.contains("running ") => not_run("it takes a network of its own"),
+        code => assert!(code == Some(0) && said.contains("carried ... ok"), "{said}"),
+    }
 }

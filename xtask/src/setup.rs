@@ -290,6 +290,12 @@ const NEEDS: &[Need] = &[
     ),
     need(
         Purpose::Test,
+        "tc",
+        "iproute2",
+        "makes the loopback slow, for what waits in the kernel",
+    ),
+    need(
+        Purpose::Test,
         "bash",
         "bash",
         "a shell that connects, run as a twin",
