@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod demo;
+mod needs;
 mod proc;
 mod results;
 mod setup;

@@ -23,6 +23,7 @@ mod kernel;
 mod lock;
 #[cfg(test)]
 mod mock;
+mod moving;
 mod promote;
 mod ready;
 mod recv;
