@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::Error;
+use crate::clock::ticks;
 use crate::os::{self, Bell, Mapping, ProcessId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMEVQ01");
@@ -28,6 +29,8 @@ struct Header {
     start: AtomicU64,
     /// Somebody else waits with the same waiter (a forked child): its maker must leave the queue.
     shared: AtomicU32,
+    /// When its bell was rung last, in ticks; 0 if by who does not say.
+    rung_at: AtomicU64,
 }
 
 const WORDS_OFFSET: usize = size_of::<Header>();
@@ -125,6 +128,7 @@ impl EventQueue {
         let Some(seen) = self.words().sleeper() else {
             return Some(false);
         };
+        self.header().rung_at.store(ticks(), Relaxed);
         let rung = self.bell.ring();
         if rung {
             self.words().rung(seen);
@@ -144,6 +148,12 @@ impl EventQueue {
             queue.header().shared.store(1, Release);
             queue.bell.ring();
         }
+    }
+
+    /// When its bell was rung last, in ticks. Anybody who can list may write anything.
+    #[inline]
+    pub fn rung_at(&self) -> u64 {
+        self.header().rung_at.load(Relaxed)
     }
 
     #[inline]

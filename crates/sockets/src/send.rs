@@ -487,8 +487,7 @@ impl Conn {
             End::count(&self.end.sleeps, 1);
             let start = gm::clock::ticks();
             let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, slice);
-            self.write_spin
-                .slept(gm::clock::ticks().wrapping_sub(start));
+            self.write_spin.slept(start, 0);
             waiting.after(slept, done > 0)?;
             let (now, new_head) = (k.now_us(), tx.peer_head());
             if new_head != head {

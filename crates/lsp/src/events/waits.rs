@@ -398,7 +398,7 @@ impl Wait {
                 .map(|fd| (*fd, Ready::IN | Ready::RDHUP))
                 .collect();
             if kernel::poll_many(&mut asked, Some(NAP_US)) > 0 {
-                SPIN.slept(ticks().wrapping_sub(start));
+                SPIN.slept(start, 0);
                 members.iter().for_each(|m| {
                     m.look(false);
                 });
@@ -433,7 +433,7 @@ impl Wait {
             }
         }
         if let Some(start) = slept {
-            SPIN.slept(ticks().wrapping_sub(start));
+            SPIN.slept(start, 0);
         }
     }
 }

@@ -181,17 +181,20 @@ impl Conn {
         }
         let sleep = queue.words().fall_asleep();
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
-            true => self.count_sleep(|| {
-                let (limit_us, timed) = match timeout_us {
-                    0 => (QUEUE_SLICE_US, false),
-                    us => (us, true),
-                };
-                match k.sleep_rung(queue, limit_us, timed) {
-                    Ok(None) => Slept::Rung,
-                    Ok(Some(peeked)) => Slept::Stream(Ok(peeked)),
-                    Err(f) => Slept::Stream(Err(f)),
-                }
-            }),
+            true => self.count_sleep(
+                || queue.rung_at(),
+                || {
+                    let (limit_us, timed) = match timeout_us {
+                        0 => (QUEUE_SLICE_US, false),
+                        us => (us, true),
+                    };
+                    match k.sleep_rung(queue, limit_us, timed) {
+                        Ok(None) => Slept::Rung,
+                        Ok(Some(peeked)) => Slept::Stream(Ok(peeked)),
+                        Err(f) => Slept::Stream(Err(f)),
+                    }
+                },
+            ),
             false => Slept::Not,
         });
         self.leave_queue(queue.id());
@@ -205,18 +208,18 @@ impl Conn {
         self.take_bells(k)?;
         rx.arm(self.end.tcp_rx.load(Relaxed));
         let slept = self.is_quiet(rx).map(|quiet| match quiet {
-            true => self.count_sleep(|| Slept::Stream(k.sleep_readable(timeout_us))),
+            true => self.count_sleep(|| 0, || Slept::Stream(k.sleep_readable(timeout_us))),
             false => Slept::Not,
         });
         rx.disarm();
         slept
     }
 
-    fn count_sleep(&self, sleep: impl FnOnce() -> Slept) -> Slept {
+    fn count_sleep(&self, rung_at: impl Fn() -> u64, sleep: impl FnOnce() -> Slept) -> Slept {
         End::count(&self.end.sleeps, 1);
         let start = gm::clock::ticks();
         let slept = sleep();
-        self.read_spin.slept(gm::clock::ticks().wrapping_sub(start));
+        self.read_spin.slept(start, rung_at());
         slept
     }
 

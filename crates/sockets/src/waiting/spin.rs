@@ -8,6 +8,9 @@
 //! to whoever else wants the CPU, and who only watches is interrupted for as long (its clock jumps by far more than a look
 //! takes). A sleeper would be woken at once. So what took long bars all polling of the process for a time in proportion: a wait
 //! looks once and sleeps.
+//!
+//! Where the CPUs never rest, to be woken costs little: 4 us, and 25 to 100 where a CPU must be woken first. Whoever rings for an event queue
+//! notes when, so its waiter knows what its sleeps cost of late. To poll for much longer than that would be dearer.
 
 use gm::clock::{TICKS_PER_US, ticks};
 use ring::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -17,6 +20,12 @@ const LONGEST_US: u64 = 50;
 /// Watch without yielding this long, in µs.
 const WATCH_US: u64 = 8;
 const SHORTEST_US: u64 = 1;
+/// What polling that paid, or would have, is worth at least the next time, in µs.
+const LEAST_US: u64 = 10;
+/// Polling may cost as much as so many wake-ups: it spares the peer the bell as well.
+const WAKE_UPS: u64 = 2;
+/// More, in ticks, a wake-up does not count for.
+const DEAREST_WAKE_UP: u64 = 1_000 * TICKS_PER_US;
 /// A yield that takes longer gave a time slice away (those are 3 ms and more); shorter ones are the machine's own noise.
 const DEAR_YIELD_US: u64 = 1_000;
 /// A look that seems to take longer was interrupted.
@@ -34,20 +43,38 @@ pub enum Spun {
     Nothing,
 }
 
-/// Until which tick polling is barred; 0: it is not.
-struct Busy(AtomicU64);
+/// What the waits of the process learn of the machine: where one of them was kept from the CPU, the next one would be.
+struct Machine {
+    /// Until which tick polling is barred; 0: it is not.
+    until: AtomicU64,
+    /// What it takes to be woken, in ticks: half of the wake-ups take longer. As much as can count, where it is not known.
+    wake_up: AtomicU64,
+}
 
-/// The whole process's: where one of its waits was kept from the CPU, the next one would be.
-static BUSY: Busy = Busy::not();
+static MACHINE: Machine = Machine::new();
 
-impl Busy {
-    const fn not() -> Self {
-        Self(AtomicU64::new(0))
+impl Machine {
+    const fn new() -> Self {
+        Self {
+            until: AtomicU64::new(0),
+            wake_up: AtomicU64::new(DEAREST_WAKE_UP),
+        }
+    }
+
+    /// It took so long this time. The middle is found by steps of a sixteenth.
+    fn woken(&self, took: u64) {
+        let known = self.wake_up.load(Relaxed);
+        let next = match took > known {
+            true => known + known / 16,
+            false => known - known / 16,
+        };
+        self.wake_up
+            .store(next.clamp(TICKS_PER_US, DEAREST_WAKE_UP), Relaxed);
     }
 
     #[inline]
-    fn is(&self, now: u64) -> bool {
-        let until = self.0.load(Relaxed);
+    fn is_busy(&self, now: u64) -> bool {
+        let until = self.until.load(Relaxed);
         until != 0 && self.is_until(until, now)
     }
 
@@ -57,7 +84,7 @@ impl Busy {
         let left = until.wrapping_sub(now);
         let over = left == 0 || left > BARS * DEAREST_US * TICKS_PER_US;
         if over {
-            self.0.store(0, Relaxed);
+            self.until.store(0, Relaxed);
         }
         !over
     }
@@ -75,7 +102,7 @@ impl Busy {
     #[cold]
     fn bar(&self, took: u64, now: u64) {
         let took = took.min(DEAREST_US * TICKS_PER_US);
-        self.0.store(now.wrapping_add(took * BARS), Relaxed);
+        self.until.store(now.wrapping_add(took * BARS), Relaxed);
     }
 }
 
@@ -83,6 +110,8 @@ impl Busy {
 pub struct Spin {
     budget: AtomicU64,
     yields_first: AtomicU32,
+    /// How long the last wait polled in vain, in ticks.
+    in_vain: AtomicU64,
     /// Longest wait by polling, in ticks.
     longest: u64,
 }
@@ -103,6 +132,7 @@ impl Spin {
         Self {
             budget: AtomicU64::new(20 * TICKS_PER_US),
             yields_first: AtomicU32::new(0),
+            in_vain: AtomicU64::new(0),
             longest: longest_us * TICKS_PER_US,
         }
     }
@@ -116,23 +146,25 @@ impl Spin {
     /// Polls `found` within the budget.
     #[inline]
     pub fn wait(&self, cpus: u32, give_way: impl Fn(), found: impl FnMut() -> bool) -> Spun {
-        self.wait_unless(&BUSY, cpus, give_way, found)
+        self.wait_on(&MACHINE, cpus, give_way, found)
     }
 
     #[inline]
-    fn wait_unless(
+    fn wait_on(
         &self,
-        busy: &Busy,
+        machine: &Machine,
         cpus: u32,
         give_way: impl Fn(),
         mut found: impl FnMut() -> bool,
     ) -> Spun {
         let start = ticks();
-        if busy.is(start) {
+        if machine.is_busy(start) {
+            self.in_vain.store(0, Relaxed);
             return if found() { Spun::Found } else { Spun::Nothing };
         }
         let one_cpu = cpus <= 1;
-        let budget = self.budget.load(Relaxed);
+        let longest = self.longest_on(machine);
+        let budget = self.budget.load(Relaxed).min(longest);
         let yields_first = one_cpu || self.yields_first.load(Relaxed) != 0;
         let watch = if yields_first {
             0
@@ -146,8 +178,8 @@ impl Spin {
             for _ in 0..looks {
                 if found() {
                     let now = ticks();
-                    if !busy.learn(now.wrapping_sub(last), DEAR_LOOK_US, now) {
-                        self.paid(now.wrapping_sub(start));
+                    if !machine.learn(now.wrapping_sub(last), DEAR_LOOK_US, now) {
+                        self.paid(now.wrapping_sub(start), longest);
                         if !one_cpu && yields_first && self.yields_first.load(Relaxed) > 1 {
                             self.yields_first.store(0, Relaxed);
                         }
@@ -161,26 +193,26 @@ impl Spin {
             }
             let now = ticks();
             let took = now.wrapping_sub(last);
-            if busy.learn(took, DEAR_LOOK_US, now) {
+            if machine.learn(took, DEAR_LOOK_US, now) {
                 return Spun::Nothing;
             }
             looks = if took < TICKS_PER_US { LOOKS } else { 1 };
             last = now;
             let spent = now.wrapping_sub(start);
             if spent > budget {
-                self.failed();
+                self.failed(spent);
                 return Spun::Nothing;
             }
             if spent >= watch {
                 give_way();
                 last = ticks();
                 let away = last.wrapping_sub(now);
-                let dear = busy.learn(away, DEAR_YIELD_US, last);
+                let dear = machine.learn(away, DEAR_YIELD_US, last);
                 if found() {
                     // Somebody else ran meanwhile, and it was the one we wait for.
                     let handed = away > 2 * TICKS_PER_US;
                     self.yields_first.store(u32::from(handed), Relaxed);
-                    self.paid(ticks().wrapping_sub(start));
+                    self.paid(ticks().wrapping_sub(start), longest);
                     return Spun::Found;
                 }
                 if dear {
@@ -190,27 +222,48 @@ impl Spin {
         }
     }
 
-    fn paid(&self, took: u64) {
+    /// Longer it does not pay to poll now.
+    fn longest_on(&self, machine: &Machine) -> u64 {
+        match machine.wake_up.load(Relaxed) * WAKE_UPS {
+            most if most < self.longest => most.max(LEAST_US * TICKS_PER_US),
+            _ => self.longest,
+        }
+    }
+
+    fn paid(&self, took: u64, longest: u64) {
         let budget = self.budget.load(Relaxed);
-        let want = (took * 4).clamp(10 * TICKS_PER_US, self.longest);
+        let want = (took * 4).clamp(LEAST_US * TICKS_PER_US, longest);
         self.budget.store(budget.max(want), Relaxed);
     }
 
-    fn failed(&self) {
+    fn failed(&self, spent: u64) {
         let halved = (self.budget.load(Relaxed) / 2).max(SHORTEST_US * TICKS_PER_US);
         self.budget.store(halved, Relaxed);
         self.yields_first.store(0, Relaxed);
+        self.in_vain.store(spent, Relaxed);
     }
 
-    /// A sleep ended with news after `slept` ticks: had it been worth polling?
-    pub fn slept(&self, slept: u64) {
-        self.slept_unless(&BUSY, slept);
+    /// A sleep that began at `start` ended with news: had it been worth polling? `rung_at`: when its bell was rung; 0, or nonsense:
+    /// not known.
+    pub fn slept(&self, start: u64, rung_at: u64) {
+        self.slept_on(&MACHINE, start, rung_at, ticks());
     }
 
-    fn slept_unless(&self, busy: &Busy, slept: u64) {
-        if slept < self.longest && !busy.is(ticks()) {
-            self.budget
-                .store((slept * 2).clamp(10 * TICKS_PER_US, self.longest), Relaxed);
+    fn slept_on(&self, machine: &Machine, start: u64, rung_at: u64, now: u64) {
+        let slept = now.wrapping_sub(start);
+        let until_rung = rung_at.wrapping_sub(start);
+        if until_rung <= slept {
+            machine.woken(slept - until_rung);
+        }
+        let longest = self.longest_on(machine);
+        let mut waited = slept;
+        if longest < self.longest {
+            // Where to be woken costs so little, what was polled counts as well.
+            waited += self.in_vain.load(Relaxed);
+        }
+        if waited < longest && !machine.is_busy(now) {
+            let budget = (waited * 2).clamp(LEAST_US * TICKS_PER_US, longest);
+            self.budget.store(budget, Relaxed);
         }
     }
 }
@@ -230,15 +283,21 @@ mod tests {
     }
 
     /// Until what was learned holds no more, with a budget to use then.
-    fn wait_out(spin: &Spin, busy: &Busy) {
-        while busy.is(ticks()) {
+    fn wait_out(spin: &Spin, machine: &Machine) {
+        while machine.is_busy(ticks()) {
             std::thread::yield_now();
         }
         spin.budget.store(LONGEST_US * TICKS_PER_US, Relaxed);
     }
 
     /// A wait in vain, with looks and yields that take so long; how many of each were made.
-    fn in_vain(spin: &Spin, busy: &Busy, cpus: u32, look_us: u64, yield_us: u64) -> (u32, u32) {
+    fn in_vain(
+        spin: &Spin,
+        machine: &Machine,
+        cpus: u32,
+        look_us: u64,
+        yield_us: u64,
+    ) -> (u32, u32) {
         let (looks, yields) = (Cell::new(0), Cell::new(0));
         let look = || {
             looks.set(looks.get() + 1);
@@ -249,16 +308,16 @@ mod tests {
             yields.set(yields.get() + 1);
             pass(yield_us);
         };
-        let spun = spin.wait_unless(busy, cpus, give_way, look);
+        let spun = spin.wait_on(machine, cpus, give_way, look);
         assert_eq!(spun, Spun::Nothing);
         (looks.get(), yields.get())
     }
 
     /// As [`in_vain`], once more if the machine that the test runs on was busy itself.
-    fn until(busy: &Busy, spin: &Spin, mut made: impl FnMut() -> bool) {
+    fn until(machine: &Machine, spin: &Spin, mut made: impl FnMut() -> bool) {
         const TRIES: u32 = 1000;
         assert!((0..TRIES).any(|_| {
-            wait_out(spin, busy);
+            wait_out(spin, machine);
             made()
         }));
     }
@@ -266,10 +325,10 @@ mod tests {
     #[test]
     fn what_is_not_dear_bars_nothing() {
         for cpus in [1, 2] {
-            let (spin, busy) = (Spin::new(), Busy::not());
-            until(&busy, &spin, || {
-                let (looks, yields) = in_vain(&spin, &busy, cpus, 0, 0);
-                looks > 1 && yields > 0 && !busy.is(ticks())
+            let (spin, machine) = (Spin::new(), Machine::new());
+            until(&machine, &spin, || {
+                let (looks, yields) = in_vain(&spin, &machine, cpus, 0, 0);
+                looks > 1 && yields > 0 && !machine.is_busy(ticks())
             });
         }
     }
@@ -277,15 +336,15 @@ mod tests {
     #[test]
     fn after_a_dear_yield_a_wait_looks_once_for_a_while() {
         for cpus in [1, 2] {
-            let (spin, busy) = (Spin::new(), Busy::not());
+            let (spin, machine) = (Spin::new(), Machine::new());
             let start = ticks();
-            until(&busy, &spin, || {
-                in_vain(&spin, &busy, cpus, 0, YIELD_US).1 > 0
+            until(&machine, &spin, || {
+                in_vain(&spin, &machine, cpus, 0, YIELD_US).1 > 0
             });
-            let until = busy.0.load(Relaxed);
+            let until = machine.until.load(Relaxed);
             assert!(until - start > BARS * DEAR_LOOK_US * TICKS_PER_US);
             while ticks() < until {
-                let made = in_vain(&spin, &busy, cpus, 0, 0);
+                let made = in_vain(&spin, &machine, cpus, 0, 0);
                 assert!(made == (1, 0) || ticks() >= until);
             }
         }
@@ -293,51 +352,97 @@ mod tests {
 
     #[test]
     fn after_an_interrupted_look_a_wait_looks_once_for_a_while() {
-        let (spin, busy) = (Spin::new(), Busy::not());
+        let (spin, machine) = (Spin::new(), Machine::new());
         spin.budget.store(LONGEST_US * TICKS_PER_US, Relaxed);
         let start = ticks();
-        assert_eq!(in_vain(&spin, &busy, 2, LOOK_US, 0), (1, 0));
-        let until = busy.0.load(Relaxed);
+        assert_eq!(in_vain(&spin, &machine, 2, LOOK_US, 0), (1, 0));
+        let until = machine.until.load(Relaxed);
         assert!(until - start > BARS * LOOK_US * TICKS_PER_US);
         let other = Spin::new();
         while ticks() < until {
-            let made = in_vain(&other, &busy, 2, 0, 0);
+            let made = in_vain(&other, &machine, 2, 0, 0);
             assert!(made == (1, 0) || ticks() >= until);
         }
     }
 
     #[test]
     fn what_came_while_others_had_the_cpu_did_not_pay() {
-        let (spin, busy) = (Spin::new(), Busy::not());
+        let (spin, machine) = (Spin::new(), Machine::new());
         let budget = 15 * TICKS_PER_US;
         spin.budget.store(budget, Relaxed);
         let look = || {
             pass(LOOK_US);
             true
         };
-        assert_eq!(spin.wait_unless(&busy, 2, || (), look), Spun::Found);
-        assert_ne!(busy.0.load(Relaxed), 0);
+        assert_eq!(spin.wait_on(&machine, 2, || (), look), Spun::Found);
+        assert_ne!(machine.until.load(Relaxed), 0);
         // Nor does a short sleep say that polling would pay.
-        spin.slept_unless(&busy, LONGEST_US * TICKS_PER_US / 2);
-        assert!(spin.budget.load(Relaxed) == budget || !busy.is(ticks()));
-        let spun = spin.wait_unless(&busy, 2, || (), || true);
+        let (start, slept) = (ticks(), LONGEST_US * TICKS_PER_US / 2);
+        spin.slept_on(&machine, start, 0, start + slept);
+        assert!(spin.budget.load(Relaxed) == budget || !machine.is_busy(ticks()));
+        let spun = spin.wait_on(&machine, 2, || (), || true);
         assert_eq!(spun, Spun::Found);
     }
 
     #[test]
     fn what_is_learned_lasts_as_long_as_the_longest_slice_allows() {
-        let busy = Busy::not();
+        let machine = Machine::new();
         let most = BARS * DEAREST_US * TICKS_PER_US;
-        assert!(busy.learn(most, DEAR_LOOK_US, 1));
-        assert!(busy.is(most));
-        assert!(!busy.is(most + 1));
-        assert!(!busy.is(1), "it is over");
+        assert!(machine.learn(most, DEAR_LOOK_US, 1));
+        assert!(machine.is_busy(most));
+        assert!(!machine.is_busy(most + 1));
+        assert!(!machine.is_busy(1), "it is over");
     }
 
     #[test]
     fn a_clock_that_jumped_back_bars_nothing() {
-        let busy = Busy::not();
-        busy.bar(YIELD_US * TICKS_PER_US, u64::MAX / 2);
-        assert!(!busy.is(ticks()));
+        let machine = Machine::new();
+        machine.bar(YIELD_US * TICKS_PER_US, u64::MAX / 2);
+        assert!(!machine.is_busy(ticks()));
+    }
+
+    /// Sleeps whose bell comes after so many µs, and which end so many later.
+    fn sleep(spin: &Spin, machine: &Machine, rung_us: u64, wake_up_us: u64) {
+        for i in 0..200 {
+            // Now and then one is much dearer.
+            let wake_up_us = if i % 4 == 0 { 300 } else { wake_up_us };
+            let (rung, woken) = (
+                rung_us * TICKS_PER_US,
+                (rung_us + wake_up_us) * TICKS_PER_US,
+            );
+            spin.slept_on(machine, 1, 1 + rung, 1 + woken);
+        }
+    }
+
+    #[test]
+    fn polls_as_long_as_a_few_wake_ups_take() {
+        let (spin, machine) = (Spin::new(), Machine::new());
+        let longest = || spin.longest_on(&machine) / TICKS_PER_US;
+        assert_eq!(longest(), LONGEST_US, "not known");
+        sleep(&spin, &machine, 20, 40);
+        assert_eq!(longest(), LONGEST_US);
+        sleep(&spin, &machine, 20, 8);
+        assert!((14..20).contains(&longest()), "{}", longest());
+        // What was polled in vain before the sleep counts: 12 us are not too long, 24 are.
+        for (in_vain_us, budget_us) in [(3, longest()), (15, 0)] {
+            spin.failed(in_vain_us * TICKS_PER_US);
+            spin.tire();
+            let slept = 9 * TICKS_PER_US;
+            spin.slept_on(&machine, 1, 0, 1 + slept);
+            assert_eq!(spin.budget.load(Relaxed) / TICKS_PER_US, budget_us);
+        }
+        sleep(&spin, &machine, 20, 2);
+        assert_eq!(longest(), LEAST_US);
+        sleep(&spin, &machine, 20, 60);
+        assert_eq!(longest(), LONGEST_US, "the CPUs rest again");
+    }
+
+    #[test]
+    fn a_bell_outside_the_sleep_tells_nothing() {
+        let (spin, machine) = (Spin::new(), Machine::new());
+        for rung_at in [0, 99, 201, u64::MAX] {
+            spin.slept_on(&machine, 100, rung_at, 200);
+        }
+        assert_eq!(machine.wake_up.load(Relaxed), DEAREST_WAKE_UP);
     }
 }

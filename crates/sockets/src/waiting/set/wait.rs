@@ -217,6 +217,7 @@ fn sleep<B: Below>(
     let limit = sleep_limit_ns(deadline, slice_ns, || below.host().now_ns());
     let start = gm::clock::ticks();
     let slept = below.ask(out, Ask::Sleep(limit));
+    let rung_at = asleep.queue.map_or(0, EventQueue::rung_at);
     let over = state.is_over();
     drop(asleep);
     if over {
@@ -236,7 +237,7 @@ fn sleep<B: Below>(
             Ok(Some(n))
         }
         told => {
-            state.spin.slept(gm::clock::ticks().wrapping_sub(start));
+            state.spin.slept(start, rung_at);
             let mut n = sort(below, out, 0, told);
             if any_listed(below) {
                 n += collect(below, out, n);

@@ -348,7 +348,7 @@ fn sleep<S: Socket, B: Below<S>>(
         let limit = sleep_limit_ns(deadline, slice, || below.host().now_ns());
         let start = gm::clock::ticks();
         let ready = ask_prepared(members, Ask::Sleep(limit), below);
-        SPIN.slept(gm::clock::ticks().wrapping_sub(start));
+        SPIN.slept(start, queue.map_or(0, EventQueue::rung_at));
         for conn in members.iter().filter_map(Member::carried) {
             End::count(&conn.end().sleeps, 1);
         }
