@@ -279,6 +279,25 @@ static void shut_and_given_client(int fd)
     CHECK(hear() == 1);
 }
 
+/* A small send buffer, and more unread than it takes: who gives the connection away and makes no other call has sent it all. */
+static void rest_is_sent_server(int fd)
+{
+    CHECK(hear() == 1);
+    stream_receive(&(struct stream){7, 0}, fd, 53353, 53353);
+    tell(2);
+}
+static void rest_is_sent_client(int fd)
+{
+    int kept = MUST(dup(2));
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){12378}, sizeof(int)));
+    stream_send(&(struct stream){7, 0}, fd, 53353, 53353);
+    /* Descriptor 2 is never carried. */
+    MUST(dup2(fd, 2));
+    MUST(dup2(kept, 2));
+    tell(1);
+    CHECK(hear() == 2);
+}
+
 /* Polls for bytes while the other side gives the connection away: there is nothing to read. */
 static void polled_and_given_server(int fd)
 {
@@ -545,7 +564,7 @@ static void input_after_reset_client(int port)
 const struct test_case cases[] = {
     RAW_CASE(end_behind_full_buffer), RAW_CASE(ring_behind_full_buffer), CASE(killed_after_moving), CASE(killed_after_giving),
     CASE(given_under_filter), CASE(killed_in_moving),
-    CASE(only_the_end), CASE(shut_and_given), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
+    CASE(only_the_end), CASE(shut_and_given), CASE(rest_is_sent), CASE(polled_and_given), RAW_CASE(given_by_both), RAW_CASE(passed_and_closed),
     CASE(shut_by_peer_and_given), CASE(left_to_one), CASE(left_to_several),
     CASE(moved_to_shut), CASE(moved_to_shut_twice), RAW_CASE(shut_before_the_switch), RAW_CASE(passed_after_reset), RAW_CASE(input_after_reset),
     END_OF_CASES,

@@ -385,6 +385,7 @@ twins! {
         pair killed_in_moving: PROMOTED;
         pair only_the_end: PROMOTED;
         pair shut_and_given: Any;
+        pair rest_is_sent: PROMOTED;
         pair polled_and_given: PROMOTED;
         raw given_by_both: Any;
         raw passed_and_closed: Any;

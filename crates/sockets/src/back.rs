@@ -29,6 +29,9 @@ const HELP_AFTER_US: u64 = 3_000;
 /// A peer that is moving its unread bytes, and gets no further for so long, in µs, waits for a reader of the stream.
 const MOVED_AFTER_US: u64 = 200_000;
 
+/// A peer that takes what this end moves, and waits for whom we are about to start, does so at once; longer, in µs, none is waited for.
+const REST_AFTER_US: u64 = 2_000_000;
+
 /// What [`Conn::hand_back`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Given {
@@ -64,7 +67,7 @@ impl Conn {
         let rx = segment.rx();
         let since = k.now_us();
         let mut help_at = since + HELP_AFTER_US;
-        while self.settle(k) && !self.is_pure(k, segment) {
+        while self.settle(k) && (!self.is_pure(k, segment) || self.owes_rest()) {
             if self.is_being_renewed(k) {
                 match self.await_renewal(k) {
                     true => continue,
@@ -82,8 +85,12 @@ impl Conn {
             }
             let now = k.now_us();
             let passed_down = self.end.rx_path() == Path::Tcp && rx.up_at(self.passed()).is_none();
-            if passed_down && now - since > MOVED_AFTER_US {
+            if passed_down && now - since > MOVED_AFTER_US && !self.owes_rest() {
                 // It is the new reader's turn.
+                break;
+            }
+            if self.owes_rest() && now - since > REST_AFTER_US {
+                // The peer reads nothing. What it has no room for goes with a later call, or at the end.
                 break;
             }
             if now >= help_at {
@@ -99,6 +106,12 @@ impl Conn {
             let _ = k.sleep_word(&rx.direction.wait.space_seq, seq, ANSWER_SLICE_US);
         }
         Given::Stream
+    }
+
+    /// Is something that the peer has not read still to be put on the stream? Nobody else does that for us: who gives the connection
+    /// away may make no other call on it.
+    fn owes_rest(&self) -> bool {
+        self.end.resend.load(Relaxed) != 0
     }
 
     /// The peer rang while payload from before its switch to the ring was unread. That takes a reader which slept, is woken by

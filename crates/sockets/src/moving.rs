@@ -12,6 +12,8 @@ use crate::{Conn, Fault, Kernel, Ready};
 
 /// Bytes moved at once.
 const PIECE: usize = 2048;
+/// So often the send buffer is widened for them; the system's limit may stop it.
+const WIDENINGS: u32 = 4;
 
 impl Conn {
     /// From here on this end sends over TCP; what is unread goes there first. Caller holds the sending lock; the direction
@@ -64,7 +66,8 @@ impl Conn {
     /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.
     pub(crate) fn send_rest(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
         let end = self.end;
-        let mut widened = None;
+        // A packet's own bytes count as well, and small ones have many: once may not be enough.
+        let (mut widened, mut widenings) = (None, 0);
         let mut piece = [0_u8; PIECE];
         // A stream that is reset takes nothing more, and who reads it is told by the error, which a send would take off.
         let dead = k.poll().intersects(Ready::HUP | Ready::ERR);
@@ -98,10 +101,12 @@ impl Conn {
                     end.resend.store(next.wrapping_add(1), Relaxed);
                 }
                 // These bytes were taken from the program: room for them is not its business.
-                Err(Fault::WouldBlock) if widened.is_none() => {
-                    widened = k.widen_send(left as usize);
-                    if widened.is_none() {
-                        return false;
+                Err(Fault::WouldBlock) if widenings < WIDENINGS => {
+                    widenings += 1;
+                    let was = k.widen_send(left as usize);
+                    widened = widened.or(was);
+                    if was.is_none() {
+                        break;
                     }
                 }
                 Err(Fault::WouldBlock | Fault::Interrupted) => break,
