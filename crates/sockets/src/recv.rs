@@ -68,12 +68,13 @@ impl Conn {
         }
         let mut done = 0;
         let mut slept = false;
+        let mut moving_until = None;
         loop {
             match self.look(k, bufs, done, o, call.has_begun) {
                 Ok(Look::Bytes(n)) => {
                     done += n;
                     call.has_begun = true;
-                    if done == want || !o.wait_all || o.peek {
+                    if done == want || !o.wait_all && !self.goes_on_elsewhere() || o.peek {
                         if slept {
                             let _ = self.take_bells(k);
                         }
@@ -103,6 +104,8 @@ impl Conn {
                     }
                     return Ok(done);
                 }
+                Ok(Look::Empty)
+                    if done > 0 && !o.peek && self.await_moved(k, &mut moving_until) => {}
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait, call) {
@@ -117,6 +120,31 @@ impl Conn {
                 Err(f) => return self.so_far(done, f),
             }
         }
+    }
+
+    /// Did the writer take what was unread from under the call, to the stream? A program that asked how much there is, and receives
+    /// as much, gets it from TCP at once.
+    fn goes_on_elsewhere(&self) -> bool {
+        self.rings().is_ok_and(|s| self.is_moving(s.rx()))
+    }
+
+    /// The stream is empty, but its writer is just putting there what was unread in the ring. True: there may be more now. `until`:
+    /// when, in µs, the call has waited long enough for that.
+    #[cold]
+    fn await_moved(&self, k: &impl Kernel, until: &mut Option<u64>) -> bool {
+        /// A writer that finds no room, or is gone, is not waited for.
+        const MOVING_US: u64 = 200;
+        let Ok(segment) = self.rings() else {
+            return false;
+        };
+        let rx = segment.rx();
+        let moves = rx.is_moved() && !rx.all_moved();
+        let now = k.now_us();
+        if !moves || now > *until.get_or_insert(now + MOVING_US) {
+            return false;
+        }
+        k.yield_now();
+        true
     }
 
     /// A doorbell left unread makes this process's death a reset, and the kernel drops then what it has not delivered. Is
