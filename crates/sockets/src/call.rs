@@ -124,7 +124,7 @@ mod tests {
                 pair.client.socket.now_ns.get() < 1_000_000_000 * 60,
                 "for ever"
             );
-            pair.client.socket.fill_up();
+            pair.client.socket.fill_up(true);
             if conn.end().has(gm::end::flag::WRITE_SHUT)
                 || pair.client.conn.end().tx_path() == Path::Ring
             {

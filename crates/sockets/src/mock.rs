@@ -40,6 +40,8 @@ pub(crate) struct Socket {
     place: Rc<NodeDir>,
     /// What happens while somebody sleeps on this socket, which blocks then. It moves the clock.
     meanwhile: Rc<RefCell<Option<Act>>>,
+    /// What happens when somebody gives the CPU away.
+    yielding: Rc<RefCell<Option<Act>>>,
     /// O_NONBLOCK.
     pub(crate) nonblocking: Rc<Cell<bool>>,
 }
@@ -58,6 +60,7 @@ impl Socket {
             peer_port: two,
             place: place.clone(),
             meanwhile: Rc::default(),
+            yielding: Rc::default(),
             nonblocking: Rc::default(),
         };
         let server = Self {
@@ -68,6 +71,7 @@ impl Socket {
             peer_port: one,
             place: place.clone(),
             meanwhile: Rc::default(),
+            yielding: Rc::default(),
             nonblocking: Rc::default(),
         };
         (client, server)
@@ -86,9 +90,13 @@ impl Socket {
         *self.meanwhile.borrow_mut() = Some(Box::new(happens));
     }
 
-    /// The kernel's buffers are full from now on.
-    pub(crate) fn fill_up(&self) {
-        self.out.full.set(true);
+    pub(crate) fn as_it_yields(&self, happens: impl Fn() + 'static) {
+        *self.yielding.borrow_mut() = Some(Box::new(happens));
+    }
+
+    /// The kernel's buffers are full from now on, or are not.
+    pub(crate) fn fill_up(&self, full: bool) {
+        self.out.full.set(full);
     }
 
     fn blocks_for_ever(&self) -> bool {
@@ -218,7 +226,11 @@ impl Kernel for Socket {
         Ok(())
     }
 
-    fn yield_now(&self) {}
+    fn yield_now(&self) {
+        if let Some(happens) = &*self.yielding.borrow() {
+            happens();
+        }
+    }
 
     fn thread(&self) -> u32 {
         u32::from(self.port)

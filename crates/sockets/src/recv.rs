@@ -105,7 +105,7 @@ impl Conn {
                     return Ok(done);
                 }
                 Ok(Look::Empty)
-                    if done > 0 && !o.peek && self.await_moved(k, &mut moving_until) => {}
+                    if (done > 0 || o.dont_wait) && self.await_moved(k, &mut moving_until) => {}
                 // What was received is reported first; the fault comes again with the next call.
                 Ok(Look::Empty) if done > 0 && (o.dont_wait || !o.wait_all) => return Ok(done),
                 Ok(Look::Empty) => match self.wait_readable(k, o.dont_wait, call) {
@@ -130,21 +130,27 @@ impl Conn {
 
     /// The stream is empty, but its writer is just putting there what was unread in the ring. True: there may be more now. `until`:
     /// when, in µs, the call has waited long enough for that.
-    #[cold]
+    #[inline]
     fn await_moved(&self, k: &impl Kernel, until: &mut Option<u64>) -> bool {
+        let passed = self.passed();
+        let left_ring = |rx: Rx<'_>| match self.end.rx_path() {
+            Path::Ring => rx.is_moved(),
+            Path::Tcp => passed != 0 && rx.up_at(passed).is_none(),
+        };
+        let at_it = |rx| left_ring(rx) && !rx.all_moved();
+        self.rings().is_ok_and(|s| at_it(s.rx())) && self.await_step(k, until)
+    }
+
+    #[cold]
+    fn await_step(&self, k: &impl Kernel, until: &mut Option<u64>) -> bool {
         /// A writer that finds no room, or is gone, is not waited for.
         const MOVING_US: u64 = 200;
-        let Ok(segment) = self.rings() else {
-            return false;
-        };
-        let rx = segment.rx();
-        let moves = rx.is_moved() && !rx.all_moved();
         let now = k.now_us();
-        if !moves || now > *until.get_or_insert(now + MOVING_US) {
-            return false;
+        let in_time = now <= *until.get_or_insert(now + MOVING_US);
+        if in_time {
+            k.yield_now();
         }
-        k.yield_now();
-        true
+        in_time
     }
 
     /// A doorbell left unread makes this process's death a reset, and the kernel drops then what it has not delivered. Is
@@ -470,4 +476,56 @@ pub(crate) fn first_room<'b>(
         skip -= buf.len();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::mock::Pair;
+
+    /// The writer has stopped the ring's reader, and puts what was unread on the stream as that one looks, if `goes_on`.
+    fn received_in_a_move(goes_on: bool) -> Result<usize, Fault> {
+        let pair = std::rc::Rc::new(Pair::carried());
+        let (client, server) = (&pair.client, &pair.server);
+        let sent = client.conn.send(
+            &client.socket,
+            &[IoSlice::new(b"abcdef")],
+            Default::default(),
+        );
+        assert_eq!(sent, Ok(6));
+        client.socket.fill_up(true);
+        client.conn.send_over_tcp(&client.socket, None);
+        let shared = pair.clone();
+        server.socket.as_it_yields(move || {
+            server_clock(&shared);
+            if goes_on {
+                shared.client.socket.fill_up(false);
+                shared.client.conn.mind_asks(&shared.client.socket);
+            }
+        });
+        let mut bytes = [0; 6];
+        let o = RecvOptions {
+            dont_wait: true,
+            ..Default::default()
+        };
+        let got = server
+            .conn
+            .recv(&server.socket, &mut [IoSliceMut::new(&mut bytes)], o);
+        assert!(got.is_err() || &bytes == b"abcdef");
+        // What happens holds the pair.
+        server.socket.as_it_yields(|| {});
+        got
+    }
+
+    fn server_clock(pair: &Pair) {
+        pair.server.socket.pass_ns(1_000);
+    }
+
+    #[test]
+    fn what_is_being_moved_is_there() {
+        assert_eq!(received_in_a_move(true), Ok(6));
+        assert_eq!(received_in_a_move(false), Err(Fault::WouldBlock));
+    }
 }
