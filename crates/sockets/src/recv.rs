@@ -499,7 +499,7 @@ mod tests {
         client.conn.send_over_tcp(&client.socket, None);
         let shared = pair.clone();
         server.socket.as_it_yields(move || {
-            server_clock(&shared);
+            shared.server.socket.pass_ns(1_000);
             if goes_on {
                 shared.client.socket.fill_up(false);
                 shared.client.conn.mind_asks(&shared.client.socket);
@@ -517,10 +517,6 @@ mod tests {
         // What happens holds the pair.
         server.socket.as_it_yields(|| {});
         got
-    }
-
-    fn server_clock(pair: &Pair) {
-        pair.server.socket.pass_ns(1_000);
     }
 
     #[test]

@@ -259,7 +259,7 @@ impl Spin {
         let mut waited = slept;
         if longest < self.longest {
             // Where to be woken costs so little, what was polled counts as well.
-            waited += self.in_vain.load(Relaxed);
+            waited = waited.saturating_add(self.in_vain.load(Relaxed));
         }
         if waited < longest && !machine.is_busy(now) {
             let budget = (waited * 2).clamp(LEAST_US * TICKS_PER_US, longest);
