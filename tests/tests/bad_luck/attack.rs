@@ -19,6 +19,8 @@ const SEEDS: u32 = 4;
 /// So long, in ms, each attack lasts.
 const LASTS: &str = "300";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// From a program's end until the one that waits for it has ended too.
+const ENDING: Duration = Duration::from_secs(5);
 
 fn seeds() -> u32 {
     let told = std::env::var("SGM_ATTACK_SEEDS").ok();
@@ -108,7 +110,7 @@ impl<'a> Victim<'a> {
             assert!(
                 !self.answers
                     || said.is_some_and(|line| line == "right")
-                    || !talker.process.runs_after(Duration::ZERO),
+                    || !talker.process.runs_after(ENDING),
                 "{how}: a client hangs\n{}\n{}",
                 talker.process.whereabouts(),
                 self.server.process.whereabouts()
