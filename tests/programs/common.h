@@ -123,6 +123,9 @@ uint64_t hash_bytes(uint64_t hash, const void *data, size_t length);
 short await_events(int fd, short events); /* polls until one of them shows; gives all that show */
 void await_unread(int fd, int bytes);     /* FIONREAD */
 void await_asleep(pid_t thread);          /* blocked in the kernel */
+
+/* Gives a connection back to TCP for all who hold it: descriptor 2 is never carried. */
+void give_back(int fd);
 pid_t thread_id(void);
 uint64_t now_ms(void);
 void watch_sigpipe(void);                 /* count instead of dying */

@@ -500,13 +500,17 @@ static void killed_asleep_server(int fd)
     wait_child(child);
     meet();
 }
-static void killed_asleep_client(int fd)
+static void kill_asleep(void)
 {
     pid_t peer = hear();
     struct pollfd end = {MUST(syscall(SYS_pidfd_open, peer, 0)), POLLIN, 0};
     await_asleep(peer);
     MUST(kill(peer, SIGKILL));
     MUST(poll(&end, 1, -1));
+}
+static void killed_asleep_client(int fd)
+{
+    kill_asleep();
     CALL("first", send(fd, "x", 1, MSG_NOSIGNAL));
     await_events(fd, POLLERR);
     CALL("second", send(fd, "y", 1, MSG_NOSIGNAL));
@@ -518,11 +522,7 @@ static void killed_asleep_client(int fd)
 static void killed_asleep_read_server(int fd) { killed_asleep_server(fd); }
 static void killed_asleep_read_client(int fd)
 {
-    pid_t peer = hear();
-    struct pollfd end = {MUST(syscall(SYS_pidfd_open, peer, 0)), POLLIN, 0};
-    await_asleep(peer);
-    MUST(kill(peer, SIGKILL));
-    MUST(poll(&end, 1, -1));
+    kill_asleep();
     CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
     await_events(fd, POLLERR);
     CALL("read", read(fd, &(char){0}, 1));

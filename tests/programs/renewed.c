@@ -4,21 +4,12 @@
 
 enum { LEFT = 200000, PART = 30000 };
 
-/* Descriptor 2 is never carried, so this gives the connection back to TCP for all who hold it. */
-static void give(int fd)
-{
-    int kept = MUST(dup(2));
-    MUST(dup2(fd, 2));
-    MUST(dup2(kept, 2));
-    MUST(close(kept));
-}
-
 /* The others hold it on. */
 static void give_by_child(int fd)
 {
     pid_t child = MUST(fork());
     if (child == 0) {
-        give(fd);
+        give_back(fd);
         _exit(0);
     }
     wait_child(child);
@@ -48,7 +39,7 @@ static void shared_server(int fd)
     for (int i = 0; i < 2; i++) {
         pid_t child = MUST(fork());
         if (child == 0) {
-            give(fd);
+            give_back(fd);
             read_part(&in, fd);
             _exit(0);
         }
@@ -67,7 +58,7 @@ static void beside_server(int fd)
     CHECK(hear() == 1);
     pid_t child = MUST(fork());
     if (child == 0) {
-        give(fd);
+        give_back(fd);
         _exit(0);
     }
     struct stream in = {301, 0};
@@ -91,7 +82,7 @@ static void spliced_server(int fd)
     pid_t child = MUST(fork());
     if (child == 0) {
         await_asleep(parent);
-        give(fd);
+        give_back(fd);
         CHECK(read_full(pipes[0], data, FILL) == FILL);
         _exit(0);
     }
@@ -128,7 +119,7 @@ static void stopped_server(int fd)
         await_stopped(parent);
         tell(3);
         CHECK(hear() == 1);
-        give(fd);
+        give_back(fd);
         MUST(kill(parent, SIGCONT));
         _exit(0);
     }
@@ -185,7 +176,7 @@ static void halves_server(int fd)
 {
     CHECK(hear() == 1);
     MUST(shutdown(fd, SHUT_WR));
-    give(fd);
+    give_back(fd);
     CALL("send", send(fd, "x", 1, MSG_NOSIGNAL));
     struct stream in = {301, 0};
     say("%zu bytes", stream_receive_to_end(&in, fd));
@@ -221,7 +212,7 @@ static void alive_server(int fd)
     MUST(shutdown(fd, SHUT_RD));
     stream_send(&(struct stream){302, 0}, fd, MORE, MORE / 4);
     MUST(shutdown(fd, SHUT_WR));
-    give(fd);
+    give_back(fd);
     char data[PART];
     CALL("read", read_full(fd, data, sizeof data));
     MUST(close(fd));
@@ -250,7 +241,7 @@ static void addresses_server(int listener)
         int fd = accept_warm(listeners[i]);
         if (i < 3) {
             CHECK(hear() == 1);
-            give(fd);
+            give_back(fd);
             struct stream in = {301, 0};
             say("%d: %zu bytes", i, stream_receive_to_end(&in, fd));
             MUST(close(fd));
@@ -280,7 +271,7 @@ static void addresses_client(int port)
             CHECK(hear() == 2);
         } else {
             CHECK(hear() == 1);
-            give(fd);
+            give_back(fd);
             struct stream in = {301, 0};
             say("%d: %zu bytes", i, stream_receive_to_end(&in, fd));
         }
@@ -303,7 +294,7 @@ static void at_once_server(int listener)
                 char data[7001];
                 MUST(close(start[1]));
                 CHECK(read(start[0], data, 1) == 0);
-                give(fd);
+                give_back(fd);
                 read_here = 0;
                 for (ssize_t n; (n = MUST(read(fd, data, sizeof data))) > 0; read_here += n)
                     ;

@@ -108,12 +108,6 @@ impl Conn {
         Given::Stream
     }
 
-    /// Is something that the peer has not read still to be put on the stream? Nobody else does that for us: who gives the connection
-    /// away may make no other call on it.
-    fn owes_rest(&self) -> bool {
-        self.end.resend.load(Relaxed) != 0
-    }
-
     /// The peer rang while payload from before its switch to the ring was unread. That takes a reader which slept, is woken by
     /// that payload, reads a part of it, and gives the connection away with the rest.
     fn is_spoilt(&self, rx: Rx<'_>) -> bool {
@@ -128,7 +122,7 @@ impl Conn {
     fn is_deaf(&self) -> bool {
         let end = self.end;
         let shut = end.has(flag::READ_SHUT) && end.has(flag::WRITE_SHUT);
-        shut && end.tx_path() == Path::Tcp && end.resend.load(Relaxed) == 0
+        shut && end.tx_path() == Path::Tcp && !self.owes_rest()
     }
 
     /// Did the peer's last holder close in good order? Then it has made its last change in the ring.
@@ -179,7 +173,7 @@ impl Conn {
 
     /// What is to be read is on the stream alone, for good. With all that was sent there too, the engine is out of it.
     fn stream_is_all(&self) {
-        let all_sent = self.end.tx_path() == Path::Tcp && self.end.resend.load(Relaxed) == 0;
+        let all_sent = self.end.tx_path() == Path::Tcp && !self.owes_rest();
         if all_sent && !self.owes_reset() {
             self.end.set_state(State::Back);
         }
@@ -313,7 +307,7 @@ impl Conn {
             return;
         };
         let asked = segment.tx().asks() & layout::PLEASE_DOWN != 0;
-        if asked && self.end.tx_path() == Path::Ring || self.end.resend.load(Relaxed) != 0 {
+        if asked && self.end.tx_path() == Path::Ring || self.owes_rest() {
             self.answer(k, segment.tx());
         }
     }
@@ -341,7 +335,7 @@ impl Conn {
         };
         if end.state() != State::Carried
             || end.tx_path() != Path::Tcp
-            || end.resend.load(Relaxed) != 0
+            || self.owes_rest()
             || self.owes_reset()
         {
             return;

@@ -127,7 +127,7 @@ impl Conn {
     pub fn sends_on_tcp(&self) -> bool {
         let end = self.end;
         let back = end.tx_path() == gm::Path::Tcp && end.tx_switches.load(Relaxed) != 0;
-        back && end.resend.load(Relaxed) == 0
+        back && !self.owes_rest()
     }
 
     #[inline]

@@ -55,7 +55,7 @@ impl Conn {
                 write_kernel = end.tx_path() == Path::Ring && self.shuts_kernel_half(segment.rx());
             } else {
                 // What still moves to TCP goes before the kernel's end.
-                write_kernel = end.resend.load(Relaxed) == 0;
+                write_kernel = !self.owes_rest();
             }
         }
         match k.shutdown(read, write_kernel) {
@@ -76,7 +76,7 @@ impl Conn {
     /// Has either end said that it sends no more? TCP's connection is closed then, whatever is unread.
     fn is_over(&self) -> bool {
         let end = self.end;
-        let we_did = end.has(flag::WRITE_SHUT) && end.resend.load(Relaxed) == 0;
+        let we_did = end.has(flag::WRITE_SHUT) && !self.owes_rest();
         let said = |s: &gm::Segment| s.rx().flags() & layout::FIN != 0;
         we_did && (self.segment().is_some_and(said) || end.has(flag::KERNEL_EOF))
     }
@@ -181,12 +181,11 @@ impl Conn {
 
     /// Bytes on their way from the ring to TCP must be with the kernel before it closes. True: they can't be.
     fn pay_what_is_owed(&self, k: &impl Kernel) -> bool {
-        let end = self.end;
         let since = k.now_us();
-        while end.resend.load(Relaxed) != 0 {
+        while self.owes_rest() {
             self.mind_asks(k);
             let waited = k.now_us().saturating_sub(since);
-            if end.resend.load(Relaxed) == 0 || self.peer_is_gone(k) {
+            if !self.owes_rest() || self.peer_is_gone(k) {
                 return false;
             }
             // A signal does not end this: the bytes are the program's, and were taken.

@@ -63,6 +63,13 @@ impl Conn {
             .is_some_and(|s| has_shut_both_ways(s) && said(s.rx()))
     }
 
+    /// Is something that the peer has not read still to be put on the stream? Nobody else does that for us: who gives the connection
+    /// away may make no other call on it.
+    #[inline]
+    pub(crate) fn owes_rest(&self) -> bool {
+        self.end.resend.load(Relaxed) != 0
+    }
+
     /// Puts what is to be moved on the stream. True: all of it is there. Caller holds the sending lock.
     pub(crate) fn send_rest(&self, k: &impl Kernel, tx: Tx<'_>) -> bool {
         let end = self.end;
@@ -71,7 +78,7 @@ impl Conn {
         let mut piece = [0_u8; PIECE];
         // A stream that is reset takes nothing more, and who reads it is told by the error, which a send would take off.
         let dead = k.poll().intersects(Ready::HUP | Ready::ERR);
-        if dead && end.resend.load(Relaxed) != 0 {
+        if dead && self.owes_rest() {
             end.set(flag::KERNEL_DEAD);
             end.resend_to
                 .store(end.resend.load(Relaxed).wrapping_sub(1), Relaxed);
@@ -124,7 +131,7 @@ impl Conn {
         if let Some(was) = widened {
             k.restore_send(was);
         }
-        let done = end.resend.load(Relaxed) == 0;
+        let done = !self.owes_rest();
         if done && end.has(flag::WRITE_SHUT) {
             let _ = k.shutdown(false, true);
         }
@@ -153,9 +160,7 @@ impl Conn {
             uncounted = sent.wrapping_sub(end.tcp_tx.load(Relaxed));
             let (ring, tcp) = tx.direction.last_down();
             let moved = sent.wrapping_sub(tcp);
-            if end.resend.load(Relaxed) != 0
-                && end.resend_to.load(Relaxed).wrapping_sub(ring) >= moved
-            {
+            if self.owes_rest() && end.resend_to.load(Relaxed).wrapping_sub(ring) >= moved {
                 end.resend
                     .store(ring.wrapping_add(moved).wrapping_add(1), Relaxed);
             }
@@ -190,7 +195,7 @@ impl Conn {
     pub(crate) fn come_back(&self, tx: Tx<'_>) -> bool {
         let end = self.end;
         let stays = end.has(flag::KEEP_TCP | flag::KERNEL_DEAD | flag::WRITE_SHUT);
-        if stays || tx.asks() != 0 || end.resend.load(Relaxed) != 0 || !tx.all_passed() {
+        if stays || tx.asks() != 0 || self.owes_rest() || !tx.all_passed() {
             return false;
         }
         tx.switch_up(end.tcp_tx.load(Relaxed));

@@ -269,7 +269,7 @@ impl Conn {
             return Err(Fault::Reset);
         }
         self.take_late_bells(k);
-        if self.end.resend.load(Relaxed) != 0 && !self.send_rest(k, self.rings()?.tx()) {
+        if self.owes_rest() && !self.send_rest(k, self.rings()?.tx()) {
             return self.stream_is_full();
         }
         if bufs.iter().all(|b| b.is_empty()) {
