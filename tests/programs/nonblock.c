@@ -138,7 +138,7 @@ static void partial_client(int fd)
     stream_fill(&out, buffer, HUGE);
     set_nonblocking(fd, true);
     ssize_t n = MUST(write(fd, buffer, HUGE));
-    say("took a part: %d", n > 0 && n < HUGE);
+    say("took a part: %d, megabytes: %d", n > 0 && n < HUGE, n > 2 * MIB);
     /* With time there can be room again: as bytes are acknowledged, or go another way. There is an end to it. */
     for (ssize_t more = 1; more > 0;) {
         while ((more = write(fd, buffer + n, HUGE - n)) > 0)

@@ -111,7 +111,7 @@ twins! {
         pair fill_small: Carried(128 * KIB);
         pair fill_large: Carried(128 * KIB);
         pair fill_retry: Carried(128 * KIB);
-        pair partial: Carried(64 * KIB);
+        pair partial: Carried(2 * MIB);
         pair small_buffers: PROMOTED;
         pair set_under_reader: PROMOTED;
         pair set_under_writer: PROMOTED;

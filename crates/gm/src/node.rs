@@ -2,7 +2,7 @@
 //! to a socket.
 //!
 //! ```text
-//! <dir>/node-v4            header, tables of listeners, offers and held sockets (this file)
+//! <dir>/node-v5            header, tables of listeners, offers and held sockets (this file)
 //! <dir>/port-<pid>-<start> one per process family (see port.rs)
 //! <dir>/seg-<random>       a segment, from the offer until both ends are over (see segment.rs)
 //! ```

@@ -2,11 +2,13 @@
 //! server's end when it claims the offer, and by whoever comes to hold one of the ends later. Its name goes with the second
 //! end that is over; what killed programs leave is swept (sweep.rs).
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use ring::bytes::Bytes;
-use ring::layout::{self, DATA_OFFSET, SegmentHeader, segment_bytes};
+use ring::bytes::{Area, Bytes};
+use ring::layout::{self, Areas, DATA_OFFSET, SegmentHeader};
 use ring::{Corrupt, Key, Rx, Tx};
 
 use crate::held::Place;
@@ -68,9 +70,16 @@ pub(crate) fn port_of(dir: &Path, maker: os::ProcessId) -> Result<Port, Error> {
 pub struct Segment {
     map: Mapping,
     /// As its size says; `check` compares.
-    ring_bytes: usize,
+    areas: Areas,
     side: Side,
+    /// Bytes of the overflow area that this process made.
+    overflow_made: AtomicUsize,
 }
+
+/// Bytes of overflow areas that this process made, of all its segments.
+static OVERFLOW_MADE: AtomicUsize = AtomicUsize::new(0);
+/// No more than that, for it is memory: else many peers that read slowly would have all of the machine's.
+const OVERFLOW_MOST: usize = 64 << 20;
 
 fn file_name(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("seg-{id:016x}"))
@@ -80,23 +89,37 @@ impl Segment {
     /// Client: makes a segment for the connection `key` and offers it under `id`.
     pub fn create(dir: &Path, id: u64, key: &Key, ring_bytes: usize) -> Result<Self, Error> {
         let path = file_name(dir, id);
-        let bytes = segment_bytes(ring_bytes);
-        let map = os::create_mapped(&path, bytes).map_err(|e| Error::os("create", &path, e))?;
-        let me = Self {
-            map,
-            ring_bytes,
-            side: Side::Client,
+        let make = |overflows| {
+            let areas = Areas::new(ring_bytes, overflows);
+            os::create_mapped(&path, areas.segment_bytes()).map(|map| (map, areas))
         };
+        // The program's limits (RLIMIT_FSIZE, RLIMIT_AS) may allow the smaller one.
+        let (map, areas) = match os::makes_pages_late() {
+            true => make(true).or_else(|_| make(false)),
+            false => make(false),
+        }
+        .map_err(|e| Error::os("create", &path, e))?;
+        let me = Self::new(map, areas, Side::Client);
         let first = me
             .map
             .populate(0, DATA_OFFSET + FIRST)
-            .and_then(|()| me.map.populate(DATA_OFFSET + ring_bytes, FIRST));
+            .and_then(|()| me.map.populate(areas.ring_at(1), FIRST));
         if let Err(e) = first {
             os::remove(&path);
             return Err(Error::os("populate", &path, e));
         }
         me.header().offer(key, ring_bytes as u32);
         Ok(me)
+    }
+
+    fn new(map: Mapping, areas: Areas, side: Side) -> Self {
+        let overflow_made = AtomicUsize::new(0);
+        Self {
+            map,
+            areas,
+            side,
+            overflow_made,
+        }
     }
 
     /// Opens the segment `id` for one of its ends and checks that it is for the connection `key`.
@@ -118,7 +141,7 @@ impl Segment {
     /// Is it for the connection `key`?
     pub fn check(&self, key: &Key) -> Result<(), Corrupt> {
         let told = self.header().check(key, self.map.bytes())?;
-        if told == self.ring_bytes {
+        if told == self.areas.ring {
             Ok(())
         } else {
             Err(Corrupt)
@@ -128,18 +151,12 @@ impl Segment {
     /// For its header alone, which is not checked.
     pub(crate) fn look(dir: &Path, id: u64) -> Result<Self, Error> {
         let path = file_name(dir, id);
-        let limits = (
-            segment_bytes(layout::RING_BYTES_MIN),
-            segment_bytes(layout::RING_BYTES_MAX),
-        );
-        let map =
-            os::open_mapped(&path, limits.0, limits.1).map_err(|e| Error::os("open", &path, e))?;
-        let room = (map.bytes() - DATA_OFFSET) / 2;
-        Ok(Self {
-            ring_bytes: 1 << room.ilog2(),
-            map,
-            side: Side::Server,
-        })
+        let least = Areas::new(layout::RING_BYTES_MIN, false).segment_bytes();
+        let most = Areas::new(layout::RING_BYTES_MAX, true).segment_bytes();
+        let map = os::open_mapped(&path, least, most).map_err(|e| Error::os("open", &path, e))?;
+        let areas = Areas::of(map.bytes())
+            .ok_or_else(|| Error::unsound(&path, "not of a segment's size"))?;
+        Ok(Self::new(map, areas, Side::Server))
     }
 
     /// Puts down where the end of this side is.
@@ -204,14 +221,17 @@ impl Segment {
         unsafe { &*self.map.base().cast::<SegmentHeader>() }
     }
 
+    #[inline]
     fn bytes_of(&self, direction: usize) -> Bytes<'_> {
-        // SAFETY: `segment_bytes(ring_bytes)` fits the mapping (made so, or checked in `open`); a power of two.
+        let areas = self.areas;
+        // SAFETY: the areas fit the mapping (made so, or told from its size); powers of two.
         unsafe {
-            let base = self
-                .map
-                .base()
-                .add(DATA_OFFSET + direction * self.ring_bytes());
-            Bytes::new(base, self.ring_bytes())
+            let area = |at, len| Area::new(self.map.base().add(at), len);
+            let overflow = match areas.overflow {
+                0 => None,
+                bytes => Some(area(areas.overflow_at(direction), bytes)),
+            };
+            Bytes::new(area(areas.ring_at(direction), areas.ring), overflow)
         }
     }
 
@@ -243,7 +263,7 @@ impl Segment {
 
     #[inline]
     pub fn ring_bytes(&self) -> usize {
-        self.ring_bytes
+        self.areas.ring
     }
 
     /// Before the first lap's write to `upto` (a position): makes the pages exist. `grown` is the caller's note of how
@@ -255,12 +275,60 @@ impl Segment {
             let chunk = (grown + DATA_OFFSET)
                 .clamp(CHUNK_MIN, CHUNK_MAX)
                 .min(self.ring_bytes() - grown);
-            let offset = DATA_OFFSET + self.tx_index() * self.ring_bytes() + grown;
+            let offset = self.areas.ring_at(self.tx_index()) + grown;
             self.map
                 .populate(offset, chunk)
                 .map_err(|e| Error::os("populate", Path::new("segment"), e))?;
             grown += chunk;
         }
         Ok(grown)
+    }
+    /// Makes the first `bytes` of the sending overflow area exist. Caller holds the sending lock.
+    pub fn make_overflow(&self, bytes: u64) -> Result<(), Error> {
+        let (area, w) = (self.areas.overflow, &self.tx().direction.writer);
+        let target = usize::try_from(bytes).unwrap_or(area).min(area);
+        // Whatever the peer makes of this word, what is made lies in the area.
+        let made = w.overflow_made.load(Relaxed).min(area as u64) as usize;
+        if made >= target {
+            return Ok(());
+        }
+        let more = (target - made).next_multiple_of(CHUNK_MAX).min(area - made);
+        let at = self.areas.overflow_at(self.tx_index()) + made;
+        let populated = match OVERFLOW_MADE.fetch_add(more, Relaxed) + more > OVERFLOW_MOST {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.map.populate(at, more),
+        };
+        if let Err(e) = populated {
+            OVERFLOW_MADE.fetch_sub(more, Relaxed);
+            return Err(Error::os("populate", Path::new("segment"), e));
+        }
+        self.overflow_made.fetch_add(more, Relaxed);
+        w.overflow_made.store((made + more) as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Has the sending overflow area pages?
+    pub fn has_overflow_pages(&self) -> bool {
+        self.tx().direction.writer.overflow_made.load(Relaxed) != 0
+    }
+
+    /// The sending overflow area is read out, and not written to: gives its pages back. Caller holds the sending lock.
+    pub fn drop_overflow(&self) {
+        let made = &self.tx().direction.writer.overflow_made;
+        let bytes = (made.swap(0, Relaxed) as usize).min(self.areas.overflow);
+        let _ = self
+            .map
+            .drop_pages(self.areas.overflow_at(self.tx_index()), bytes);
+        self.uncount_overflow();
+    }
+
+    fn uncount_overflow(&self) {
+        OVERFLOW_MADE.fetch_sub(self.overflow_made.swap(0, Relaxed), Relaxed);
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.uncount_overflow();
     }
 }

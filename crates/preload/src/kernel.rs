@@ -15,6 +15,9 @@ use crate::process::confine;
 use crate::queues::{self, Lent};
 use crate::{cancel, ctx, fds, real, signals, time};
 
+/// SOCK_SNDBUF_LOCK: the program chose the size of its send buffer.
+const SEND_LOCKED: u32 = 1;
+
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
 /// socket open for the calls that are still at work on it (1 + the number).
 #[derive(Clone, Copy)]
@@ -310,8 +313,13 @@ impl Kernel for Fd {
         use rustix::net::sockopt;
         // What the kernel counts of a byte besides the byte.
         const OVERHEAD: usize = 3;
+        // What TCP has made it, by itself, is more than most systems let a program ask for; asking would make it less.
+        const ADAPTED: usize = 400_000;
         let was = sockopt::socket_send_buffer_size(self.get()).ok()?;
         let locked = buffer_locks(self.now());
+        if locked & SEND_LOCKED == 0 && was > ADAPTED {
+            return None;
+        }
         sockopt::set_socket_send_buffer_size(self.get(), was + OVERHEAD * bytes).ok()?;
         Some(was as u64 | u64::from(locked) << 48)
     }
@@ -323,9 +331,13 @@ impl Kernel for Fd {
         set_buffer_locks(self.now(), (was >> 48) as u32);
     }
 
+    fn lingers(&self) -> bool {
+        let linger = rustix::net::sockopt::socket_linger(self.get());
+        linger.is_ok_and(|time| time.is_some_and(|time| !time.is_zero()))
+    }
+
     fn buffers(&self) -> Buffers {
         use rustix::net::sockopt;
-        const SEND_LOCKED: u32 = 1;
         let bytes = |size: Result<usize, Errno>| size.map_or(0, |n| n as u32);
         let sending = match buffer_locks(self.0) & SEND_LOCKED {
             0 => 0,

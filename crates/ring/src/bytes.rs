@@ -1,10 +1,10 @@
-//! The bytes of a ring: the only place where memory that the peer can write is copied.
+//! The bytes of a direction: the only place where memory that the peer can write is copied.
 
 use core::marker::PhantomData;
 
-/// The data area of one ring, `mask + 1` bytes.
+/// One data area, `mask + 1` bytes.
 #[derive(Clone, Copy)]
-pub struct Bytes<'a> {
+pub struct Area<'a> {
     #[cfg(not(loom))]
     base: *mut u8,
     #[cfg(loom)]
@@ -15,12 +15,12 @@ pub struct Bytes<'a> {
 
 // SAFETY: the area is shared memory by design; all access is by the copies below, under the ring's protocol.
 #[cfg(not(loom))]
-unsafe impl Send for Bytes<'_> {}
+unsafe impl Send for Area<'_> {}
 // SAFETY: as above.
 #[cfg(not(loom))]
-unsafe impl Sync for Bytes<'_> {}
+unsafe impl Sync for Area<'_> {}
 
-impl<'a> Bytes<'a> {
+impl<'a> Area<'a> {
     /// # Safety
     /// `base..base + len` must be mapped readable and writable for `'a`; `len` must be a power of two.
     #[cfg(not(loom))]
@@ -57,7 +57,7 @@ impl<'a> Bytes<'a> {
         (offset, len.min(self.mask as usize + 1 - offset))
     }
 
-    /// Copies into the ring at `position`; at most `capacity` bytes.
+    /// Copies into the area at `position`; at most `capacity` bytes.
     #[inline]
     #[cfg(not(loom))]
     pub fn put(&self, position: u64, src: &[u8]) {
@@ -71,7 +71,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Copies out of the ring at `position`; at most `capacity` bytes.
+    /// Copies out of the area at `position`; at most `capacity` bytes.
     #[inline]
     #[cfg(not(loom))]
     pub fn get(&self, position: u64, dst: &mut [u8]) {
@@ -98,6 +98,93 @@ impl<'a> Bytes<'a> {
         for (i, b) in dst.iter_mut().enumerate() {
             let offset = ((position + i as u64) & self.mask) as usize;
             *b = self.cells[offset].load(loom::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where in a direction's positions each area was last begun: everything since the later of the two is in that one, and what came
+/// before, as far as it is unread, in the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    pub ring: u64,
+    pub overflow: u64,
+}
+
+impl Turns {
+    /// Is it the overflow area that is written to?
+    #[inline]
+    pub fn overflows(self) -> bool {
+        self.overflow > self.ring
+    }
+
+    /// Since when the area that is written to is.
+    #[inline]
+    pub fn last(self) -> u64 {
+        self.ring.max(self.overflow)
+    }
+}
+
+/// The data areas of a direction: the ring, and what takes the bytes for which that has no room.
+#[derive(Clone, Copy)]
+pub struct Bytes<'a> {
+    ring: Area<'a>,
+    overflow: Option<Area<'a>>,
+}
+
+impl<'a> Bytes<'a> {
+    pub fn new(ring: Area<'a>, overflow: Option<Area<'a>>) -> Self {
+        Self { ring, overflow }
+    }
+
+    /// Bytes of the ring.
+    #[inline]
+    pub fn capacity(&self) -> u64 {
+        self.ring.capacity()
+    }
+
+    /// Bytes of the overflow area; 0: there is none.
+    #[inline]
+    pub fn overflow(&self) -> u64 {
+        self.overflow.map_or(0, |o| o.capacity())
+    }
+
+    /// Bytes that may be unread at most.
+    #[inline]
+    pub fn all(&self) -> u64 {
+        self.capacity() + self.overflow()
+    }
+
+    /// Copies in at `position`, which is in the area that is written to.
+    #[inline]
+    pub fn put(&self, turns: Turns, position: u64, src: &[u8]) {
+        let (area, at) = self.area(turns, turns.overflows(), position);
+        area.put(at, src);
+    }
+
+    /// Copies out, also over the border of the areas.
+    #[inline]
+    pub fn get(&self, turns: Turns, position: u64, dst: &mut [u8]) {
+        let (last, overflows) = (turns.last(), turns.overflows());
+        // Whatever the peer says, the pieces lie inside the areas.
+        let before = last.saturating_sub(position).min(dst.len() as u64) as usize;
+        let (before, since) = dst.split_at_mut(before);
+        if !before.is_empty() {
+            let (area, at) = self.area(turns, !overflows, position);
+            area.get(at, before);
+        }
+        if !since.is_empty() {
+            let position = position.wrapping_add(before.len() as u64);
+            let (area, at) = self.area(turns, overflows, position);
+            area.get(at, since);
+        }
+    }
+
+    /// The area, and what `position` is in it. A turn to overflow begins at that area's first byte, so that a small one has few pages.
+    #[inline]
+    fn area(&self, turns: Turns, overflows: bool, position: u64) -> (Area<'a>, u64) {
+        match self.overflow {
+            Some(area) if overflows => (area, position.wrapping_sub(turns.overflow)),
+            _ => (self.ring, position),
         }
     }
 }

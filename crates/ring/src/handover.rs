@@ -12,7 +12,7 @@
 //!    that claims an offer whose client is gone (an address used again) never puts a byte where nobody reads.
 //! 3. A server that claimed reads both paths: it must expect the client's switch from then on.
 
-use crate::layout::{MAGIC, RING_BYTES_MAX, RING_BYTES_MIN, SegmentHeader, VERSION};
+use crate::layout::{Areas, MAGIC, RING_BYTES_MAX, RING_BYTES_MIN, SegmentHeader, VERSION};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::{Corrupt, Key};
 
@@ -63,7 +63,7 @@ impl SegmentHeader {
             && self.version.load(Relaxed) == VERSION
             && (RING_BYTES_MIN..=RING_BYTES_MAX).contains(&ring_bytes)
             && ring_bytes.is_power_of_two()
-            && crate::layout::segment_bytes(ring_bytes) <= mapped
+            && Areas::new(ring_bytes, false).segment_bytes() <= mapped
             && decision != 0
             && same_key;
         if sound { Ok(ring_bytes) } else { Err(Corrupt) }

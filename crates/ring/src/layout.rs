@@ -1,12 +1,13 @@
 //! Memory layout of a segment. Fixed-width words, no pointers, one writer per cache line where it is hot.
 
-use crate::sync::Ordering::Relaxed;
+use crate::bytes::Turns;
+use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// `"SGMSEG01"`, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SGMSEG01");
 /// Layout version: two builds talk to each other only if it is equal. It is part of the node directory's file names.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The header of a segment is before; the rings' bytes follow, on the same page.
 pub const DATA_OFFSET: usize = 1024;
@@ -14,9 +15,51 @@ pub const DATA_OFFSET: usize = 1024;
 pub const RING_BYTES_MIN: usize = 4096;
 pub const RING_BYTES_MAX: usize = 1 << 26;
 
-/// Bytes of a segment whose rings hold `ring_bytes` each.
-pub const fn segment_bytes(ring_bytes: usize) -> usize {
-    DATA_OFFSET + 2 * ring_bytes
+/// An overflow area holds so many rings: with the usual one what TCP takes over loopback while nobody reads, 4.2 MB, as measured.
+const OVERFLOW_RINGS: usize = 16;
+/// Where an area may begin, on any machine's pages: the pages of an overflow area are given back.
+const AREA_ALIGN: usize = 64 * 1024;
+
+/// The sizes of a segment's areas, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Areas {
+    /// Each ring; a power of two.
+    pub ring: usize,
+    /// Each overflow area; 0: there is none.
+    pub overflow: usize,
+}
+
+impl Areas {
+    pub const fn new(ring: usize, overflows: bool) -> Self {
+        let overflow = if overflows { OVERFLOW_RINGS * ring } else { 0 };
+        Self { ring, overflow }
+    }
+
+    /// Those of a segment of so many bytes.
+    pub fn of(segment_bytes: usize) -> Option<Self> {
+        let sizes = RING_BYTES_MIN.ilog2()..=RING_BYTES_MAX.ilog2();
+        sizes
+            .flat_map(|log2| [false, true].map(|overflows| Self::new(1 << log2, overflows)))
+            .find(|areas| areas.segment_bytes() == segment_bytes)
+    }
+
+    /// Where the ring of a direction begins.
+    pub const fn ring_at(self, direction: usize) -> usize {
+        DATA_OFFSET + direction * self.ring
+    }
+
+    /// Where its overflow area begins.
+    pub const fn overflow_at(self, direction: usize) -> usize {
+        self.ring_at(2).next_multiple_of(AREA_ALIGN) + direction * self.overflow
+    }
+
+    /// Bytes of the segment.
+    pub const fn segment_bytes(self) -> usize {
+        match self.overflow {
+            0 => self.ring_at(2),
+            _ => self.overflow_at(2),
+        }
+    }
 }
 
 /// A connection's name, the same at both ends: addresses and ports as the client sees them, and the network
@@ -114,6 +157,13 @@ pub struct WriterLine {
     pub bells_sent: AtomicU32,
     /// The size of the sending socket's buffer, if the program has set one; 0: TCP adapts it. See [`Direction::window`].
     pub send_buffer: AtomicU32,
+    /// 1 from the first turn to overflow on; before, the two words below need no look.
+    pub turned: AtomicU32,
+    /// [`Turns`]: the positions at which the areas were last begun.
+    pub ring_from: AtomicU64,
+    pub overflow_from: AtomicU64,
+    /// So much of the overflow area has its pages.
+    pub overflow_made: AtomicU64,
 }
 
 /// Stored to by the reading end only, but for [`MOVED`].
@@ -160,7 +210,20 @@ impl Direction {
         (w.down.load(Relaxed), w.down_tcp.load(Relaxed))
     }
 
-    /// So many bytes may be unread in a ring of `capacity` bytes: all of it, or what TCP's buffers hold at most if the sending
+    #[inline]
+    pub fn turns(&self) -> Turns {
+        let w = &self.writer;
+        match w.turned.load(Acquire) {
+            0 => Turns::default(),
+            // In this order, and after the look at `tail`: see `Tx::overflow`.
+            _ => Turns {
+                ring: w.ring_from.load(Acquire),
+                overflow: w.overflow_from.load(Acquire),
+            },
+        }
+    }
+
+    /// So many bytes may be unread where `capacity` bytes have room: all of them, or what TCP's buffers hold at most if the sending
     /// program has chosen a small one.
     #[inline]
     pub fn window(&self, capacity: u64) -> u64 {
@@ -243,7 +306,11 @@ zeroed!(
         moved,
         flags,
         bells_sent,
-        send_buffer
+        send_buffer,
+        turned,
+        ring_from,
+        overflow_from,
+        overflow_made
     },
     ReaderLine { head },
     WaitLine {

@@ -26,6 +26,7 @@ pub mod bytes;
 pub mod events;
 pub mod handover;
 pub mod layout;
+mod overflow;
 pub mod shut;
 pub mod stream;
 pub mod sync;

@@ -56,7 +56,7 @@ impl Tx<'_> {
         self.direction.writer.tail.load(Acquire)
     }
 
-    /// How many bytes may be unread.
+    /// How many bytes may be unread in the ring.
     #[inline]
     pub fn window(&self) -> u64 {
         self.direction.window(self.bytes.capacity())
@@ -70,18 +70,18 @@ impl Tx<'_> {
     /// Room for how many bytes? Looks at the peer's `head` only if the cached one leaves less than `want`.
     #[inline]
     pub fn room(&self, cache: &WriteCache, want: usize) -> Result<usize, Corrupt> {
-        let window = self.window();
         for _ in 0..LOOKS {
             let tail = self.position();
             let used = tail.wrapping_sub(cache.0.load(Acquire));
-            if used <= window && window - used >= want as u64 {
-                return Ok((window - used) as usize);
+            let room = self.room_beside(tail, used);
+            if used <= self.bytes.all() && room >= want as u64 {
+                return Ok(room as usize);
             }
             let head = self.direction.reader.head.load(Acquire) & !layout::MOVED;
             let used = tail.wrapping_sub(head);
-            if used <= self.bytes.capacity() {
+            if used <= self.bytes.all() {
                 cache.0.store(head, Release);
-                return Ok(window.saturating_sub(used) as usize);
+                return Ok(self.room_beside(tail, used) as usize);
             }
             // Asked without the writing end's lock: another thread may have written, and the peer read that, between
             // the two loads. If nobody wrote, it is nonsense.
@@ -90,6 +90,22 @@ impl Tx<'_> {
             }
         }
         Err(Corrupt)
+    }
+
+    /// Room in the area that is written to, with `used` bytes unread before `tail`.
+    #[inline]
+    fn room_beside(&self, tail: u64, used: u64) -> u64 {
+        if self.direction.writer.turned.load(Relaxed) == 0 {
+            return self.window().saturating_sub(used);
+        }
+        let turns = self.direction.turns();
+        let here = used.min(tail.wrapping_sub(turns.last()));
+        let capacity = match turns.overflows() {
+            true => self.bytes.overflow(),
+            false => self.window(),
+        };
+        let whole = self.whole_window().saturating_sub(used);
+        whole.min(capacity.saturating_sub(here))
     }
 
     /// Copies as much as fits and publishes it. The caller holds the writing end's lock. Returns the bytes taken,
@@ -115,6 +131,7 @@ impl Tx<'_> {
         let mut tail = start;
         // A long write is published in parts, so that the reader copies one while the next is written.
         let part = part_bytes(self.bytes.capacity());
+        let turns = self.direction.turns();
         let mut published = start;
         'bufs: for buf in bufs {
             if skip >= buf.len() {
@@ -123,7 +140,7 @@ impl Tx<'_> {
             }
             for piece in buf[skip..].chunks(part) {
                 let n = piece.len().min(room);
-                self.bytes.put(tail, &piece[..n]);
+                self.bytes.put(turns, tail, &piece[..n]);
                 tail = tail.wrapping_add(n as u64);
                 room -= n;
                 if room == 0 {
@@ -164,6 +181,9 @@ impl Tx<'_> {
         // was held up since the ring was last in use takes nothing.
         let fresh = w.tail.load(Relaxed).wrapping_add(self.bytes.capacity()) & !layout::MOVED;
         if w.switches.load(Relaxed) != 0 {
+            if self.has_overflowed() {
+                self.begin_ring(fresh);
+            }
             w.tail.store(fresh, Release);
             self.direction.reader.head.store(fresh, Release);
         }
@@ -184,7 +204,7 @@ impl Tx<'_> {
         let w = &self.direction.writer;
         let head = self.direction.reader.head.fetch_or(layout::MOVED, AcqRel) & !layout::MOVED;
         let tail = w.tail.load(Relaxed);
-        if tail.wrapping_sub(head) > self.bytes.capacity() {
+        if tail.wrapping_sub(head) > self.bytes.all() {
             return Err(Corrupt);
         }
         w.down_tcp.store(tcp, Relaxed);
@@ -251,7 +271,7 @@ impl Tx<'_> {
             }
             let tail = self.position();
             let used = tail.wrapping_sub(self.peer_head());
-            if used <= self.bytes.capacity() {
+            if used <= self.bytes.all() {
                 return Ok(used);
             }
             // As in `room`.
@@ -291,7 +311,7 @@ impl Rx<'_> {
     ) -> Result<usize, Corrupt> {
         let head = self.position();
         let ready = self.published().wrapping_sub(head);
-        if ready > self.bytes.capacity() {
+        if ready > self.bytes.all() {
             return Err(Corrupt);
         }
         let n = self.copy_out(head, ready, bufs, skip);
@@ -317,7 +337,7 @@ impl Rx<'_> {
             }
             let head = self.position();
             let ready = self.published().wrapping_sub(head);
-            if ready <= self.bytes.capacity() {
+            if ready <= self.bytes.all() {
                 return Ok(ready as usize);
             }
             // Another reader of this end may have moved between the two loads; if nobody did, it is nonsense.
@@ -367,13 +387,13 @@ impl Rx<'_> {
             }
             // Acquire: the thread that left this tail here has acquired the bytes before it, not we.
             let mut ready = cache.0.load(Acquire).wrapping_sub(head);
-            if ready < want || ready > self.bytes.capacity() {
+            if ready < want || ready > self.bytes.all() {
                 let tail = self.published();
                 ready = tail.wrapping_sub(head);
                 if ready == 0 {
                     return Ok(none);
                 }
-                if ready > self.bytes.capacity() {
+                if ready > self.bytes.all() {
                     if self.position() != head {
                         continue;
                     }
@@ -402,6 +422,8 @@ impl Rx<'_> {
         bufs: &mut [IoSliceMut<'_>],
         mut skip: usize,
     ) -> usize {
+        // After the look at `tail`.
+        let turns = self.direction.turns();
         let mut position = head;
         let mut left = ready as usize;
         for buf in bufs {
@@ -412,7 +434,7 @@ impl Rx<'_> {
             let piece = &mut buf[skip..];
             skip = 0;
             let n = piece.len().min(left);
-            self.bytes.get(position, &mut piece[..n]);
+            self.bytes.get(turns, position, &mut piece[..n]);
             position = position.wrapping_add(n as u64);
             left -= n;
             if left == 0 {

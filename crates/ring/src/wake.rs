@@ -127,7 +127,8 @@ impl Tx<'_> {
 
 impl Rx<'_> {
     /// After bytes were taken: does the writer wait for room, and is there enough to wake it for? A quarter of the
-    /// ring at least, so that a full ring does not cost a wake-up per read.
+    /// ring at least, so that a full ring does not cost a wake-up per read. What overflows is as good as read, so that the
+    /// writer comes back to the ring; one that waits looks now and then, if the reader gets no further.
     #[inline]
     pub fn space_due(&self) -> SpaceWanted {
         let wait = &self.direction.wait;
@@ -135,7 +136,12 @@ impl Rx<'_> {
             return 0;
         }
         let used = self.published().wrapping_sub(self.position());
-        if used > self.direction.window(self.bytes.capacity()) / 4 * 3 {
+        let quarter = self.direction.window(self.bytes.capacity()) / 4;
+        let few = match self.direction.turns().overflows() {
+            true => quarter,
+            false => quarter * 3,
+        };
+        if used > few {
             return 0;
         }
         let wanted = wait.space_wanted.swap(0, AcqRel);

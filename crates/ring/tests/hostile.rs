@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use heap::{Heap, PAGE};
 use proptest::prelude::*;
-use sgm_ring::layout::{self, MAGIC, MOVED, RING_BYTES_MAX, RING_BYTES_MIN, segment_bytes};
+use sgm_ring::layout::{self, Areas, MAGIC, MOVED, RING_BYTES_MAX, RING_BYTES_MIN};
 use sgm_ring::sync::Ordering::Relaxed;
 use sgm_ring::{Corrupt, Decision, Direction, Key, ReadCache, SegmentHeader, VERSION, WriteCache};
 
@@ -46,12 +46,16 @@ fn op() -> impl Strategy<Value = Op> {
         1 => len.prop_map(Op::Discard),
         1 => Just(Op::Ask),
         2 => (word.clone(), value).prop_map(|(word, value)| Op::Poke(word, value)),
-        4 => (word, 0..4_usize, off).prop_map(|(to, from, off)| Op::Near(to, from, off)),
+        4 => (word, 0..6_usize, off).prop_map(|(to, from, off)| Op::Near(to, from, off)),
     ]
 }
 
-/// Shared words of a direction; the first four are positions.
-const WORDS: usize = 19;
+/// The overflow area, and both areas.
+const OVERFLOW: usize = 4 * PAGE;
+const ALL: usize = PAGE + OVERFLOW;
+
+/// Shared words of a direction; the first six are positions.
+const WORDS: usize = 22;
 
 fn poke(d: &Direction, word: usize, value: u64) {
     let narrow = value as u32;
@@ -60,8 +64,8 @@ fn poke(d: &Direction, word: usize, value: u64) {
         1 => d.reader.head.store(value, Relaxed),
         2 => d.writer.up.store(value, Relaxed),
         3 => d.writer.down.store(value, Relaxed),
-        4 => d.writer.down_tcp.store(value, Relaxed),
-        5 => d.writer.flags.store(narrow, Relaxed),
+        4 => d.writer.ring_from.store(value, Relaxed),
+        5 => d.writer.overflow_from.store(value, Relaxed),
         6 => d.writer.bells_sent.store(narrow, Relaxed),
         7 => d.wait.bells_taken.store(narrow, Relaxed),
         8 => d.wait.sleepers.store(narrow, Relaxed),
@@ -74,6 +78,9 @@ fn poke(d: &Direction, word: usize, value: u64) {
         15 => d.wait.edge.store(narrow, Relaxed),
         16 => d.writer.send_buffer.store(narrow, Relaxed),
         17 => d.wait.receive_buffer.store(narrow, Relaxed),
+        18 => d.writer.down_tcp.store(value, Relaxed),
+        19 => d.writer.flags.store(narrow, Relaxed),
+        20 => d.writer.turned.store(narrow, Relaxed),
         _ => d.wait.space_seq.store(narrow, Relaxed),
     }
 }
@@ -83,6 +90,8 @@ fn position(d: &Direction, word: usize) -> u64 {
         0 => d.writer.tail.load(Relaxed),
         1 => d.reader.head.load(Relaxed),
         2 => d.writer.up.load(Relaxed),
+        4 => d.writer.ring_from.load(Relaxed),
+        5 => d.writer.overflow_from.load(Relaxed),
         _ => d.writer.down.load(Relaxed),
     }
 }
@@ -130,10 +139,10 @@ impl<'a> Ends<'a> {
 
     fn ask(&self) {
         let (tx, rx) = (self.heap.tx(), self.heap.rx());
-        bounded(rx.readable(), PAGE);
-        bounded(tx.room(&self.write_cache, PAGE), PAGE);
-        bounded(tx.room(&self.write_cache, 1), PAGE);
-        bounded(tx.unread().map(|n| n as usize), PAGE);
+        bounded(rx.readable(), ALL);
+        bounded(tx.room(&self.write_cache, PAGE), ALL);
+        bounded(tx.room(&self.write_cache, 1), ALL);
+        bounded(tx.unread().map(|n| n as usize), ALL);
         assert!(rx.bells_untaken() <= i32::MAX as usize);
         if tx.bell_due() || tx.bell_under_way() {
             tx.count_bell();
@@ -155,9 +164,14 @@ impl<'a> Ends<'a> {
             let (_, _) = (rx.up_at(passed), rx.down_at(passed));
         }
         tx.finish(tx.finished());
+        tx.stop_overflow();
+        if tx.overflow() {
+            let mut piece = [0; 100];
+            tx.copy(tx.peer_head(), &mut piece);
+        }
         if tx.all_passed() && !tx.is_moved() {
             let moved = tx.switch_down(tx.position());
-            bounded(moved.map(|(from, to)| to.wrapping_sub(from) as usize), PAGE);
+            bounded(moved.map(|(from, to)| to.wrapping_sub(from) as usize), ALL);
             tx.all_moved();
         } else if tx.all_passed() {
             tx.switch_up(tx.direction.last_down().0);
@@ -165,17 +179,17 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// An answer never promises more than the ring holds, nor more than was asked for.
+/// An answer never promises more than the areas hold, nor more than was asked for.
 fn bounded(answer: Result<usize, Corrupt>, asked: usize) {
     if let Ok(n) = answer {
-        assert!(n <= PAGE && n <= asked, "{n} of {asked}");
+        assert!(n <= ALL && n <= asked, "{n} of {asked}");
     }
 }
 
 proptest! {
     #[test]
     fn nonsense_is_corrupt_or_harmless(ops in prop::collection::vec(op(), 1..200)) {
-        let heap = Heap::new(PAGE);
+        let heap = Heap::with_overflow(PAGE, OVERFLOW);
         let mut ends = Ends::new(&heap);
         for op in &ops {
             ends.run(op);
@@ -223,10 +237,19 @@ fn end_of_the_number_range() {
     }
 }
 
+/// Ends the scribbling, also when the test fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Scribbles over the words from another thread, as a live peer would, in the middle of operations.
 #[test]
 fn scribbling_peer() {
-    let heap = Heap::new(PAGE);
+    let heap = Heap::with_overflow(PAGE, OVERFLOW);
     let done = AtomicBool::new(false);
     thread::scope(|s| {
         s.spawn(|| {
@@ -234,7 +257,7 @@ fn scribbling_peer() {
             while !done.load(Relaxed) {
                 x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let word = (x >> 33) as usize % WORDS;
-                let near = position(&heap.direction, (x >> 40) as usize % 4);
+                let near = position(&heap.direction, (x >> 40) as usize % 6);
                 let value = if x >> 63 == 0 {
                     near.wrapping_add(x >> 51)
                 } else {
@@ -243,6 +266,7 @@ fn scribbling_peer() {
                 poke(&heap.direction, word, value);
             }
         });
+        let _done = Done(&done);
         let mut ends = Ends::new(&heap);
         for i in 0..20_000_usize {
             let len = i.wrapping_mul(2_654_435_761) % (3 * PAGE);
@@ -251,7 +275,6 @@ fn scribbling_peer() {
             ends.run(&Op::Discard(len));
             ends.run(&Op::Ask);
         }
-        done.store(true, Relaxed);
     });
 }
 
@@ -267,7 +290,7 @@ fn many_words() {
     let asked = std::env::var("SGM_HOSTILE_WORDS").ok();
     let asked = asked.map(|text| text.parse::<u64>().expect("SGM_HOSTILE_WORDS is a number"));
     let words = asked.unwrap_or(MANY_WORDS);
-    let heap = Heap::new(PAGE);
+    let heap = Heap::with_overflow(PAGE, OVERFLOW);
     let done = AtomicBool::new(false);
     let (mut calls, mut longest) = (0_u64, Duration::ZERO);
     thread::scope(|s| {
@@ -287,7 +310,7 @@ fn many_words() {
                 } else {
                     (x >> 33) as usize % WORDS
                 };
-                let near = position(&heap.direction, (x >> 40) as usize % 4);
+                let near = position(&heap.direction, (x >> 40) as usize % 6);
                 let value = match x >> 61 {
                     0 => x.rotate_left(29),
                     1 => MOVED | near,
@@ -347,9 +370,9 @@ fn header(right: [u64; 5]) -> impl Strategy<Value = Header> {
         key
     })];
     let mapped = prop_oneof![
-        3 => Just(segment_bytes(RING_BYTES_MAX)),
-        3 => (12..27_u32).prop_map(|shift| segment_bytes(1 << shift)),
-        2 => 0..segment_bytes(RING_BYTES_MAX),
+        3 => Just(Areas::new(RING_BYTES_MAX, true).segment_bytes()),
+        3 => (12..27_u32).prop_map(|shift| Areas::new(1 << shift, false).segment_bytes()),
+        2 => 0..Areas::new(RING_BYTES_MAX, true).segment_bytes(),
     ];
     (magic, version, ring_bytes, decision, key, mapped).prop_map(
         |(magic, version, ring_bytes, decision, key, mapped)| Header {

@@ -182,7 +182,62 @@ impl Pair {
     }
 }
 
+/// Writes and reads of random lengths, with turns wherever they are due: still a queue, of so many bytes as both areas have.
+fn overflows_as_a_queue(start: u64, steps: &[(usize, usize, bool)]) {
+    const OVERFLOW: usize = 4 * PAGE;
+    let heap = Heap::with_overflow(PAGE, OVERFLOW);
+    heap.direction.writer.tail.store(start, Relaxed);
+    heap.direction.reader.head.store(start, Relaxed);
+    let (tx, rx) = (heap.tx(), heap.rx());
+    let (writes, reads) = (WriteCache::default(), ReadCache::default());
+    let (mut written, mut queue) = (0_usize, VecDeque::new());
+    for (write, read, peek) in steps {
+        tx.stop_overflow();
+        let bytes: Vec<u8> = (written..written + write)
+            .map(|i| (i ^ i >> 8 ^ i >> 12) as u8)
+            .collect();
+        let put = |skip| tx.write(&writes, &[IoSlice::new(&bytes)], skip).unwrap();
+        let mut n = put(0);
+        if n < *write && tx.overflow() {
+            n += put(n);
+            let few = n < *write;
+            assert!(
+                !few || queue.len() + n > OVERFLOW - PAGE / 4,
+                "refused early"
+            );
+        }
+        written += n;
+        queue.extend(&bytes[..n]);
+        assert!(queue.len() <= PAGE + OVERFLOW);
+        assert_eq!(rx.readable(), Ok(queue.len()));
+        let room = tx.room(&writes, usize::MAX).unwrap();
+        assert!(room + queue.len() <= PAGE + OVERFLOW);
+
+        let n = queue.len().min(*read);
+        let mut got = vec![UNTOUCHED; *read];
+        let bufs = &mut [IoSliceMut::new(&mut got)];
+        assert_eq!(rx.read(&reads, bufs, 0, *peek), Ok(n));
+        assert!(got[..n].iter().eq(queue.iter().take(n)));
+        // Who moves what is unread finds the same bytes.
+        let mut moved = vec![UNTOUCHED; n];
+        let head = tx.position() - queue.len() as u64;
+        tx.copy(head, &mut moved);
+        assert_eq!(moved, got[..n]);
+        if !peek {
+            queue.drain(..n);
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn overflow_is_a_queue(
+        start in start(),
+        steps in prop::collection::vec((0..2 * PAGE, 0..2 * PAGE, any::<bool>()), 1..100),
+    ) {
+        overflows_as_a_queue(start, &steps);
+    }
+
     #[test]
     fn ring_is_a_queue(start in start(), ops in prop::collection::vec(op(), 1..60)) {
         let mut pair = Pair::new(start);

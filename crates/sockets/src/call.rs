@@ -113,8 +113,7 @@ mod tests {
         in_time(|end, most, options| end.conn.skip(&end.socket, most, options).unwrap());
     }
 
-    #[test]
-    fn who_sends_waits_for_no_peer_that_shut_both_ways() {
+    fn peer_shuts_while_there_is_no_room(on_tcp: bool) {
         let pair = Rc::new(Pair::carried());
         let other = Rc::downgrade(&pair);
         pair.client.socket.meanwhile(move || {
@@ -125,21 +124,36 @@ mod tests {
                 "for ever"
             );
             pair.client.socket.fill_up(true);
-            if conn.end().has(gm::end::flag::WRITE_SHUT)
-                || pair.client.conn.end().tx_path() == Path::Ring
-            {
-                return;
+            if !conn.end().has(flag::WRITE_SHUT) {
+                let waits_on_tcp = pair.client.conn.end().tx_path() == Path::Tcp;
+                assert_eq!(waits_on_tcp, on_tcp);
+                conn.shutdown(&pair.place.node, socket, true, true).unwrap();
             }
-            conn.shutdown(&pair.place.node, socket, true, true).unwrap();
         });
-        let bytes = vec![0; 4 * crate::RING_BYTES];
-        let send = || {
-            let bufs = [IoSlice::new(&bytes)];
-            let (conn, socket) = (&pair.client.conn, &pair.client.socket);
-            conn.send(socket, &bufs, SendOptions::default())
-        };
-        assert!(send().unwrap() < bytes.len());
+        let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+        if on_tcp {
+            conn.send_over_tcp(socket, None);
+            assert!(pair.client.send(&[0]) == 1);
+            socket.fill_up(true);
+        }
+        let bytes = vec![0; 20 * crate::RING_BYTES];
+        let send = || conn.send(socket, &[IoSlice::new(&bytes)], SendOptions::default());
+        let sent = send();
+        match on_tcp {
+            true => assert_eq!(sent, Err(Fault::Pipe)),
+            false => assert!(sent.unwrap() < bytes.len()),
+        }
         assert_eq!(send(), Err(Fault::Pipe));
+    }
+
+    #[test]
+    fn who_sends_waits_for_no_peer_that_shut_both_ways() {
+        peer_shuts_while_there_is_no_room(true);
+    }
+
+    #[test]
+    fn nor_for_room_in_its_ring() {
+        peer_shuts_while_there_is_no_room(false);
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct Conn {
     pub(crate) full_head: AtomicU64,
     /// What the peer had read when a non-blocking send was refused for want of room; MAX: none was.
     pub(crate) refused_head: AtomicU64,
+    /// What the peer had read when there was no memory for more than the ring; MAX: there was.
+    pub(crate) no_overflow_at: AtomicU64,
+    /// When, in µs, this process last sent into the overflow area.
+    pub(crate) overflowed_us: AtomicU64,
     /// Sends on TCP since the ring was last thought of.
     pub(crate) sends_on_tcp: AtomicU32,
     pub(crate) offer: Note<Offer>,
@@ -80,6 +84,8 @@ impl Conn {
             full_since_us: AtomicU64::new(0),
             full_head: AtomicU64::new(u64::MAX),
             refused_head: AtomicU64::new(u64::MAX),
+            no_overflow_at: AtomicU64::new(u64::MAX),
+            overflowed_us: AtomicU64::new(0),
             sends_on_tcp: AtomicU32::new(0),
             offer: Note::default(),
             server: Note::default(),

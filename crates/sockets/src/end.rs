@@ -148,6 +148,10 @@ impl Conn {
             return;
         }
         self.note_use(node);
+        if self.unsent_bytes() > 0 && k.lingers() {
+            // The kernel waits for what it has to deliver.
+            self.send_over_tcp(k, None);
+        }
         let owes = self.pay_what_is_owed(k);
         let rx = segment.rx();
         // In the ring, or on the stream, where the kernel resets the connection by itself; the ring's end must say the same.

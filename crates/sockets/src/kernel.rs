@@ -74,6 +74,10 @@ pub trait Kernel {
     }
     /// What `widen_send` gave.
     fn restore_send(&self, _was: u64) {}
+    /// Does closing the socket wait for what is not delivered (SO_LINGER)?
+    fn lingers(&self) -> bool {
+        false
+    }
     /// The sizes of the socket's buffers.
     fn buffers(&self) -> Buffers {
         Buffers::default()

@@ -24,6 +24,7 @@ mod lock;
 #[cfg(test)]
 mod mock;
 mod moving;
+mod overflow;
 mod promote;
 mod ready;
 mod recv;

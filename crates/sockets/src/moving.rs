@@ -83,8 +83,8 @@ impl Conn {
             end.resend_to
                 .store(end.resend.load(Relaxed).wrapping_sub(1), Relaxed);
         }
-        // No more than a ring holds, whatever becomes of these words meanwhile.
-        let mut most = tx.bytes.capacity();
+        // No more than can be unread, whatever becomes of these words meanwhile.
+        let mut most = tx.bytes.all();
         while let Some(at) = end.resend.load(Relaxed).checked_sub(1) {
             let left = end.resend_to.load(Relaxed).wrapping_sub(at);
             if left > most {
@@ -99,7 +99,7 @@ impl Conn {
                 end.resend.store(0, Relaxed);
                 break;
             }
-            tx.bytes.get(at, &mut piece[..n]);
+            tx.copy(at, &mut piece[..n]);
             match k.send(&piece[..n]) {
                 Ok(sent) => {
                     self.count_tcp(sent as u64, 0);
@@ -253,7 +253,7 @@ impl Conn {
             }
             _ => return false,
         };
-        if rx.published().wrapping_sub(from) > rx.bytes.capacity() {
+        if rx.published().wrapping_sub(from) > rx.bytes.all() {
             return false;
         }
         let on_ring = match end.rx_path() {

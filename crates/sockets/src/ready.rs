@@ -155,9 +155,13 @@ impl Conn {
     /// Room enough to call the connection writable: a third of what may be unread, as TCP wants a third of its buffer.
     pub(crate) fn has_room(&self, segment: &gm::Segment) -> bool {
         let tx = segment.tx();
-        let enough = tx.window() as usize / 3;
-        tx.room(&self.write_cache, enough)
-            .map_or(true, |r| r >= enough)
+        let window = match tx.overflowed() {
+            Some(_) => tx.whole_window(),
+            None => tx.window(),
+        };
+        let enough = window as usize / 3;
+        let room = tx.room(&self.write_cache, enough);
+        room.map_or(true, |r| r >= enough) || self.may_overflow(segment)
     }
 
     /// On the ring: would a send not wait? It has room, or goes over TCP, or fails.

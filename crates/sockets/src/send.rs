@@ -59,14 +59,21 @@ impl Conn {
         let want: usize = bufs.iter().map(|b| b.len()).sum();
         let mut done = 0;
         let mut waiting = Waiting::new(k);
+        // Has the ring's reader been waited for?
+        let mut waited = false;
         loop {
-            let fault = match self.put(k, bufs, done, o.dont_wait) {
+            let fault = match self.put(k, bufs, done, o.dont_wait, waited) {
                 Ok(Put::Bytes(n)) => {
                     done += n;
+                    waited = false;
                     if done >= want {
                         return Ok(done);
                     }
                     continue;
+                }
+                Ok(Put::RingFull) if !waited => {
+                    waited = true;
+                    self.wait_for_reader(k, want - done)
                 }
                 Ok(Put::RingFull) => self.wait_room(&mut waiting, k, o, (want, done)),
                 Ok(Put::StreamFull) if o.dont_wait => {
@@ -91,6 +98,7 @@ impl Conn {
         bufs: &[IoSlice<'_>],
         skip: usize,
         dont_wait: bool,
+        may_overflow: bool,
     ) -> Result<Put, Fault> {
         let end = self.end;
         if end.tx_path() == Path::Tcp {
@@ -115,9 +123,12 @@ impl Conn {
                 self.send_unheard()?;
             }
             if self.stays_on_ring(k, segment, tx, bufs)? {
-                let n = tx
-                    .write(&self.write_cache, bufs, skip)
-                    .map_err(|Corrupt| self.corrupt())?;
+                let write = || tx.write(&self.write_cache, bufs, skip);
+                let mut n = write().map_err(|Corrupt| self.corrupt())?;
+                let len = || bufs.iter().map(|b| b.len()).sum();
+                if n == 0 && may_overflow && self.overflow(segment, len()) {
+                    n = write().map_err(|Corrupt| self.corrupt())?;
+                }
                 if n == 0 {
                     return Ok(if bufs.iter().all(|b| b.is_empty()) {
                         Put::Bytes(0)
@@ -200,6 +211,13 @@ impl Conn {
                     self.switch_down(k, tx, Some(Reason::NoMemory));
                     return Ok(false);
                 }
+            }
+        }
+        if tx.has_overflowed() {
+            let len = bufs.iter().map(|b| b.len()).sum();
+            if !self.mind_overflow(k, segment, len) {
+                self.switch_down(k, tx, None);
+                return Ok(false);
             }
         }
         // A peer that died leaves the ring writable; the kernel's socket knows better.
@@ -429,6 +447,33 @@ impl Conn {
         }
     }
 
+    /// Is the peer gone, or has it shut both ways?
+    fn nobody_will_read(&self, k: &impl Kernel, segment: &Segment) -> bool {
+        let gone = self.peer_is_gone(k);
+        if gone {
+            self.end.set(flag::KERNEL_DEAD);
+        }
+        gone || has_shut_both_ways(segment)
+    }
+
+    /// The ring is full: its reader may be about to make room for so many bytes. If it is not, the overflow area takes them.
+    fn wait_for_reader(&self, k: &impl Kernel, want: usize) -> Result<(), Fault> {
+        let segment = self.rings()?;
+        if self.may_overflow(segment) {
+            let tx = segment.tx();
+            let woken = || self.is_roomy(tx, want) || tx.asks() != 0;
+            self.write_spin.wait(k.cpus(), || k.yield_now(), woken);
+        }
+        Ok(())
+    }
+
+    /// Is there room for a good part of what is still to be sent? Not for the first byte.
+    fn is_roomy(&self, tx: Tx<'_>, want: usize) -> bool {
+        let enough = want.min(tx.window() as usize / 4);
+        tx.room(&self.write_cache, enough)
+            .map_or(true, |r| r >= enough)
+    }
+
     /// The ring is full: poll for room, then sleep for it.
     fn wait_room<K: Kernel>(
         &self,
@@ -439,15 +484,14 @@ impl Conn {
     ) -> Result<(), Fault> {
         let segment = self.rings()?;
         let tx = segment.tx();
-        // Wait for a good part of what is still to be sent, not for the first byte.
-        let enough = (want - done).min(tx.window() as usize / 4);
-        let roomy = || {
-            tx.room(&self.write_cache, enough)
-                .map_or(true, |r| r >= enough)
+        // Once it has overflowed, a sleeper waits until nearly all is read: see `Rx::space_due`.
+        let quarter = tx.window() as usize / 4;
+        let roomy = || match tx.overflowed() {
+            Some(_) => tx.unread().is_ok_and(|n| n as usize <= quarter),
+            None => self.is_roomy(tx, want - done),
         };
         if o.dont_wait {
-            if self.peer_is_gone(k) {
-                self.end.set(flag::KERNEL_DEAD);
+            if self.nobody_will_read(k, segment) {
                 // The next attempt meets the end, not the full ring.
                 self.refused_head.store(u64::MAX, Relaxed);
                 return Ok(());
@@ -479,8 +523,8 @@ impl Conn {
             if woken() {
                 return Ok(());
             }
-            if self.peer_is_gone(k) {
-                self.end.set(flag::KERNEL_DEAD);
+            let ended = self.end.has(flag::WRITE_SHUT);
+            if ended || self.nobody_will_read(k, segment) {
                 return Ok(());
             }
             let slice = self.slice_us(waiting, k)?;
@@ -489,6 +533,9 @@ impl Conn {
             let slept = k.sleep_word(&tx.direction.wait.space_seq, seq, slice);
             self.write_spin.slept(start, 0);
             waiting.after(slept, done > 0)?;
+            if self.has_room(segment) {
+                return Ok(());
+            }
             let (now, new_head) = (k.now_us(), tx.peer_head());
             if new_head != head {
                 (head, unread_since) = (new_head, now);

@@ -167,7 +167,7 @@ fn what_a_namespace_leaves() {
     let inner = world.front().node().join("ns-f0000001-effffffa-effffffd");
     fs::create_dir(&inner).unwrap();
     fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::write(inner.join("node-v4"), "").unwrap();
+    fs::write(inner.join("node-v5"), "").unwrap();
     let clean = || world.front().sgm(&["doctor", "--clean"]).output().unwrap();
     clean();
     assert!(inner.exists(), "it may just be in use for the first time");

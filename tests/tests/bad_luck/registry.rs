@@ -15,7 +15,7 @@ use crate::{luck, told};
 fn used() -> (Front, PathBuf) {
     let front = Front::new();
     run_at(&front, "bulk", "echo_small", Setup::CARRIED);
-    let registry = front.node().join("node-v4");
+    let registry = front.node().join("node-v5");
     assert!(registry.exists());
     (front, registry)
 }
@@ -172,7 +172,7 @@ fn under_running_programs(spoil: impl Fn(&File, usize, u64)) {
         let registry = OpenOptions::new()
             .write(true)
             .read(true)
-            .open(world.front().node().join("node-v4"))
+            .open(world.front().node().join("node-v5"))
             .unwrap();
         let size = registry.metadata().unwrap().len() as usize;
         for round in 0..6 {

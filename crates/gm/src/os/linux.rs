@@ -47,6 +47,19 @@ pub(super) unsafe fn populate_pages(base: *mut u8, len: usize) -> io::Result<()>
     Ok(())
 }
 
+/// # Safety
+/// Whole pages of one mapping of a file, whose bytes nobody relies on.
+pub(super) unsafe fn remove_pages(base: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: by the caller.
+    unsafe { rustix::mm::madvise(base.cast(), len, rustix::mm::Advice::LinuxRemove)? };
+    Ok(())
+}
+
+/// Does a file take memory only where it is written to?
+pub fn makes_pages_late() -> bool {
+    true
+}
+
 /// The directory that holds `path`, open and judged by what was opened: whoever puts another one in its place meanwhile
 /// gets nothing. Access lists are for [`check_dir`], for this one runs in programs that have given system calls up.
 pub(super) fn trusted_parent(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::{populate_pages, unmap};
+use super::{populate_pages, remove_pages, unmap};
 
 /// Unmapped on drop.
 pub struct Mapping {
@@ -55,6 +55,15 @@ impl Mapping {
         }
         // SAFETY: the range lies inside our mapping.
         unsafe { populate_pages(self.base.as_ptr().add(start), end - start) }
+    }
+
+    /// Gives the memory of `offset..offset + len` back, in the file as well; both are whole pages. The bytes are zero then.
+    pub fn drop_pages(&self, offset: usize, len: usize) -> io::Result<()> {
+        if offset.saturating_add(len) > self.len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the range lies inside our mapping.
+        unsafe { remove_pages(self.base.as_ptr().add(offset), len) }
     }
 }
 

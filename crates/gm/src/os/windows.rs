@@ -67,19 +67,35 @@ pub(super) unsafe fn unmap(base: *mut u8, _len: usize) {
 /// # Safety
 /// Whole pages of one mapping.
 pub(super) unsafe fn populate_pages(base: *mut u8, len: usize) -> io::Result<()> {
+    const MADV_POPULATE_WRITE: usize = 23;
+    // SAFETY: by the caller; populating changes no byte.
+    unsafe { advise(base, len, MADV_POPULATE_WRITE) }
+}
+
+/// # Safety
+/// Whole pages of one mapping of a file, whose bytes nobody relies on.
+pub(super) unsafe fn remove_pages(base: *mut u8, len: usize) -> io::Result<()> {
+    const MADV_REMOVE: usize = 9;
+    // SAFETY: by the caller.
+    unsafe { advise(base, len, MADV_REMOVE) }
+}
+
+/// # Safety
+/// As the advice wants it.
+unsafe fn advise(base: *mut u8, len: usize, advice: usize) -> io::Result<()> {
     // Windows gave the file its space when it was made this long.
-    if raw::usable() {
-        const MADV_POPULATE_WRITE: usize = 23;
-        // SAFETY: by the caller; populating changes no byte.
-        let r = unsafe {
-            raw::call(
-                raw::nr::MADVISE,
-                [base as usize, len, MADV_POPULATE_WRITE, 0, 0, 0],
-            )
-        };
+    if makes_pages_late() {
+        let args = [base as usize, len, advice, 0, 0, 0];
+        // SAFETY: by the caller.
+        let r = unsafe { raw::call(raw::nr::MADVISE, args) };
         raw::checked(r).map_err(unix_error)?;
     }
     Ok(())
+}
+
+/// Does a file take memory only where it is written to?
+pub fn makes_pages_late() -> bool {
+    raw::usable()
 }
 
 /// An errno as the error kinds that callers look for.

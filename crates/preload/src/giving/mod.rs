@@ -205,7 +205,7 @@ impl Room {
     fn new(inside: &Inside) -> Option<Self> {
         /// What a peer's kernel holds back at most, by default, because it finds no room at its reader's.
         const BEHIND: usize = 4 << 20;
-        let bytes = inside.fd().queued() + sockets::RING_BYTES + BEHIND;
+        let bytes = inside.fd().queued() + inside.conn().most_unread() + BEHIND;
         let (none, read_write) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: a fresh mapping, zeroed where it is touched; unmapped with the value.
         let at = unsafe { mm::mmap_anonymous(none, bytes, read_write, MapFlags::PRIVATE) }.ok()?;

@@ -141,7 +141,7 @@ fn broken_publishing_without_barrier_is_caught() {
         two_messages(RIGHT, |sender, byte| {
             let tx = sender.line.tx();
             let tail = tx.position();
-            tx.bytes.put(tail, &[byte]);
+            tx.bytes.put(Default::default(), tail, &[byte]);
             tx.direction.writer.tail.store(tail + 1, Release);
             sender.ring_if_due();
         });

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 
 use loom::thread;
+use sgm_ring::bytes::Turns;
 use sgm_ring::sync::Ordering::{AcqRel, Acquire, Relaxed};
 
 use crate::explore;
@@ -205,7 +206,7 @@ fn broken_publish_before_copy_is_caught() {
         let writer = thread::spawn(move || {
             let tx = writer.tx();
             tx.publish(2);
-            tx.bytes.put(0, &[1, 2]);
+            tx.bytes.put(Turns::default(), 0, &[1, 2]);
         });
         let got = line.read(2);
         assert!(
@@ -224,7 +225,7 @@ fn broken_relaxed_publish_is_caught() {
         let writer = line.clone();
         let writer = thread::spawn(move || {
             let tx = writer.tx();
-            tx.bytes.put(0, &[1, 2]);
+            tx.bytes.put(Turns::default(), 0, &[1, 2]);
             tx.direction.writer.tail.store(2, Relaxed);
         });
         let got = line.read(2);
@@ -246,7 +247,7 @@ fn broken_take_without_compare_is_caught() {
             let head = rx.direction.reader.head.load(Acquire);
             let n = rx.published().wrapping_sub(head).min(2) as usize;
             let mut out = vec![0; n];
-            rx.bytes.get(head, &mut out);
+            rx.bytes.get(Turns::default(), head, &mut out);
             rx.direction.reader.head.fetch_add(n as u64, AcqRel);
             out
         });

@@ -397,7 +397,7 @@ impl Sender {
         self.line.tell_switch();
         let mut byte = [0];
         for at in from..to {
-            self.line.tx().bytes.get(at, &mut byte);
+            self.line.tx().copy(at, &mut byte);
             self.send_tcp(byte[0]);
         }
         self.line.tx().all_moved();

@@ -9,6 +9,7 @@
 //! * `bells`: sleep and wake, with the doorbell on a modelled TCP stream (INV-5)
 //! * `events`: the same by an event queue, with several writers and one bell (INV-5a)
 //! * `room`: a writer that waits for room
+//! * `overflow`: turns between the ring and the overflow area
 //! * `word`: the hand-over word (INV-1)
 //! * `paths`: switching between the TCP stream and the ring (INV-2)
 //! * `back`: a hand-back beside sends, bells, a close and deaths
@@ -27,6 +28,7 @@ mod bells;
 mod bytes;
 mod end;
 mod events;
+mod overflow;
 mod owing;
 mod paths;
 mod peer;

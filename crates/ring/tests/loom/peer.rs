@@ -263,7 +263,7 @@ impl Peer {
                 break;
             }
             let mut byte = [0];
-            self.line.tx().bytes.get(at, &mut byte);
+            self.line.tx().copy(at, &mut byte);
             self.put(life, byte[0])?;
             self.resend.store(at + 2, Relaxed);
             life.step()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::AtomicU8;
 use loom::sync::{Condvar, Mutex};
-use sgm_ring::bytes::Bytes;
+use sgm_ring::bytes::{Area, Bytes};
 use sgm_ring::sync::Ordering::Relaxed;
 use sgm_ring::sync::{AtomicU32, AtomicU64};
 use sgm_ring::{Direction, ReadCache, Rx, Tx, WriteCache};
@@ -108,6 +108,7 @@ impl Stream {
 pub struct Line {
     pub direction: Direction,
     cells: Box<[AtomicU8]>,
+    overflow: Box<[AtomicU8]>,
     pub stream: Stream,
     pub write_cache: WriteCache,
     pub read_cache: ReadCache,
@@ -116,9 +117,15 @@ pub struct Line {
 
 impl Line {
     pub fn new(capacity: usize) -> Arc<Self> {
+        Self::with_overflow(capacity, 0)
+    }
+
+    pub fn with_overflow(capacity: usize, overflow: usize) -> Arc<Self> {
+        let cells = |n| (0..n).map(|_| AtomicU8::new(0)).collect();
         Arc::new(Self {
             direction: Direction::default(),
-            cells: (0..capacity).map(|_| AtomicU8::new(0)).collect(),
+            cells: cells(capacity),
+            overflow: cells(overflow),
             stream: Stream::default(),
             write_cache: WriteCache::default(),
             read_cache: ReadCache::default(),
@@ -126,17 +133,22 @@ impl Line {
         })
     }
 
+    fn bytes(&self) -> Bytes<'_> {
+        let overflow = (!self.overflow.is_empty()).then(|| Area::model(&self.overflow));
+        Bytes::new(Area::model(&self.cells), overflow)
+    }
+
     pub fn tx(&self) -> Tx<'_> {
         Tx {
             direction: &self.direction,
-            bytes: Bytes::model(&self.cells),
+            bytes: self.bytes(),
         }
     }
 
     pub fn rx(&self) -> Rx<'_> {
         Rx {
             direction: &self.direction,
-            bytes: Bytes::model(&self.cells),
+            bytes: self.bytes(),
         }
     }
 

@@ -29,7 +29,7 @@ fn offer_is_seen_whole_or_not() {
         let client = header.clone();
         let client = thread::spawn(move || client.offer(&key, RING_BYTES_MIN as u32));
         if header.decision() == Ok(Decision::Offered) {
-            let mapped = sgm_ring::layout::segment_bytes(RING_BYTES_MIN);
+            let mapped = sgm_ring::layout::Areas::new(RING_BYTES_MIN, true).segment_bytes();
             assert_eq!(header.check(&key, mapped), Ok(RING_BYTES_MIN));
         }
         client.join().unwrap();
@@ -150,7 +150,7 @@ fn broken_offer_before_its_words_is_caught() {
             client.offer(&key, RING_BYTES_MIN as u32);
         });
         if header.decision() == Ok(Decision::Offered) {
-            let mapped = sgm_ring::layout::segment_bytes(RING_BYTES_MIN);
+            let mapped = sgm_ring::layout::Areas::new(RING_BYTES_MIN, true).segment_bytes();
             assert!(header.check(&key, mapped).is_ok(), "half an offer");
         }
         client.join().unwrap();
