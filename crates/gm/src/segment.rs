@@ -72,6 +72,8 @@ pub struct Segment {
     /// As its size says; `check` compares.
     areas: Areas,
     side: Side,
+    /// Of each direction; they live as long as the mapping.
+    bytes: [Bytes<'static>; 2],
     /// Bytes of the overflow area that this process made.
     overflow_made: AtomicUsize,
 }
@@ -113,11 +115,21 @@ impl Segment {
     }
 
     fn new(map: Mapping, areas: Areas, side: Side) -> Self {
+        // SAFETY: the areas fit the mapping (made so, or told from its size); powers of two. Who gets a copy borrows the segment.
+        let area = |at, len| unsafe { Area::new(map.base().add(at), len) };
+        let bytes = [0, 1].map(|direction| {
+            let overflow = match areas.overflow {
+                0 => None,
+                bytes => Some(area(areas.overflow_at(direction), bytes)),
+            };
+            Bytes::new(area(areas.ring_at(direction), areas.ring), overflow)
+        });
         let overflow_made = AtomicUsize::new(0);
         Self {
             map,
             areas,
             side,
+            bytes,
             overflow_made,
         }
     }
@@ -221,20 +233,6 @@ impl Segment {
         unsafe { &*self.map.base().cast::<SegmentHeader>() }
     }
 
-    #[inline]
-    fn bytes_of(&self, direction: usize) -> Bytes<'_> {
-        let areas = self.areas;
-        // SAFETY: the areas fit the mapping (made so, or told from its size); powers of two.
-        unsafe {
-            let area = |at, len| Area::new(self.map.base().add(at), len);
-            let overflow = match areas.overflow {
-                0 => None,
-                bytes => Some(area(areas.overflow_at(direction), bytes)),
-            };
-            Bytes::new(area(areas.ring_at(direction), areas.ring), overflow)
-        }
-    }
-
     fn tx_index(&self) -> usize {
         index(self.side)
     }
@@ -244,7 +242,7 @@ impl Segment {
         let i = self.tx_index();
         Tx {
             direction: &self.header().directions[i],
-            bytes: self.bytes_of(i),
+            bytes: &self.bytes[i],
         }
     }
 
@@ -253,7 +251,7 @@ impl Segment {
         let i = 1 - self.tx_index();
         Rx {
             direction: &self.header().directions[i],
-            bytes: self.bytes_of(i),
+            bytes: &self.bytes[i],
         }
     }
 
@@ -305,11 +303,6 @@ impl Segment {
         self.overflow_made.fetch_add(more, Relaxed);
         w.overflow_made.store((made + more) as u64, Relaxed);
         Ok(())
-    }
-
-    /// Has the sending overflow area pages?
-    pub fn has_overflow_pages(&self) -> bool {
-        self.tx().direction.writer.overflow_made.load(Relaxed) != 0
     }
 
     /// The sending overflow area is read out, and not written to: gives its pages back. Caller holds the sending lock.

@@ -129,11 +129,18 @@ impl Turns {
 pub struct Bytes<'a> {
     ring: Area<'a>,
     overflow: Option<Area<'a>>,
+    /// Of both.
+    capacity: u64,
 }
 
 impl<'a> Bytes<'a> {
     pub fn new(ring: Area<'a>, overflow: Option<Area<'a>>) -> Self {
-        Self { ring, overflow }
+        let capacity = ring.capacity() + overflow.map_or(0, |o| o.capacity());
+        Self {
+            ring,
+            overflow,
+            capacity,
+        }
     }
 
     /// Bytes of the ring.
@@ -145,25 +152,41 @@ impl<'a> Bytes<'a> {
     /// Bytes of the overflow area; 0: there is none.
     #[inline]
     pub fn overflow(&self) -> u64 {
-        self.overflow.map_or(0, |o| o.capacity())
+        self.capacity - self.ring.capacity()
     }
 
     /// Bytes that may be unread at most.
     #[inline]
     pub fn all(&self) -> u64 {
-        self.capacity() + self.overflow()
+        self.capacity
     }
 
     /// Copies in at `position`, which is in the area that is written to.
     #[inline]
     pub fn put(&self, turns: Turns, position: u64, src: &[u8]) {
-        let (area, at) = self.area(turns, turns.overflows(), position);
+        match turns.overflows() {
+            false => self.ring.put(position, src),
+            true => self.put_beside(turns, position, src),
+        }
+    }
+
+    #[cold]
+    fn put_beside(self, turns: Turns, position: u64, src: &[u8]) {
+        let (area, at) = self.area(turns, true, position);
         area.put(at, src);
     }
 
     /// Copies out, also over the border of the areas.
     #[inline]
     pub fn get(&self, turns: Turns, position: u64, dst: &mut [u8]) {
+        match turns == Turns::default() {
+            true => self.ring.get(position, dst),
+            false => self.get_beside(turns, position, dst),
+        }
+    }
+
+    #[cold]
+    fn get_beside(self, turns: Turns, position: u64, dst: &mut [u8]) {
         let (last, overflows) = (turns.last(), turns.overflows());
         // Whatever the peer says, the pieces lie inside the areas.
         let before = last.saturating_sub(position).min(dst.len() as u64) as usize;
@@ -180,8 +203,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The area, and what `position` is in it. A turn to overflow begins at that area's first byte, so that a small one has few pages.
-    #[inline]
-    fn area(&self, turns: Turns, overflows: bool, position: u64) -> (Area<'a>, u64) {
+    fn area(self, turns: Turns, overflows: bool, position: u64) -> (Area<'a>, u64) {
         match self.overflow {
             Some(area) if overflows => (area, position.wrapping_sub(turns.overflow)),
             _ => (self.ring, position),

@@ -3,7 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 
 use crate::Corrupt;
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, Turns};
 use crate::layout::{self, Direction};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, barrier_after_rmw};
@@ -11,15 +11,17 @@ use crate::sync::{AtomicU64, barrier_after_rmw};
 /// The writer's copy of the reader's `head`. Only ever behind the truth, so room is underestimated, never over.
 #[derive(Default)]
 pub struct WriteCache(AtomicU64);
-/// The reader's copy of the writer's `tail`.
+/// The reader's copy of the writer's `tail`, and of `turned` after it: else each read would take the writer's cache line.
 #[derive(Default)]
 pub struct ReadCache(AtomicU64);
+/// In it: look where the bytes are.
+const TURNED: u64 = 1 << 63;
 
 /// The writing end of a direction.
 #[derive(Clone, Copy)]
 pub struct Tx<'a> {
     pub direction: &'a Direction,
-    pub bytes: Bytes<'a>,
+    pub bytes: &'a Bytes<'a>,
 }
 
 /// A read or write of more than so much of a ring is done in parts: a quarter, and not less than a page.
@@ -42,7 +44,7 @@ pub struct Part {
 #[derive(Clone, Copy)]
 pub struct Rx<'a> {
     pub direction: &'a Direction,
-    pub bytes: Bytes<'a>,
+    pub bytes: &'a Bytes<'a>,
 }
 
 /// Whom to wake after bytes were taken (bits of [`layout::WANT_FUTEX`], [`layout::WANT_BELL`]).
@@ -95,17 +97,10 @@ impl Tx<'_> {
     /// Room in the area that is written to, with `used` bytes unread before `tail`.
     #[inline]
     fn room_beside(&self, tail: u64, used: u64) -> u64 {
-        if self.direction.writer.turned.load(Relaxed) == 0 {
-            return self.window().saturating_sub(used);
+        match self.has_overflowed() {
+            false => self.window().saturating_sub(used),
+            true => self.room_after_turns(tail, used),
         }
-        let turns = self.direction.turns();
-        let here = used.min(tail.wrapping_sub(turns.last()));
-        let capacity = match turns.overflows() {
-            true => self.bytes.overflow(),
-            false => self.window(),
-        };
-        let whole = self.whole_window().saturating_sub(used);
-        whole.min(capacity.saturating_sub(here))
     }
 
     /// Copies as much as fits and publishes it. The caller holds the writing end's lock. Returns the bytes taken,
@@ -113,6 +108,30 @@ impl Tx<'_> {
     #[inline]
     pub fn write(
         &self,
+        cache: &WriteCache,
+        bufs: &[IoSlice<'_>],
+        skip: usize,
+    ) -> Result<usize, Corrupt> {
+        match self.has_overflowed() {
+            false => self.write_in(Turns::default(), cache, bufs, skip),
+            true => self.write_after_turns(cache, bufs, skip),
+        }
+    }
+
+    #[cold]
+    fn write_after_turns(
+        self,
+        cache: &WriteCache,
+        bufs: &[IoSlice<'_>],
+        skip: usize,
+    ) -> Result<usize, Corrupt> {
+        self.write_in(self.direction.turns(), cache, bufs, skip)
+    }
+
+    #[inline(always)] // One of the two is on the fast path, and knows its `turns`.
+    fn write_in(
+        &self,
+        turns: Turns,
         cache: &WriteCache,
         bufs: &[IoSlice<'_>],
         mut skip: usize,
@@ -131,7 +150,6 @@ impl Tx<'_> {
         let mut tail = start;
         // A long write is published in parts, so that the reader copies one while the next is written.
         let part = part_bytes(self.bytes.capacity());
-        let turns = self.direction.turns();
         let mut published = start;
         'bufs: for buf in bufs {
             if skip >= buf.len() {
@@ -314,7 +332,7 @@ impl Rx<'_> {
         if ready > self.bytes.all() {
             return Err(Corrupt);
         }
-        let n = self.copy_out(head, ready, bufs, skip);
+        let n = self.copy_out_after_turns(head, ready, bufs, skip);
         if !peek {
             let next = head.wrapping_add(n as u64) | layout::MOVED;
             self.direction.reader.head.store(next, Release);
@@ -386,7 +404,8 @@ impl Rx<'_> {
                 return Ok(none);
             }
             // Acquire: the thread that left this tail here has acquired the bytes before it, not we.
-            let mut ready = cache.0.load(Acquire).wrapping_sub(head);
+            let mut cached = cache.0.load(Acquire);
+            let mut ready = (cached & !TURNED).wrapping_sub(head);
             if ready < want || ready > self.bytes.all() {
                 let tail = self.published();
                 ready = tail.wrapping_sub(head);
@@ -399,9 +418,15 @@ impl Rx<'_> {
                     }
                     return Err(Corrupt);
                 }
-                cache.0.store(tail, Release);
+                let turned = self.direction.writer.turned.load(Acquire) != 0;
+                cached = tail & !TURNED | if turned { TURNED } else { 0 };
+                cache.0.store(cached, Release);
             }
-            let n = self.copy_out(head, ready.min(most), bufs, skip);
+            // A turn after the look at `tail` is for bytes behind it.
+            let n = match cached & TURNED {
+                0 => self.copy_out(Turns::default(), head, ready.min(most), bufs, skip),
+                _ => self.copy_out_after_turns(head, ready.min(most), bufs, skip),
+            };
             // A peek takes nothing, but it must know as well that nobody took the bytes, and the writer wrote over
             // them, while they were copied.
             if n == 0 || self.take(head, if peek { 0 } else { n }) {
@@ -414,16 +439,26 @@ impl Rx<'_> {
         Err(Corrupt)
     }
 
-    #[inline]
+    #[cold]
+    fn copy_out_after_turns(
+        self,
+        head: u64,
+        ready: u64,
+        bufs: &mut [IoSliceMut<'_>],
+        skip: usize,
+    ) -> usize {
+        self.copy_out(self.direction.turns(), head, ready, bufs, skip)
+    }
+
+    #[inline(always)] // As `Tx::write_in`.
     fn copy_out(
         &self,
+        turns: Turns,
         head: u64,
         ready: u64,
         bufs: &mut [IoSliceMut<'_>],
         mut skip: usize,
     ) -> usize {
-        // After the look at `tail`.
-        let turns = self.direction.turns();
         let mut position = head;
         let mut left = ready as usize;
         for buf in bufs {

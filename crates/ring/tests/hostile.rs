@@ -164,7 +164,7 @@ impl<'a> Ends<'a> {
             let (_, _) = (rx.up_at(passed), rx.down_at(passed));
         }
         tx.finish(tx.finished());
-        tx.stop_overflow();
+        tx.stop_overflow(0);
         if tx.overflow() {
             let mut piece = [0; 100];
             tx.copy(tx.peer_head(), &mut piece);

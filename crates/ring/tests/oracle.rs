@@ -183,7 +183,7 @@ impl Pair {
 }
 
 /// Writes and reads of random lengths, with turns wherever they are due: still a queue, of so many bytes as both areas have.
-fn overflows_as_a_queue(start: u64, steps: &[(usize, usize, bool)]) {
+fn overflows_as_a_queue(start: u64, most: u64, steps: &[(usize, usize, bool)]) {
     const OVERFLOW: usize = 4 * PAGE;
     let heap = Heap::with_overflow(PAGE, OVERFLOW);
     heap.direction.writer.tail.store(start, Relaxed);
@@ -192,7 +192,7 @@ fn overflows_as_a_queue(start: u64, steps: &[(usize, usize, bool)]) {
     let (writes, reads) = (WriteCache::default(), ReadCache::default());
     let (mut written, mut queue) = (0_usize, VecDeque::new());
     for (write, read, peek) in steps {
-        tx.stop_overflow();
+        tx.stop_overflow(most);
         let bytes: Vec<u8> = (written..written + write)
             .map(|i| (i ^ i >> 8 ^ i >> 12) as u8)
             .collect();
@@ -233,9 +233,10 @@ proptest! {
     #[test]
     fn overflow_is_a_queue(
         start in start(),
+        most in 0..2 * PAGE as u64,
         steps in prop::collection::vec((0..2 * PAGE, 0..2 * PAGE, any::<bool>()), 1..100),
     ) {
-        overflows_as_a_queue(start, &steps);
+        overflows_as_a_queue(start, most, &steps);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One socket, as this process sees it.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use gm::held::Place;
 use gm::{End, Note, Segment, State};
@@ -38,7 +38,10 @@ pub struct Conn {
     pub(crate) refused_head: AtomicU64,
     /// What the peer had read when there was no memory for more than the ring; MAX: there was.
     pub(crate) no_overflow_at: AtomicU64,
-    /// When, in µs, this process last sent into the overflow area.
+    /// Was it full since it was last turned to?
+    pub(crate) overflow_full: AtomicBool,
+    /// Where in the direction, and when, in µs, this process last looked after the overflow area.
+    pub(crate) overflow_minded: AtomicU64,
     pub(crate) overflowed_us: AtomicU64,
     /// Sends on TCP since the ring was last thought of.
     pub(crate) sends_on_tcp: AtomicU32,
@@ -85,6 +88,8 @@ impl Conn {
             full_head: AtomicU64::new(u64::MAX),
             refused_head: AtomicU64::new(u64::MAX),
             no_overflow_at: AtomicU64::new(u64::MAX),
+            overflow_full: AtomicBool::new(false),
+            overflow_minded: AtomicU64::new(0),
             overflowed_us: AtomicU64::new(0),
             sends_on_tcp: AtomicU32::new(0),
             offer: Note::default(),

@@ -123,11 +123,11 @@ impl Conn {
                 self.send_unheard()?;
             }
             if self.stays_on_ring(k, segment, tx, bufs)? {
-                let write = || tx.write(&self.write_cache, bufs, skip);
-                let mut n = write().map_err(|Corrupt| self.corrupt())?;
-                let len = || bufs.iter().map(|b| b.len()).sum();
-                if n == 0 && may_overflow && self.overflow(segment, len()) {
-                    n = write().map_err(|Corrupt| self.corrupt())?;
+                let mut n = tx
+                    .write(&self.write_cache, bufs, skip)
+                    .map_err(|Corrupt| self.corrupt())?;
+                if n == 0 && may_overflow {
+                    n = self.write_beside(segment, bufs, skip)?;
                 }
                 if n == 0 {
                     return Ok(if bufs.iter().all(|b| b.is_empty()) {
@@ -484,11 +484,15 @@ impl Conn {
     ) -> Result<(), Fault> {
         let segment = self.rings()?;
         let tx = segment.tx();
+        let overflows = tx.overflowed().is_some();
+        if overflows {
+            self.overflow_full.store(true, Relaxed);
+        }
         // Once it has overflowed, a sleeper waits until nearly all is read: see `Rx::space_due`.
-        let quarter = tx.window() as usize / 4;
-        let roomy = || match tx.overflowed() {
-            Some(_) => tx.unread().is_ok_and(|n| n as usize <= quarter),
-            None => self.is_roomy(tx, want - done),
+        let quarter = tx.window() / 4;
+        let roomy = || match overflows {
+            true => tx.unread().is_ok_and(|n| n <= quarter),
+            false => self.is_roomy(tx, want - done),
         };
         if o.dont_wait {
             if self.nobody_will_read(k, segment) {

@@ -1,6 +1,7 @@
 //! A ring and its overflow area in ordinary memory, between guard pages that nobody may touch.
 
 use std::cell::UnsafeCell;
+use std::sync::OnceLock;
 
 use sgm_ring::bytes::{Area, Bytes};
 use sgm_ring::{Direction, Rx, Tx};
@@ -14,6 +15,8 @@ pub struct Heap {
     start: usize,
     len: usize,
     overflow: usize,
+    /// Of `cells`, from the first use on.
+    bytes: OnceLock<Bytes<'static>>,
 }
 
 // SAFETY: the words are atomics, the bytes are shared under the ring's protocol, as they would be with a peer.
@@ -35,6 +38,7 @@ impl Heap {
             start,
             len,
             overflow,
+            bytes: OnceLock::new(),
         }
     }
 
@@ -43,13 +47,15 @@ impl Heap {
         self.start + self.len + PAGE
     }
 
-    fn bytes(&self) -> Bytes<'_> {
-        let all = UnsafeCell::raw_get(self.cells.as_ptr());
-        // SAFETY: both are inside `cells`, which live as long as `self`; the lengths are powers of two.
-        let area = |at, len| unsafe { Area::new(all.add(at), len) };
-        let overflow = self.overflow_start();
-        let overflow = (self.overflow != 0).then(|| area(overflow, self.overflow));
-        Bytes::new(area(self.start, self.len), overflow)
+    fn bytes(&self) -> &Bytes<'_> {
+        self.bytes.get_or_init(|| {
+            let all = UnsafeCell::raw_get(self.cells.as_ptr());
+            // SAFETY: both are inside `cells`, which live as long as `self`; the lengths are powers of two.
+            let area = |at, len| unsafe { Area::new(all.add(at), len) };
+            let overflow = self.overflow_start();
+            let overflow = (self.overflow != 0).then(|| area(overflow, self.overflow));
+            Bytes::new(area(self.start, self.len), overflow)
+        })
     }
 
     pub fn tx(&self) -> Tx<'_> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use loom::sync::atomic::AtomicU8;
 use loom::sync::{Condvar, Mutex};
@@ -109,6 +109,8 @@ pub struct Line {
     pub direction: Direction,
     cells: Box<[AtomicU8]>,
     overflow: Box<[AtomicU8]>,
+    /// Of both, from the first use on.
+    bytes: OnceLock<Bytes<'static>>,
     pub stream: Stream,
     pub write_cache: WriteCache,
     pub read_cache: ReadCache,
@@ -126,6 +128,7 @@ impl Line {
             direction: Direction::default(),
             cells: cells(capacity),
             overflow: cells(overflow),
+            bytes: OnceLock::new(),
             stream: Stream::default(),
             write_cache: WriteCache::default(),
             read_cache: ReadCache::default(),
@@ -133,9 +136,15 @@ impl Line {
         })
     }
 
-    fn bytes(&self) -> Bytes<'_> {
-        let overflow = (!self.overflow.is_empty()).then(|| Area::model(&self.overflow));
-        Bytes::new(Area::model(&self.cells), overflow)
+    #[allow(unsafe_code)]
+    fn bytes(&self) -> &Bytes<'_> {
+        self.bytes.get_or_init(|| {
+            // SAFETY: the cells stay where they are as long as `self`, which nobody outlives who asks for these.
+            let lasting = |cells: &[AtomicU8]| unsafe { &*std::ptr::from_ref(cells) };
+            let overflow =
+                (!self.overflow.is_empty()).then(|| Area::model(lasting(&self.overflow)));
+            Bytes::new(Area::model(lasting(&self.cells)), overflow)
+        })
     }
 
     pub fn tx(&self) -> Tx<'_> {
