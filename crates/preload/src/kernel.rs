@@ -240,13 +240,24 @@ fn buffer_locks(fd: RawFd) -> u32 {
 }
 
 fn set_buffer_locks(fd: RawFd, locks: u32) {
+    set_of_socket(fd, SO_BUF_LOCK, locks);
+}
+
+/// Beyond the system's limit, which only some may.
+fn force_send_buffer(fd: RawFd, bytes: usize) -> bool {
+    let bytes = bytes.min(i32::MAX as usize / 2) as u32;
+    set_of_socket(fd, libc::SO_SNDBUFFORCE, bytes)
+}
+
+fn set_of_socket(fd: RawFd, name: libc::c_int, value: u32) -> bool {
     let saved = crate::errno();
     // SAFETY: a local of the size given.
-    unsafe {
-        let at = (&raw const locks).cast();
-        crate::real::setsockopt(fd, libc::SOL_SOCKET, SO_BUF_LOCK, at, 4)
+    let result = unsafe {
+        let at = (&raw const value).cast();
+        crate::real::setsockopt(fd, libc::SOL_SOCKET, name, at, 4)
     };
     crate::set_errno(saved);
+    result == 0
 }
 
 /// This machine, and this process on it.
@@ -317,17 +328,21 @@ impl Kernel for Fd {
         const ADAPTED: usize = 400_000;
         let was = sockopt::socket_send_buffer_size(self.get()).ok()?;
         let locked = buffer_locks(self.now());
-        if locked & SEND_LOCKED == 0 && was > ADAPTED {
-            return None;
+        let asks = locked & SEND_LOCKED != 0 || was <= ADAPTED;
+        let wide = was + OVERHEAD * bytes;
+        if !force_send_buffer(self.now(), wide) {
+            let asked = asks.then(|| sockopt::set_socket_send_buffer_size(self.get(), wide).ok());
+            asked.flatten()?;
         }
-        sockopt::set_socket_send_buffer_size(self.get(), was + OVERHEAD * bytes).ok()?;
         Some(was as u64 | u64::from(locked) << 48)
     }
 
     fn restore_send(&self, was: u64) {
         // The kernel doubles what it is told.
         let bytes = (was & 0xffff_ffff_ffff) as usize / 2;
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.get(), bytes);
+        if !force_send_buffer(self.now(), bytes) {
+            let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.get(), bytes);
+        }
         set_buffer_locks(self.now(), (was >> 48) as u32);
     }
 

@@ -35,11 +35,14 @@ impl Tx<'_> {
         can
     }
 
-    /// May [`Tx::overflow`] do it?
+    /// May [`Tx::overflow`] do it? Not while the reading end is on the stream: what is unread there counts as well.
     pub fn may_overflow(&self) -> bool {
         let (turns, tail, head) = (self.direction.turns(), self.position(), self.peer_head());
         let begun = !turns.overflows() && tail > turns.ring && head >= turns.ring;
-        begun && self.bytes.overflow() != 0 && tail.wrapping_sub(head) < self.whole_window()
+        begun
+            && self.all_passed()
+            && self.bytes.overflow() != 0
+            && tail.wrapping_sub(head) < self.whole_window()
     }
 
     /// While bytes go into the overflow area: how many went since this turn.

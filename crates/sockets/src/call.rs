@@ -156,6 +156,23 @@ mod tests {
         peer_shuts_while_there_is_no_room(false);
     }
 
+    /// What came beside a full stream would find no room there when the connection is given away.
+    #[test]
+    fn who_has_a_full_stream_does_not_come_back_to_the_ring() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+        conn.send_over_tcp(socket, None);
+        let sends = || (0..20).for_each(|_| _ = pair.client.send(b"x"));
+        assert_eq!(pair.client.send(b"x"), 1);
+        assert_eq!(pair.server.recv(1), 1);
+        socket.fill_up(true);
+        sends();
+        assert_eq!(conn.end().tx_path(), Path::Tcp);
+        socket.fill_up(false);
+        sends();
+        assert_eq!(conn.end().tx_path(), Path::Ring);
+    }
+
     #[test]
     fn who_sends_has_one_limit_for_all() {
         const PIECE: usize = 100_000;

@@ -448,6 +448,13 @@ impl Conn {
         said || self.end.has(flag::KERNEL_EOF | flag::KERNEL_DEAD)
     }
 
+    /// Is the ring read to its end? The doorbell that told of it stays on the stream, for others who sleep there.
+    pub(crate) fn is_at_rings_end(&self) -> bool {
+        let at_end = |rx: ring::Rx<'_>| rx.finished() && rx.readable() == Ok(0);
+        let on_ring = self.end.rx_path() == Path::Ring;
+        on_ring && self.segment().is_some_and(|s| at_end(s.rx()))
+    }
+
     /// Has the peer said, or the kernel for it, that nothing more will come?
     pub fn read_is_over(&self) -> bool {
         self.end.has(flag::KERNEL_ENDS)

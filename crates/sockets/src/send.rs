@@ -108,7 +108,7 @@ impl Conn {
         if end.has(flag::WRITE_SHUT) {
             return Err(Fault::Pipe);
         }
-        if end.tx_path() == Path::Ring || self.comes_back(guard.is_nested()) {
+        if end.tx_path() == Path::Ring || self.comes_back(k, guard.is_nested()) {
             let segment = self.rings()?;
             let tx = segment.tx();
             if guard.is_nested() {
@@ -178,10 +178,11 @@ impl Conn {
     }
 
     /// Sending on TCP: now and then, is it time for the ring again? Caller holds the sending lock.
-    fn comes_back(&self, nested: bool) -> bool {
+    fn comes_back(&self, k: &impl Kernel, nested: bool) -> bool {
         let turn = self.sends_on_tcp.fetch_add(1, Relaxed) % COME_BACK_EVERY;
         let due = !nested && turn == 0 && self.end.tx_switches.load(Relaxed) != 0;
-        due && self.rings().is_ok_and(|s| self.come_back(s.tx()))
+        // Where the stream is full, what comes beside it would find no room there when it is moved.
+        due && k.poll().intersects(Ready::OUT) && self.rings().is_ok_and(|s| self.come_back(s.tx()))
     }
 
     /// May these bytes go into the ring? If not, the direction has just been switched back to TCP.

@@ -110,7 +110,7 @@ impl<S: Socket> Member<S> {
             return;
         };
         let mut ask = self.want & Ready::PRI;
-        if !conn.read_is_over() && !told {
+        if !conn.read_is_over() && !conn.is_at_rings_end() && !told {
             ask |= Ready::RDHUP;
             let all_read = || conn.readable_bytes(&self.socket.kernel()) == 0;
             if self.want.intersects(Ready::IN) || all_read() {
@@ -163,8 +163,9 @@ impl<S: Socket> Member<S> {
         let mut slice = room.map(|us| us * 1000);
         if !self.ask.intersects(Ready::IN) && !self.listed {
             let end = self.want.intersects(Ready::RDHUP) && !conn.read_is_over();
-            let room = wants_out.then_some(BLIND_FOR_ROOM_NS).into_iter();
-            let blind = room.chain(end.then_some(BLIND_FOR_END_NS));
+            let on_ring = conn.end().tx_path() == Path::Ring;
+            let room = (wants_out && on_ring).then_some(BLIND_FOR_ROOM_NS);
+            let blind = room.into_iter().chain(end.then_some(BLIND_FOR_END_NS));
             slice = slice.into_iter().chain(blind).min();
         }
         slice

@@ -266,6 +266,29 @@ fn room_is_told_of_by_a_bell() {
     assert!(got.intersects(Ready::OUT));
 }
 
+/// The doorbell of the peer's end lies on the stream: who waits for room does not go round for ever.
+#[test]
+fn an_end_that_was_told_ends_no_wait_for_room() {
+    let pair = Pair::carried();
+    while pair.server.send(&[0; 4096]) > 0 {}
+    let shut = || {
+        let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+        conn.shutdown(&pair.place.node, socket, false, true)
+            .unwrap();
+    };
+    let mut system = System::of(&pair);
+    *system.sleeps.borrow_mut() = vec![&shut];
+    let end = wait_for(&pair, Ready::IN, None, &mut system);
+    assert!(end.intersects(Ready::RDHUP) && pair.server.conn.is_at_rings_end());
+    assert_eq!(pair.server.socket.poll(), Ready::IN | Ready::OUT, "no bell");
+
+    let mut system = System::of(&pair);
+    let us = 2 * BLIND_FOR_ROOM_NS / 1000;
+    let got = wait_for(&pair, Ready::OUT, Some(us), &mut system);
+    assert!(!got.intersects(Ready::OUT));
+    assert_eq!(system.asked, [Ask::Sleep(Some(BLIND_FOR_ROOM_NS)); 2]);
+}
+
 #[test]
 fn an_end_that_the_system_alone_knows_is_found_by_a_look() {
     let pair = Pair::carried();
