@@ -13,10 +13,7 @@ use sockets::{Buffers, Fault, Host, Kernel, Peeked, Ready, Stream};
 
 use crate::process::confine;
 use crate::queues::{self, Lent};
-use crate::{cancel, ctx, fds, real, signals, time};
-
-/// SOCK_SNDBUF_LOCK: the program chose the size of its send buffer.
-const SEND_LOCKED: u32 = 1;
+use crate::{buffers, cancel, ctx, fds, real, signals, time};
 
 /// A descriptor that the calling hook was given; and where its slot says, once the program has closed it, which one keeps its
 /// socket open for the calls that are still at work on it (1 + the number).
@@ -224,42 +221,6 @@ pub fn forget_network() {
     OURS.store(0, Relaxed);
 }
 
-/// SO_BUF_LOCK (Linux 5.16): which buffers have the program's size, not one that TCP adapts.
-pub const SO_BUF_LOCK: libc::c_int = 72;
-
-fn buffer_locks(fd: RawFd) -> u32 {
-    let (mut locks, mut len) = (0_u32, 4);
-    let saved = crate::errno();
-    // SAFETY: out-pointers to locals of the sizes given.
-    unsafe {
-        let at = (&raw mut locks).cast();
-        crate::real::getsockopt(fd, libc::SOL_SOCKET, SO_BUF_LOCK, at, &mut len)
-    };
-    crate::set_errno(saved);
-    locks
-}
-
-fn set_buffer_locks(fd: RawFd, locks: u32) {
-    set_of_socket(fd, SO_BUF_LOCK, locks);
-}
-
-/// Beyond the system's limit, which only some may.
-fn force_send_buffer(fd: RawFd, bytes: usize) -> bool {
-    let bytes = bytes.min(i32::MAX as usize / 2) as u32;
-    set_of_socket(fd, libc::SO_SNDBUFFORCE, bytes)
-}
-
-fn set_of_socket(fd: RawFd, name: libc::c_int, value: u32) -> bool {
-    let saved = crate::errno();
-    // SAFETY: a local of the size given.
-    let result = unsafe {
-        let at = (&raw const value).cast();
-        crate::real::setsockopt(fd, libc::SOL_SOCKET, name, at, 4)
-    };
-    crate::set_errno(saved);
-    result == 0
-}
-
 /// This machine, and this process on it.
 pub struct Here;
 
@@ -321,29 +282,11 @@ impl Kernel for Fd {
     }
 
     fn widen_send(&self, bytes: usize) -> Option<u64> {
-        use rustix::net::sockopt;
-        // What the kernel counts of a byte besides the byte.
-        const OVERHEAD: usize = 3;
-        // What TCP has made it, by itself, is more than most systems let a program ask for; asking would make it less.
-        const ADAPTED: usize = 400_000;
-        let was = sockopt::socket_send_buffer_size(self.get()).ok()?;
-        let locked = buffer_locks(self.now());
-        let asks = locked & SEND_LOCKED != 0 || was <= ADAPTED;
-        let wide = was + OVERHEAD * bytes;
-        if !force_send_buffer(self.now(), wide) {
-            let asked = asks.then(|| sockopt::set_socket_send_buffer_size(self.get(), wide).ok());
-            asked.flatten()?;
-        }
-        Some(was as u64 | u64::from(locked) << 48)
+        buffers::widen(self.now(), bytes)
     }
 
     fn restore_send(&self, was: u64) {
-        // The kernel doubles what it is told.
-        let bytes = (was & 0xffff_ffff_ffff) as usize / 2;
-        if !force_send_buffer(self.now(), bytes) {
-            let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.get(), bytes);
-        }
-        set_buffer_locks(self.now(), (was >> 48) as u32);
+        buffers::restore(self.now(), was);
     }
 
     fn lingers(&self) -> bool {
@@ -352,16 +295,7 @@ impl Kernel for Fd {
     }
 
     fn buffers(&self) -> Buffers {
-        use rustix::net::sockopt;
-        let bytes = |size: Result<usize, Errno>| size.map_or(0, |n| n as u32);
-        let sending = match buffer_locks(self.0) & SEND_LOCKED {
-            0 => 0,
-            _ => bytes(sockopt::socket_send_buffer_size(self.get())),
-        };
-        Buffers {
-            sending,
-            receiving: bytes(sockopt::socket_recv_buffer_size(self.get())),
-        }
+        buffers::sizes(self.now())
     }
 
     fn is_nonblocking(&self) -> bool {

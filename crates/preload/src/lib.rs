@@ -11,6 +11,7 @@
 mod table;
 mod adopt;
 mod arena;
+mod buffers;
 mod cancel;
 mod ctx;
 mod epoll;

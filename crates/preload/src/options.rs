@@ -8,7 +8,7 @@ use gm::{Reason, Role};
 use libc::{socklen_t, timeval};
 
 use crate::fds::{self, Inside, enter};
-use crate::{kernel, real, setup};
+use crate::{buffers, real, setup};
 
 fn after_fcntl(fd: c_int, cmd: c_int, arg: usize, r: c_int) -> c_int {
     match cmd {
@@ -268,7 +268,7 @@ unsafe fn note_option(
             | libc::SO_RCVBUF
             | libc::SO_SNDBUFFORCE
             | libc::SO_RCVBUFFORCE
-            | kernel::SO_BUF_LOCK,
+            | buffers::SO_BUF_LOCK,
         ) => inside.conn().on_buffers(&inside.fd()),
         // What the ring can't do: the kernel does it.
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) if int() > Some(1) => give_up(inside),

@@ -1,0 +1,87 @@
+//! The buffers of the kernel's socket.
+
+use std::os::fd::RawFd;
+
+use libc::c_int;
+use sockets::Buffers;
+
+/// Linux 5.16: which buffers have the program's size, not one that TCP adapts.
+pub const SO_BUF_LOCK: c_int = 72;
+/// In it: the send buffer (SOCK_SNDBUF_LOCK).
+const SEND_LOCKED: u32 = 1;
+
+/// What the kernel counts of a byte besides the byte.
+const OVERHEAD: usize = 3;
+/// What TCP has made a buffer by itself is more than most systems let a program ask for; asking would make it less.
+const ADAPTED: u32 = 400_000;
+
+/// Makes room for `bytes` more in the send buffer. What it gives is for [`restore`].
+pub fn widen(fd: RawFd, bytes: usize) -> Option<u64> {
+    let was = get(fd, libc::SO_SNDBUF)?;
+    let locked = locks(fd);
+    let wide = was as usize + OVERHEAD * bytes;
+    let asks = locked & SEND_LOCKED != 0 || was <= ADAPTED;
+    let done = force_send(fd, wide) || asks && ask_send(fd, wide);
+    done.then_some(u64::from(was) | u64::from(locked) << 32)
+}
+
+pub fn restore(fd: RawFd, was: u64) {
+    // The kernel doubles what it is told.
+    let bytes = (was as u32 / 2) as usize;
+    if !force_send(fd, bytes) {
+        ask_send(fd, bytes);
+    }
+    set(fd, SO_BUF_LOCK, (was >> 32) as u32);
+}
+
+/// Beyond the system's limit, which only some may.
+fn force_send(fd: RawFd, bytes: usize) -> bool {
+    set(fd, libc::SO_SNDBUFFORCE, bounded(bytes))
+}
+
+fn ask_send(fd: RawFd, bytes: usize) -> bool {
+    set(fd, libc::SO_SNDBUF, bounded(bytes))
+}
+
+/// No more than the kernel can double.
+fn bounded(bytes: usize) -> u32 {
+    bytes.min(i32::MAX as usize / 2) as u32
+}
+
+pub fn sizes(fd: RawFd) -> Buffers {
+    let sending = match locks(fd) & SEND_LOCKED {
+        0 => None,
+        _ => get(fd, libc::SO_SNDBUF),
+    };
+    Buffers {
+        sending: sending.unwrap_or(0),
+        receiving: get(fd, libc::SO_RCVBUF).unwrap_or(0),
+    }
+}
+
+fn locks(fd: RawFd) -> u32 {
+    get(fd, SO_BUF_LOCK).unwrap_or(0)
+}
+
+fn get(fd: RawFd, name: c_int) -> Option<u32> {
+    let (mut value, mut len) = (0_u32, 4);
+    let saved = crate::errno();
+    // SAFETY: out-pointers to locals of the sizes given.
+    let result = unsafe {
+        let at = (&raw mut value).cast();
+        crate::real::getsockopt(fd, libc::SOL_SOCKET, name, at, &mut len)
+    };
+    crate::set_errno(saved);
+    (result == 0).then_some(value)
+}
+
+fn set(fd: RawFd, name: c_int, value: u32) -> bool {
+    let saved = crate::errno();
+    // SAFETY: a local of the size given.
+    let result = unsafe {
+        let at = (&raw const value).cast();
+        crate::real::setsockopt(fd, libc::SOL_SOCKET, name, at, 4)
+    };
+    crate::set_errno(saved);
+    result == 0
+}
