@@ -1,6 +1,7 @@
 //! The buffers of the kernel's socket.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use libc::c_int;
 use sockets::Buffers;
@@ -50,13 +51,25 @@ fn bounded(bytes: usize) -> u32 {
 
 pub fn sizes(fd: RawFd) -> Buffers {
     let sending = match locks(fd) & SEND_LOCKED {
-        0 => None,
+        0 => small_limit(),
         _ => get(fd, libc::SO_SNDBUF),
     };
     Buffers {
         sending: sending.unwrap_or(0),
         receiving: get(fd, libc::SO_RCVBUF).unwrap_or(0),
     }
+}
+
+/// The system's limit, where that is small: what is in flight in the ring must find room there.
+fn small_limit() -> Option<u32> {
+    const USUAL: u32 = 4 << 20;
+    /// 0: not asked yet.
+    static LIMIT: AtomicU32 = AtomicU32::new(0);
+    if LIMIT.load(Relaxed) == 0 {
+        let limit = gm::os::send_buffer_limit().unwrap_or(USUAL);
+        LIMIT.store(limit.max(1), Relaxed);
+    }
+    Some(LIMIT.load(Relaxed)).filter(|limit| *limit < USUAL)
 }
 
 fn locks(fd: RawFd) -> u32 {

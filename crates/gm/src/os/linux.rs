@@ -228,6 +228,12 @@ pub fn check_dir(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What TCP makes a send buffer at most, in this network namespace: less than 4 MiB where there is little memory (tcp_wmem of tcp(7)).
+pub fn send_buffer_limit() -> Option<u32> {
+    let text = read_small("/proc/sys/net/ipv4/tcp_wmem")?;
+    text.split_ascii_whitespace().nth(2)?.parse().ok()
+}
+
 /// By the C library, which every program of ours has: looking the kernel's page up ourselves, as rustix does, finds something
 /// else under valgrind, and crashes.
 pub fn monotonic_ns() -> u64 {
