@@ -289,9 +289,10 @@ impl Kernel for Fd {
         buffers::restore(self.now(), was);
     }
 
-    fn lingers(&self) -> bool {
+    fn lingers_us(&self) -> u64 {
         let linger = rustix::net::sockopt::socket_linger(self.get());
-        linger.is_ok_and(|time| time.is_some_and(|time| !time.is_zero()))
+        let time = linger.ok().flatten().unwrap_or_default();
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
     }
 
     fn buffers(&self) -> Buffers {

@@ -148,12 +148,10 @@ impl Conn {
             return;
         }
         self.note_use(node);
-        if self.unsent_bytes() > 0 && k.lingers() {
-            // The kernel waits for what it has to deliver.
-            self.send_over_tcp(k, None);
-        }
-        let owes = self.pay_what_is_owed(k);
-        let rx = segment.rx();
+        self.linger(k, segment);
+        let (tx, rx) = (segment.tx(), segment.rx());
+        // A peer that knows the ring finds there what does not come on the stream (`takes_back`).
+        let owes = self.pay_what_is_owed(k) && tx.asks() & layout::PLEASE_DOWN != 0;
         // In the ring, or on the stream, where the kernel resets the connection by itself; the ring's end must say the same.
         // One that was given away may be held by others whom nobody has counted: there the kernel alone decides.
         let given = rx.asked() & layout::PLEASE_DOWN != 0 && end.tx_path() == Path::Tcp;
@@ -173,6 +171,23 @@ impl Conn {
         }
         if rx.release_writer() & layout::WANT_FUTEX != 0 {
             k.wake_word(&rx.direction.wait.space_seq);
+        }
+    }
+
+    /// SO_LINGER: the kernel waits for what it has to deliver, and we for what a kernel would have. It stays in the ring.
+    fn linger(&self, k: &impl Kernel, segment: &gm::Segment) {
+        if self.unsent_bytes() == 0 {
+            return;
+        }
+        let (since, limit, tx) = (k.now_us(), k.lingers_us(), segment.tx());
+        loop {
+            let seq = tx.want_space(layout::WANT_FUTEX);
+            let left = limit.saturating_sub(k.now_us().saturating_sub(since));
+            if left == 0 || self.unsent_bytes() == 0 || self.peer_is_gone(k) {
+                break;
+            }
+            let slice = left.min(crate::send::ROOM_SLICE_US);
+            let _ = k.sleep_word(&tx.direction.wait.space_seq, seq, slice);
         }
     }
 
@@ -249,6 +264,25 @@ mod tests {
         assert_eq!(conn.end.state(), State::Claimed);
         assert_eq!(conn.end.tx_path(), Path::Tcp, "it is on the ring");
         assert!(!conn.end.has(u32::MAX), "its flags changed");
+    }
+
+    /// The stream takes nothing while the sender closes; its peer reads the rest where it is.
+    #[test]
+    fn what_a_close_still_owes_is_found_in_the_ring() {
+        let pair = Pair::carried();
+        let (conn, socket) = (&pair.client.conn, &pair.client.socket);
+        assert_eq!(pair.client.send(b"rest"), 4);
+        socket.fill_up(true);
+        conn.send_over_tcp(socket, None);
+        assert!(conn.owes_rest());
+        assert!(conn.leave(&pair.place.node, socket, || {
+            conn.end.refs.fetch_sub(1, AcqRel) == 1
+        }));
+        socket.shutdown(false, true).unwrap();
+        let flags = pair.server.conn.rings().map(|s| s.rx().flags());
+        assert_eq!(flags, Ok(layout::FIN));
+        assert_eq!(pair.server.recv(10), 4);
+        assert_eq!(pair.server.recv(10), 0);
     }
 
     #[test]

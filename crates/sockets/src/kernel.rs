@@ -74,9 +74,9 @@ pub trait Kernel {
     }
     /// What `widen_send` gave.
     fn restore_send(&self, _was: u64) {}
-    /// Does closing the socket wait for what is not delivered (SO_LINGER)?
-    fn lingers(&self) -> bool {
-        false
+    /// How long, in µs, closing the socket waits for what is not delivered (SO_LINGER); 0: not at all.
+    fn lingers_us(&self) -> u64 {
+        0
     }
     /// The sizes of the socket's buffers.
     fn buffers(&self) -> Buffers {

@@ -386,6 +386,10 @@ impl Conn {
             return self.over(k, rx).map(Some);
         }
         if end.has(flag::READ_SHUT) {
+            if end.has(flag::UNMOVED) {
+                // What was unread went to another process's socket.
+                return self.over(k, rx).map(Some);
+            }
             return Ok(Some(Look::EndOfFile));
         }
         Ok(Some(Look::Empty))
