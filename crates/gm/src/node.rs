@@ -2,7 +2,7 @@
 //! to a socket.
 //!
 //! ```text
-//! <dir>/node-v5            header, tables of listeners, offers and held sockets (this file)
+//! <dir>/node-v5            header, tables of listeners (node/listeners.rs), offers (this file) and held sockets
 //! <dir>/port-<pid>-<start> one per process family (see port.rs)
 //! <dir>/seg-<random>       a segment, from the offer until both ends are over (see segment.rs)
 //! ```
@@ -25,6 +25,11 @@ use crate::held::{HELD, Held};
 use crate::os::{self, Mapping, ProcessId, Realm};
 use crate::port::AWAITED_NS;
 use crate::{Distrust, Error};
+
+mod listeners;
+
+pub use listeners::ListenAddress;
+use listeners::Listener;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SGMNOD01");
 const BUCKETS: usize = 256;
@@ -58,34 +63,11 @@ pub struct NodeHeader {
     pub offers_generation: AtomicU32,
 }
 
-#[repr(C, align(64))]
-pub struct Listener {
-    state: AtomicU32,
-    netns: AtomicU32,
-    /// Port, and above it 1 if an unspecified IPv6 address also takes IPv4 (dual stack).
-    port: AtomicU32,
-    pid: AtomicU32,
-    start: AtomicU64,
-    address: [AtomicU64; 2],
-    /// See rule 3; a new listener begins at 0.
-    thrift: AtomicU32,
-}
-
-const _: () = assert!(size_of::<Listener>() == 64);
-
 /// Where an offer for `key` may be: from here on, `PROBE` entries each.
 fn places_of(key: &Key) -> [usize; 2] {
     let hash = key.hash64() as usize;
     [(hash >> 32) % (NEAR - PROBE), hash % (OFFERS - PROBE)]
 }
-
-/// What an offer that brought nothing adds to a listener's `thrift`, and one that paid takes from it: wasted offers are not
-/// more than half of those that pay, whatever the mixture of connections.
-const WASTED: u32 = 4;
-const PAID: u32 = 2;
-/// So much of it asks a connection for twice as much before it is offered; and the most that it comes to.
-const THRIFT_STEP: u32 = 4 * WASTED;
-const THRIFT_MOST: u32 = 10 * THRIFT_STEP - 1;
 
 #[repr(C, align(128))]
 pub struct Offer {
@@ -94,18 +76,6 @@ pub struct Offer {
     start: AtomicU64,
     key: [AtomicU64; 5],
     segment: AtomicU64,
-}
-
-/// Where a listener accepts: addresses as in [`Key`] (IPv4 mapped), all zero with `any` set for a wildcard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress {
-    pub address: [u8; 16],
-    pub port: u16,
-    pub netns: u32,
-    /// Also takes IPv4 peers (an IPv4 wildcard, or `::` without IPV6_V6ONLY).
-    pub any_v4: bool,
-    /// Also takes IPv6 peers (`::`).
-    pub any_v6: bool,
 }
 
 /// An open node.
@@ -359,93 +329,6 @@ impl Node {
     pub(crate) fn is_gone(&self, (state, pid, start): EntryWords<'_>) -> bool {
         let who = owner(pid, start);
         state.load(Acquire) == LIVE && who != self.me() && !self.lately.lives(who)
-    }
-
-    /// Says that this process accepts connections at `at`.
-    pub fn listen(&self, at: &ListenAddress) -> Result<Entry, Error> {
-        let start = Self::bucket(at.port);
-        let bucket = &self.listeners()[start..start + BUCKET];
-        let i = self
-            .take_entry(bucket.iter().map(|l| (&l.state, &l.pid, &l.start)))
-            .ok_or(Error::Full("listeners"))?;
-        let l = &bucket[i];
-        let any = u32::from(at.any_v4) << 16 | u32::from(at.any_v6) << 17;
-        l.netns.store(at.netns, Relaxed);
-        l.port.store(u32::from(at.port) | any, Relaxed);
-        for (slot, w) in l.address.iter().zip(words(&at.address)) {
-            slot.store(w, Relaxed);
-        }
-        l.thrift.store(0, Relaxed);
-        l.pid.store(self.me().pid, Relaxed);
-        l.start.store(self.me().start, Relaxed);
-        l.state.store(LIVE, Release);
-        Ok(Entry((start + i) as u32))
-    }
-
-    pub fn unlisten(&self, e: Entry) {
-        if let Some(l) = self.listeners().get(e.0 as usize) {
-            l.state.store(FREE, Release);
-        }
-    }
-
-    /// After an exec of this process: what it listened at before it lists anew.
-    pub fn unlisten_mine(&self) {
-        let me = self.me();
-        let mine = |l: &&Listener| owner(&l.pid, &l.start) == me;
-        for l in self.listeners().iter().filter(mine) {
-            let _ = l.state.compare_exchange(LIVE, FREE, AcqRel, Relaxed);
-        }
-    }
-
-    /// Who of this node listens where a connection to `address`:`port` would arrive? In which network namespace, is asked
-    /// only if somebody does.
-    pub fn listener(
-        &self,
-        address: &[u8; 16],
-        port: u16,
-        netns: impl Fn() -> Option<u32>,
-    ) -> Option<Entry> {
-        let start = Self::bucket(port);
-        let v4 = is_v4_mapped(address);
-        let serves = |l: &Listener| {
-            if l.state.load(Acquire) != LIVE {
-                return false;
-            }
-            let at = l.port.load(Relaxed);
-            let any = at & (if v4 { 1 << 16 } else { 1 << 17 }) != 0;
-            let same = l
-                .address
-                .iter()
-                .zip(words(address))
-                .all(|(s, w)| s.load(Relaxed) == w);
-            at as u16 == port && (any || same) && netns() == Some(l.netns.load(Relaxed))
-        };
-        let i = self.listeners()[start..start + BUCKET]
-            .iter()
-            .position(serves)?;
-        Some(Entry((start + i) as u32))
-    }
-
-    /// By how many powers of two a connection to this listener must have done more than usual before it is offered.
-    pub fn thrift(&self, listener: Entry) -> u32 {
-        let word = self.listeners().get(listener.0 as usize);
-        word.map_or(0, |l| l.thrift.load(Relaxed).min(THRIFT_MOST) / THRIFT_STEP)
-    }
-
-    /// An offer to this listener came to its end: did it bring more than it cost?
-    pub fn note_offer(&self, listener: Entry, paid: bool) {
-        if let Some(l) = self.listeners().get(listener.0 as usize) {
-            let before = l.thrift.load(Relaxed).min(THRIFT_MOST);
-            let after = if paid {
-                before.saturating_sub(PAID)
-            } else {
-                (before + WASTED).min(THRIFT_MOST)
-            };
-            // Two at once may count as one: it is a hint.
-            if after != before {
-                l.thrift.store(after, Relaxed);
-            }
-        }
     }
 
     /// Posts an offer: segment `segment` is for connection `key`.

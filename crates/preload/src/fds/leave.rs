@@ -78,7 +78,10 @@ impl Inside {
         if let Some(entry) = self.slot.take_listener()
             && self.slot.listener_pid.load(Relaxed) == ctx.node.me().pid
         {
-            ctx.node.unlisten(entry);
+            match last {
+                true => ctx.node.unlisten(entry),
+                false => ctx.node.leave_listener(entry),
+            }
         }
         self.slot.listener_pid.store(NO_LISTENER, Relaxed);
     }
