@@ -270,7 +270,7 @@ static void small_buffers_client(int fd)
 }
 
 /* Set while another thread waits in a call: that call goes on as it began, the next one does not wait. */
-enum { WHOLE = 8 * MIB, PIECES = 4, PIECE = 500 };
+enum { WHOLE = 24 * MIB, PIECES = 4, PIECE = 500 };
 static struct {
     int fd;
     bool sends;

@@ -36,8 +36,6 @@ pub struct Conn {
     pub(crate) full_head: AtomicU64,
     /// What the peer had read when a non-blocking send was refused for want of room; MAX: none was.
     pub(crate) refused_head: AtomicU64,
-    /// What the peer had read when there was no memory for more than the ring; MAX: there was.
-    pub(crate) no_overflow_at: AtomicU64,
     /// Was it full since it was last turned to?
     pub(crate) overflow_full: AtomicBool,
     /// Where in the direction, and when, in µs, this process last looked after the overflow area.
@@ -87,7 +85,6 @@ impl Conn {
             full_since_us: AtomicU64::new(0),
             full_head: AtomicU64::new(u64::MAX),
             refused_head: AtomicU64::new(u64::MAX),
-            no_overflow_at: AtomicU64::new(u64::MAX),
             overflow_full: AtomicBool::new(false),
             overflow_minded: AtomicU64::new(0),
             overflowed_us: AtomicU64::new(0),

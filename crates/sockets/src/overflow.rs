@@ -15,33 +15,31 @@ const UNUSED_US: u64 = 100_000;
 const MINDED_EVERY: u64 = 16 * 1024;
 
 impl Conn {
-    /// The ring is full: may a send go on in the overflow area?
-    pub(crate) fn may_overflow(&self, segment: &Segment) -> bool {
-        let tx = segment.tx();
-        tx.may_overflow() && self.no_overflow_at.load(Relaxed) != tx.peer_head()
-    }
-
-    /// Goes on there. Zero: it can't, for want of memory. Caller holds the sending lock.
+    /// Goes on there. Zero: that may not be now. `None`: there is no memory for it, and the direction has gone to TCP, which takes
+    /// as much. Caller holds the sending lock.
     #[cold]
     #[inline(never)]
     pub(crate) fn write_beside(
         &self,
+        k: &impl Kernel,
         segment: &Segment,
         bufs: &[IoSlice<'_>],
         skip: usize,
-    ) -> Result<usize, Fault> {
+    ) -> Result<Option<usize>, Fault> {
         let tx = segment.tx();
+        if !tx.may_overflow() {
+            return Ok(Some(0));
+        }
         let len: usize = bufs.iter().map(|b| b.len()).sum();
-        let made = || segment.make_overflow(MINDED_EVERY.max(len as u64)).is_ok();
-        if !self.may_overflow(segment) || !made() {
-            self.no_overflow_at.store(tx.peer_head(), Relaxed);
-            return Ok(0);
+        if segment.make_overflow(MINDED_EVERY.max(len as u64)).is_err() {
+            self.switch_down(k, tx, None);
+            return Ok(None);
         }
         self.overflow_full.store(false, Relaxed);
         self.overflow_minded.store(tx.position(), Relaxed);
         tx.overflow();
-        tx.write(&self.write_cache, bufs, skip)
-            .map_err(|Corrupt| self.corrupt())
+        let written = tx.write(&self.write_cache, bufs, skip);
+        written.map(Some).map_err(|Corrupt| self.corrupt())
     }
 
     /// Before `len` bytes are sent: back to the ring if it is time, or the pages for them. False: there is no memory. Caller holds

@@ -161,7 +161,7 @@ impl Conn {
         };
         let enough = window as usize / 3;
         let room = tx.room(&self.write_cache, enough);
-        room.map_or(true, |r| r >= enough) || self.may_overflow(segment)
+        room.map_or(true, |r| r >= enough) || tx.may_overflow()
     }
 
     /// On the ring: would a send not wait? It has room, or goes over TCP, or fails.

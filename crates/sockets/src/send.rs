@@ -127,7 +127,10 @@ impl Conn {
                     .write(&self.write_cache, bufs, skip)
                     .map_err(|Corrupt| self.corrupt())?;
                 if n == 0 && may_overflow {
-                    n = self.write_beside(segment, bufs, skip)?;
+                    match self.write_beside(k, segment, bufs, skip)? {
+                        Some(beside) => n = beside,
+                        None => return self.put_on_stream(k, bufs, skip),
+                    }
                 }
                 if n == 0 {
                     return Ok(if bufs.iter().all(|b| b.is_empty()) {
@@ -459,9 +462,8 @@ impl Conn {
 
     /// The ring is full: its reader may be about to make room for so many bytes. If it is not, the overflow area takes them.
     fn wait_for_reader(&self, k: &impl Kernel, want: usize) -> Result<(), Fault> {
-        let segment = self.rings()?;
-        if self.may_overflow(segment) {
-            let tx = segment.tx();
+        let tx = self.rings()?.tx();
+        if tx.may_overflow() {
             let woken = || self.is_roomy(tx, want) || tx.asks() != 0;
             self.write_spin.wait(k.cpus(), || k.yield_now(), woken);
         }

@@ -110,7 +110,10 @@ impl<S: Socket> Member<S> {
             return;
         };
         let mut ask = self.want & Ready::PRI;
-        if !conn.read_is_over() && !conn.is_at_rings_end() && !told {
+        // Who waits for room alone, and has read to the ring's end, would hear of nothing else for ever.
+        let for_room = self.want & (Ready::IN | Ready::OUT | Ready::RDHUP) == Ready::OUT;
+        let heard = told || for_room && conn.is_at_rings_end();
+        if !conn.read_is_over() && !heard {
             ask |= Ready::RDHUP;
             let all_read = || conn.readable_bytes(&self.socket.kernel()) == 0;
             if self.want.intersects(Ready::IN) || all_read() {
