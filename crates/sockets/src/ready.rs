@@ -2,8 +2,8 @@
 
 use gm::end::flag;
 use gm::{Path, State};
-use ring::layout;
 use ring::sync::Ordering::Relaxed;
+use ring::{Tx, layout};
 
 use crate::{Conn, Kernel};
 
@@ -159,9 +159,13 @@ impl Conn {
             Some(_) => tx.whole_window(),
             None => tx.window(),
         };
-        let enough = window as usize / 3;
-        let room = tx.room(&self.write_cache, enough);
-        room.map_or(true, |r| r >= enough) || tx.may_overflow()
+        self.takes(tx, window as usize / 3) || tx.may_overflow()
+    }
+
+    /// Is there room for so many bytes where they go now? Nonsense shows with the next write.
+    pub(crate) fn takes(&self, tx: Tx<'_>, bytes: usize) -> bool {
+        tx.room(&self.write_cache, bytes)
+            .map_or(true, |room| room >= bytes)
     }
 
     /// On the ring: would a send not wait? It has room, or goes over TCP, or fails.

@@ -472,9 +472,7 @@ impl Conn {
 
     /// Is there room for a good part of what is still to be sent? Not for the first byte.
     fn is_roomy(&self, tx: Tx<'_>, want: usize) -> bool {
-        let enough = want.min(tx.window() as usize / 4);
-        tx.room(&self.write_cache, enough)
-            .map_or(true, |r| r >= enough)
+        self.takes(tx, want.min(tx.window() as usize / 4))
     }
 
     /// The ring is full: poll for room, then sleep for it.
