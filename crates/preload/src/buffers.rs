@@ -8,8 +8,9 @@ use sockets::Buffers;
 
 /// Linux 5.16: which buffers have the program's size, not one that TCP adapts.
 pub const SO_BUF_LOCK: c_int = 72;
-/// In it: the send buffer (SOCK_SNDBUF_LOCK).
+/// In it: the send buffer (SOCK_SNDBUF_LOCK), the receive buffer (SOCK_RCVBUF_LOCK).
 const SEND_LOCKED: u32 = 1;
+const RECEIVE_LOCKED: u32 = 2;
 
 /// What the kernel counts of a byte besides the byte.
 const OVERHEAD: usize = 3;
@@ -22,7 +23,12 @@ pub fn widen(fd: RawFd, bytes: usize) -> Option<u64> {
     let locked = locks(fd);
     let wide = was as usize + OVERHEAD * bytes;
     let asks = locked & SEND_LOCKED != 0 || was <= ADAPTED;
-    let done = force_send(fd, wide) || asks && ask_send(fd, wide);
+    let mut done = force_send(fd, wide);
+    if !done && asks && ask_send(fd, wide) {
+        // Beyond what a program may ask for, TCP makes it as large as it needs, if it has not the size that somebody chose.
+        set(fd, SO_BUF_LOCK, locked & !SEND_LOCKED);
+        done = true;
+    }
     done.then_some(u64::from(was) | u64::from(locked) << 32)
 }
 
@@ -50,26 +56,41 @@ fn bounded(bytes: usize) -> u32 {
 }
 
 pub fn sizes(fd: RawFd) -> Buffers {
-    let sending = match locks(fd) & SEND_LOCKED {
+    let locked = locks(fd);
+    let sending = match locked & SEND_LOCKED {
         0 => small_limit(),
         _ => get(fd, libc::SO_SNDBUF),
     };
     Buffers {
         sending: sending.unwrap_or(0),
         receiving: get(fd, libc::SO_RCVBUF).unwrap_or(0),
+        receiving_most: match locked & RECEIVE_LOCKED {
+            0 => receive_limit(),
+            _ => 0,
+        },
     }
+}
+
+fn receive_limit() -> u32 {
+    const USUAL: u32 = 6 << 20;
+    static LIMIT: AtomicU32 = AtomicU32::new(0);
+    once(&LIMIT, || gm::os::receive_buffer_limit().unwrap_or(USUAL))
 }
 
 /// The system's limit, where that is small: what is in flight in the ring must find room there.
 fn small_limit() -> Option<u32> {
     const USUAL: u32 = 4 << 20;
-    /// 0: not asked yet.
     static LIMIT: AtomicU32 = AtomicU32::new(0);
-    if LIMIT.load(Relaxed) == 0 {
-        let limit = gm::os::send_buffer_limit().unwrap_or(USUAL);
-        LIMIT.store(limit.max(1), Relaxed);
+    let limit = once(&LIMIT, || gm::os::send_buffer_limit().unwrap_or(USUAL));
+    Some(limit).filter(|limit| *limit < USUAL)
+}
+
+/// 0: not asked yet.
+fn once(limit: &AtomicU32, ask: impl FnOnce() -> u32) -> u32 {
+    if limit.load(Relaxed) == 0 {
+        limit.store(ask().max(1), Relaxed);
     }
-    Some(LIMIT.load(Relaxed)).filter(|limit| *limit < USUAL)
+    limit.load(Relaxed)
 }
 
 fn locks(fd: RawFd) -> u32 {

@@ -31,6 +31,7 @@ pub mod shut;
 pub mod stream;
 pub mod sync;
 mod wake;
+mod window;
 
 pub use handover::Decision;
 pub use layout::{Direction, Key, SegmentHeader, VERSION};

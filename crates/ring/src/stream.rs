@@ -58,17 +58,6 @@ impl Tx<'_> {
         self.direction.writer.tail.load(Acquire)
     }
 
-    /// How many bytes may be unread in the ring.
-    #[inline]
-    pub fn window(&self) -> u64 {
-        self.direction.window(self.bytes.capacity())
-    }
-
-    /// The sending program chose this size for its buffer; 0: it did not.
-    pub fn set_send_buffer(&self, bytes: u32) {
-        self.direction.writer.send_buffer.store(bytes, Relaxed);
-    }
-
     /// Room for how many bytes? Looks at the peer's `head` only if the cached one leaves less than `want`.
     #[inline]
     pub fn room(&self, cache: &WriteCache, want: usize) -> Result<usize, Corrupt> {
@@ -490,12 +479,6 @@ impl Rx<'_> {
             .is_ok();
         barrier_after_rmw();
         taken
-    }
-
-    /// The size of this end's receive buffer: what a writer with a buffer of its own may count on as well. It sees that
-    /// when it next runs out of room.
-    pub fn set_receive_buffer(&self, bytes: u32) {
-        self.direction.wait.receive_buffer.store(bytes, Relaxed);
     }
 
     /// Throws `max` bytes away at most (recv with MSG_TRUNC). Returns how many.

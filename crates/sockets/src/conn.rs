@@ -41,6 +41,10 @@ pub struct Conn {
     /// Where in the direction, and when, in µs, this process last looked after the overflow area.
     pub(crate) overflow_minded: AtomicU64,
     pub(crate) overflowed_us: AtomicU64,
+    /// See `adapt_receive_buffer`: as large as it may be, and where in the direction, and when, in µs, it was last looked at.
+    pub(crate) receiving_most: AtomicU32,
+    pub(crate) adapted_at: AtomicU64,
+    pub(crate) adapted_us: AtomicU64,
     /// Sends on TCP since the ring was last thought of.
     pub(crate) sends_on_tcp: AtomicU32,
     pub(crate) offer: Note<Offer>,
@@ -88,6 +92,9 @@ impl Conn {
             overflow_full: AtomicBool::new(false),
             overflow_minded: AtomicU64::new(0),
             overflowed_us: AtomicU64::new(0),
+            receiving_most: AtomicU32::new(0),
+            adapted_at: AtomicU64::new(0),
+            adapted_us: AtomicU64::new(0),
             sends_on_tcp: AtomicU32::new(0),
             offer: Note::default(),
             server: Note::default(),

@@ -45,6 +45,8 @@ pub struct Buffers {
     /// As the program set it; 0: TCP adapts it.
     pub sending: u32,
     pub receiving: u32,
+    /// As large as TCP makes that for a program that reads much; 0: it has the size that the program set.
+    pub receiving_most: u32,
 }
 
 /// The kernel's socket. No method blocks unless its name says `sleep`; none raises SIGPIPE; none changes errno.

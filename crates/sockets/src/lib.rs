@@ -33,6 +33,7 @@ mod renewal;
 mod send;
 mod stream;
 mod waiting;
+mod window;
 
 pub use back::Given;
 pub use conn::Conn;

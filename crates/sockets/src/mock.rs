@@ -11,7 +11,7 @@ use gm::held::Place;
 use gm::{Node, Path, Port, Role};
 use ring::sync::{AtomicU32, Ordering::Relaxed};
 
-use crate::{Conn, Fault, Host, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
+use crate::{Buffers, Conn, Fault, Host, Kernel, Peeked, Ready, RecvOptions, SendOptions, Stream};
 
 /// The number of a thread that is gone.
 pub(crate) const DEAD_THREAD: u32 = u32::MAX - 1;
@@ -44,6 +44,7 @@ pub(crate) struct Socket {
     yielding: Rc<RefCell<Option<Act>>>,
     /// O_NONBLOCK.
     pub(crate) nonblocking: Rc<Cell<bool>>,
+    pub(crate) buffers: Rc<Cell<Buffers>>,
 }
 
 impl Socket {
@@ -62,6 +63,7 @@ impl Socket {
             meanwhile: Rc::default(),
             yielding: Rc::default(),
             nonblocking: Rc::default(),
+            buffers: Rc::default(),
         };
         let server = Self {
             out: b,
@@ -73,6 +75,7 @@ impl Socket {
             meanwhile: Rc::default(),
             yielding: Rc::default(),
             nonblocking: Rc::default(),
+            buffers: Rc::default(),
         };
         (client, server)
     }
@@ -238,6 +241,10 @@ impl Kernel for Socket {
 
     fn thread_gone(&self, thread: u32) -> bool {
         thread == DEAD_THREAD
+    }
+
+    fn buffers(&self) -> Buffers {
+        self.buffers.get()
     }
 
     fn now_us(&self) -> u64 {

@@ -194,7 +194,7 @@ impl Conn {
             Err(e) => return end.keep_tcp(e.reason()),
         };
         segment.own(self.place());
-        note_buffers(&segment, k);
+        self.note_buffers(&segment, k);
         match node.offer(&key, id) {
             Ok(entry) => {
                 let _ = self.segment.set(segment);
@@ -256,7 +256,7 @@ impl Conn {
             // It was withdrawn this moment.
             Err(_) => return,
         };
-        note_buffers(&segment, k);
+        self.note_buffers(&segment, k);
         let claimed = segment.header().claim();
         node.remove_offer(entry, id);
         if claimed {
@@ -363,13 +363,6 @@ impl Conn {
         }
     }
 
-    /// The program has changed the size of a buffer.
-    pub fn on_buffers(&self, k: &impl Kernel) {
-        if let Some(segment) = self.segment() {
-            note_buffers(segment, k);
-        }
-    }
-
     /// Bytes moved by an engaged connection while a direction is still on TCP.
     pub(crate) fn count_tcp(&self, tx: u64, rx: u64) {
         // Each under its own lock: a store to the other, even of what it was, would undo what its holder counts meanwhile.
@@ -380,13 +373,6 @@ impl Conn {
             End::count(&self.end.tcp_rx, rx);
         }
     }
-}
-
-/// As much may be unread in a ring as in the kernel's buffers, where the program has chosen their size.
-fn note_buffers(segment: &Segment, k: &impl Kernel) {
-    let buffers = k.buffers();
-    segment.tx().set_send_buffer(buffers.sending);
-    segment.rx().set_receive_buffer(buffers.receiving);
 }
 
 fn is_young(offer: &Offer, k: &impl Kernel) -> bool {

@@ -311,6 +311,9 @@ impl Conn {
     fn took(&self, k: &impl Kernel, n: usize) {
         End::count(&self.end.rx_bytes, n as u64);
         if let Ok(segment) = self.rings() {
+            if segment.rx().has_chosen_window() {
+                self.adapt_receive_buffer(k, segment);
+            }
             let wanted = segment.rx().space_due();
             if wanted != 0 {
                 self.wake_writer(k, wanted);

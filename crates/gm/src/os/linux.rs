@@ -230,8 +230,21 @@ pub fn check_dir(path: &Path) -> io::Result<()> {
 
 /// What TCP makes a send buffer at most, in this network namespace: less than 4 MiB where there is little memory (tcp_wmem of tcp(7)).
 pub fn send_buffer_limit() -> Option<u32> {
-    let text = read_small("/proc/sys/net/ipv4/tcp_wmem")?;
-    text.split_ascii_whitespace().nth(2)?.parse().ok()
+    last_number("/proc/sys/net/ipv4/tcp_wmem")
+}
+
+/// What TCP makes a receive buffer at most (tcp_rmem of tcp(7)).
+pub fn receive_buffer_limit() -> Option<u32> {
+    last_number("/proc/sys/net/ipv4/tcp_rmem")
+}
+
+/// Of three.
+fn last_number(path: &str) -> Option<u32> {
+    read_small(path)?
+        .split_ascii_whitespace()
+        .nth(2)?
+        .parse()
+        .ok()
 }
 
 /// By the C library, which every program of ours has: looking the kernel's page up ourselves, as rustix does, finds something
