@@ -40,13 +40,24 @@ pub struct Stream {
 }
 
 /// Sizes of a socket's buffers, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffers {
     /// As the program set it; 0: TCP adapts it.
     pub sending: u32,
     pub receiving: u32,
     /// As large as TCP makes that for a program that reads much; 0: it has the size that the program set.
     pub receiving_most: u32,
+}
+
+/// What Linux gives a socket whose program chose nothing (tcp_rmem of tcp(7)).
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            sending: 0,
+            receiving: 128 << 10,
+            receiving_most: 6 << 20,
+        }
+    }
 }
 
 /// The kernel's socket. No method blocks unless its name says `sleep`; none raises SIGPIPE; none changes errno.
@@ -80,7 +91,7 @@ pub trait Kernel {
     fn lingers_us(&self) -> u64 {
         0
     }
-    /// The sizes of the socket's buffers.
+    /// The sizes of the socket's buffers, if they can be told.
     fn buffers(&self) -> Buffers {
         Buffers::default()
     }
