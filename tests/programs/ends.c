@@ -532,6 +532,34 @@ static void killed_asleep_read_client(int fd)
     meet();
 }
 
+/* Nor is one who sends much to a peer that was not reading left to fill buffers. */
+static void killed_bulk_server(int fd)
+{
+    pid_t child = MUST(fork());
+    if (child == 0)
+        for (;;)
+            pause();
+    MUST(close(fd));
+    tell(child);
+    CHECK(hear() == 1);
+    wait_child(child);
+    meet();
+}
+static void killed_bulk_client(int fd)
+{
+    static char data[64 * KIB];
+    size_t taken = 0;
+    ssize_t n;
+    kill_asleep();
+    while ((n = send(fd, data, sizeof data, MSG_NOSIGNAL)) > 0)
+        taken += n;
+    /* Whether what is in the ring came before the peer's death, which makes it a reset, can't be told. */
+    CHECK(errno == EPIPE || errno == ECONNRESET);
+    say("an error after %s", taken < MIB ? "little" : "much");
+    tell(1);
+    meet();
+}
+
 /* A peer that ends with bytes unread resets the connection: every call says so at once, and one alone is told. */
 static void say_error(int fd)
 {
@@ -649,6 +677,6 @@ const struct test_case cases[] = {
     CASE(exit_at_once),  CASE(close_unread),   CASE(exit_unread),       CASE(linger_zero),      CASE(linger_time),
     CASE(linger_in_vain), CASE(linger_in_time),
     CASE(to_nobody),     CASE(killed_by_pipe), CASE(blocked_writer),    CASE(bad_descriptor),   CASE(limits),
-    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), CASE(killed_asleep_read),
+    CASE(deaf),          CASE(shut_by_both),  CASE(user_timeout),  CASE(user_timeout_polling), CASE(killed_asleep), CASE(killed_asleep_read), CASE(killed_bulk),
     CASE(reset_at_once), CASE(shut_after_reset), CASE(killed_unread),    END_OF_CASES,
 };

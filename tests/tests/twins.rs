@@ -196,6 +196,7 @@ twins! {
         pair user_timeout_polling: Carried(190 * KIB);
         pair killed_asleep: PROMOTED;
         pair killed_asleep_read: PROMOTED;
+        pair killed_bulk: PROMOTED;
         pair reset_at_once: PROMOTED;
         pair shut_after_reset: PROMOTED;
         pair killed_unread: PROMOTED;

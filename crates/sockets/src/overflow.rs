@@ -13,10 +13,12 @@ use crate::{Conn, Fault, Kernel};
 const UNUSED_US: u64 = 100_000;
 /// So many bytes are sent between two looks whether it is time for the ring again; each takes the reader's cache line.
 const MINDED_EVERY: u64 = 16 * 1024;
+/// And so many between two looks whether there is a reader.
+const CHECK_PEER_EVERY: u64 = 256 * 1024;
 
 impl Conn {
-    /// Goes on there. Zero: that may not be now. `None`: there is no memory for it, and the direction has gone to TCP, which takes
-    /// as much. Caller holds the sending lock.
+    /// Goes on there. Zero: that may not be now. `None`: there is no memory for it, or no reader any more, and the direction has
+    /// gone to TCP, which takes as much or tells of the end. Caller holds the sending lock.
     #[cold]
     #[inline(never)]
     pub(crate) fn write_beside(
@@ -31,7 +33,8 @@ impl Conn {
             return Ok(Some(0));
         }
         let len: usize = bufs.iter().map(|b| b.len()).sum();
-        if segment.make_overflow(MINDED_EVERY.max(len as u64)).is_err() {
+        let memory = || segment.make_overflow(MINDED_EVERY.max(len as u64));
+        if self.peer_is_gone(k) || memory().is_err() {
             self.switch_down(k, tx, None);
             return Ok(None);
         }
@@ -54,7 +57,7 @@ impl Conn {
     #[cold]
     fn turn(&self, k: &impl Kernel, segment: &Segment, len: usize) -> bool {
         let tx = segment.tx();
-        self.overflow_minded.store(tx.position(), Relaxed);
+        let minded = self.overflow_minded.swap(tx.position(), Relaxed);
         // Once it was full, a sender that is as fast as its reader would never find all read.
         let most = match self.overflow_full.load(Relaxed) {
             true => tx.window() / 4,
@@ -63,6 +66,9 @@ impl Conn {
         tx.stop_overflow(most);
         if let Some(used) = tx.overflowed() {
             self.overflowed_us.store(k.now_us(), Relaxed);
+            if minded / CHECK_PEER_EVERY != tx.position() / CHECK_PEER_EVERY {
+                self.check_peer_next();
+            }
             let upto = used.saturating_add(MINDED_EVERY.max(len as u64));
             return segment.make_overflow(upto).is_ok();
         }

@@ -265,6 +265,11 @@ impl Conn {
         own == Some(Fault::Pipe) && !unmoved && !self.peer_aborted()
     }
 
+    /// The next send asks the kernel whether the peer lives.
+    pub(crate) fn check_peer_next(&self) {
+        self.unchecked_sends.store(CHECK_PEER_EVERY, Relaxed);
+    }
+
     pub(crate) fn peer_is_gone(&self, k: &impl Kernel) -> bool {
         let ready = k.poll();
         // A peer that only shut its sending side down does so in the ring, not on the stream, if its sending is there; so
