@@ -80,8 +80,20 @@ pub struct Segment {
 
 /// Bytes of overflow areas that this process made, of all its segments.
 static OVERFLOW_MADE: AtomicUsize = AtomicUsize::new(0);
-/// No more than that, for it is memory: else many peers that read slowly would have all of the machine's.
-const OVERFLOW_MOST: usize = 64 << 20;
+
+/// No more than that, for it is memory: else many peers that read slowly would have all of the machine's. TCP's part of it is of this
+/// order (tcp_mem of tcp(7)).
+fn overflow_most() -> usize {
+    const MOST: usize = 1 << 30;
+    const PART: u64 = 16;
+    /// 0: not asked yet.
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    if FOUND.load(Relaxed) == 0 {
+        let part = usize::try_from(os::memory_limit() / PART).unwrap_or(MOST);
+        FOUND.store(part.clamp(1, MOST), Relaxed);
+    }
+    FOUND.load(Relaxed)
+}
 
 fn file_name(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("seg-{id:016x}"))
@@ -292,7 +304,7 @@ impl Segment {
         }
         let more = (target - made).next_multiple_of(CHUNK_MAX).min(area - made);
         let at = self.areas.overflow_at(self.tx_index()) + made;
-        let populated = match OVERFLOW_MADE.fetch_add(more, Relaxed) + more > OVERFLOW_MOST {
+        let populated = match OVERFLOW_MADE.fetch_add(more, Relaxed) + more > overflow_most() {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => self.map.populate(at, more),
         };

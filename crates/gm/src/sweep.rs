@@ -41,7 +41,7 @@ impl Node {
             let from = self.header().sweep_from.load(Relaxed) as usize;
             let Swept { next, removed } = sweep(self.dir(), from, now + PATIENCE_NS);
             self.header().sweep_from.store(next as u32, Relaxed);
-            if next != 0 && removed >= LEAST {
+            if next != 0 && removed >= LEAST / 2 {
                 let due = now.saturating_sub(PAUSE_NS - BRIEF_NS);
                 self.header().swept.store(due, Relaxed);
             }
@@ -86,7 +86,8 @@ fn sweep(dir: &Path, from: usize, deadline: u64) -> Swept {
         {
             if left {
                 EventQueue::remove(dir, id);
-                swept.removed += 1;
+                // The file and the bell.
+                swept.removed += 2;
             }
         } else if is_left(dir, name, &entry.path(), &mut ports) {
             os::remove(&entry.path());

@@ -289,6 +289,10 @@ impl Kernel for Fd {
         buffers::restore(self.now(), was);
     }
 
+    fn has_memory(&self) -> bool {
+        ctx::opened().is_some_and(|c| !gm::os::is_half_full(c.node.dir()))
+    }
+
     fn lingers_us(&self) -> u64 {
         let linger = rustix::net::sockopt::socket_linger(self.get());
         let time = linger.ok().flatten().unwrap_or_default();

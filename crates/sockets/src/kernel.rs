@@ -87,6 +87,10 @@ pub trait Kernel {
     }
     /// What `widen_send` gave.
     fn restore_send(&self, _was: u64) {}
+    /// May more of the node's memory be used than what a connection cannot do without?
+    fn has_memory(&self) -> bool {
+        true
+    }
     /// How long, in µs, closing the socket waits for what is not delivered (SO_LINGER); 0: not at all.
     fn lingers_us(&self) -> u64 {
         0

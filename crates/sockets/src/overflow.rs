@@ -34,12 +34,13 @@ impl Conn {
         }
         let len: usize = bufs.iter().map(|b| b.len()).sum();
         let memory = || segment.make_overflow(MINDED_EVERY.max(len as u64));
-        if self.peer_is_gone(k) || memory().is_err() {
+        if self.peer_is_gone(k) || !k.has_memory() || memory().is_err() {
             self.switch_down(k, tx, None);
             return Ok(None);
         }
         self.overflow_full.store(false, Relaxed);
         self.overflow_minded.store(tx.position(), Relaxed);
+        self.overflowed_us.store(k.now_us(), Relaxed);
         tx.overflow();
         let written = tx.write(&self.write_cache, bufs, skip);
         written.map(Some).map_err(|Corrupt| self.corrupt())
@@ -83,5 +84,44 @@ impl Conn {
     /// Bytes of the peer's that can be unread in the segment at most.
     pub fn most_unread(&self) -> usize {
         self.segment().map_or(0, |s| s.rx().bytes.all() as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::Pair;
+
+    const MUCH: usize = 1 << 20;
+
+    /// Sends more than the ring takes, and has it read. How much of the area has its pages then?
+    fn made_after(pair: &Pair, pause_us: u64) -> u64 {
+        assert_eq!(pair.client.send(&vec![1; MUCH]), MUCH);
+        let segment = pair.client.conn.segment().unwrap();
+        assert!(segment.tx().has_overflowed());
+        let read: usize = std::iter::repeat_with(|| pair.server.recv(MUCH))
+            .take_while(|n| *n > 0)
+            .sum();
+        assert_eq!(read, MUCH);
+        pair.client.socket.pass_ns(pause_us * 1000);
+        // The next looks whether it is time for the ring again, the second whether the area was of use.
+        let next = MINDED_EVERY as usize + 1;
+        for _ in 0..2 {
+            assert_eq!(
+                (pair.client.send(&vec![1; next]), pair.server.recv(next)),
+                (next, next)
+            );
+        }
+        segment.tx().direction.writer.overflow_made.load(Relaxed)
+    }
+
+    #[test]
+    fn pages_in_use_stay() {
+        let pair = Pair::carried();
+        // From the beginning on: the time of the first use counts.
+        pair.client.socket.pass_ns(3_600_000_000_000);
+        assert!(made_after(&pair, UNUSED_US / 2) > 0);
+        assert!(made_after(&pair, UNUSED_US / 2) > 0);
+        assert_eq!(made_after(&pair, UNUSED_US + 1), 0);
     }
 }

@@ -13,7 +13,9 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::Mapping;
 use crate::trust::Distrust;
 
+mod memory;
 mod process;
+pub use memory::*;
 pub use process::*;
 
 fn map(fd: impl AsFd, len: usize) -> io::Result<Mapping> {

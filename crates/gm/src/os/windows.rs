@@ -125,6 +125,11 @@ fn options(create: bool) -> std::fs::OpenOptions {
     o
 }
 
+/// How much memory a process may use at most: none can be told, so what a small machine has.
+pub fn memory_limit() -> u64 {
+    1 << 30
+}
+
 /// Does this say that the process may have no more? Windows has no such limits.
 pub fn is_limit(_error: &io::Error) -> bool {
     false
