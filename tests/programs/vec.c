@@ -1,6 +1,8 @@
 /* Scattered and gathered transfers: readv, writev, sendmsg, recvmsg and their plural and positioned relatives. */
 #include "common.h"
 
+#include <dlfcn.h>
+
 enum { VECTORS = 64, LARGEST = 3000 };
 
 /* Cuts `buffer` into up to `count` pieces of random length, some of them empty. */
@@ -219,6 +221,60 @@ static void positioned_client(int fd)
     send_text(fd, "more");
 }
 
+/* Flags of the positioned calls: on a stream most say nothing, and what the kernel doesn't know moves nothing. */
+enum { NO_SUCH_FLAG = 1 << 20, RWF_ALL_WORK = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_APPEND };
+static const int with_flags[] = {RWF_HIPRI, RWF_DSYNC, RWF_SYNC, RWF_APPEND, RWF_ALL_WORK, NO_SUCH_FLAG};
+static void with_flags_server(int fd)
+{
+    char text[16];
+    struct iovec piece = {text, 4};
+    await_unread(fd, 36);
+    for (size_t i = 0; i < sizeof with_flags / sizeof *with_flags; i++)
+        CALL("preadv2", preadv2(fd, &piece, 1, -1, with_flags[i]));
+    CALL("preadv64v2", preadv64v2(fd, &piece, 1, -1, RWF_SYNC));
+    CALL("read", read(fd, text, sizeof text));
+    meet();
+}
+static void with_flags_client(int fd)
+{
+    struct iovec piece = {"sixsix", 6};
+    for (size_t i = 0; i < sizeof with_flags / sizeof *with_flags; i++)
+        CALL("pwritev2", pwritev2(fd, &piece, 1, -1, with_flags[i]));
+    CALL("pwritev64v2", pwritev64v2(fd, &piece, 1, -1, RWF_SYNC));
+    meet();
+}
+
+/* The C library's second names of its functions. */
+#define ALIAS(name, type) ((type)dlsym(RTLD_DEFAULT, name))
+static void aliases_server(int fd)
+{
+    char text[16];
+    struct pollfd entry = {fd, POLLIN, 0};
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    CALL("__poll", ALIAS("__poll", int (*)(struct pollfd *, nfds_t, int))(&entry, 1, -1));
+    CALL("__read", ALIAS("__read", ssize_t (*)(int, void *, size_t))(fd, text, 7));
+    CALL("__select", ALIAS("__select", int (*)(int, fd_set *, fd_set *, fd_set *, void *))(fd + 1, &set, NULL, NULL, NULL));
+    CALL("recv", recv(fd, text, 7, MSG_WAITALL));
+    int other = ALIAS("__fcntl", int (*)(int, int, ...))(fd, F_DUPFD_CLOEXEC, 100);
+    CALL("__close", ALIAS("__close", int (*)(int))(fd));
+    meet();
+    CALL("recv", recv(other, text, 7, MSG_WAITALL));
+    close(other);
+}
+static void aliases_client(int fd)
+{
+    CALL("__write", ALIAS("__write", ssize_t (*)(int, const void *, size_t))(fd, "seven!!", 7));
+    CALL("__send", ALIAS("__send", ssize_t (*)(int, const void *, size_t, int))(fd, "seven!!", 7, 0));
+    meet();
+    pid_t child = MUST(ALIAS("__fork", pid_t (*)(void))());
+    if (child == 0) {
+        _exit(write(fd, "seven!!", 7) != 7);
+    }
+    wait_child(child);
+}
+
 /* Transfers of nothing. */
 static void nothing_server(int fd)
 {
@@ -274,5 +330,5 @@ static void bad_buffer_client(int fd)
 
 const struct test_case cases[] = {
     CASE(vectors), CASE(messages),   CASE(iov_limit), CASE(details),
-    CASE(plural), CASE(plural_reset),  CASE(positioned), CASE(nothing),   CASE(bad_buffer), END_OF_CASES,
+    CASE(plural), CASE(plural_reset),  CASE(positioned), CASE(with_flags), CASE(aliases), CASE(nothing),   CASE(bad_buffer), END_OF_CASES,
 };

@@ -88,6 +88,8 @@ twins! {
         pair plural: PROMOTED;
         pair plural_reset: PROMOTED;
         pair positioned: PROMOTED;
+        pair with_flags: PROMOTED;
+        pair aliases: PROMOTED;
         pair nothing: PROMOTED;
         #[ignore = "pending: a bad address is a fault of the program, not EFAULT"]
         pair bad_buffer: PROMOTED;

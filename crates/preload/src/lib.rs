@@ -10,6 +10,8 @@
 #[macro_use]
 mod table;
 mod adopt;
+#[cfg(target_arch = "x86_64")]
+mod alias;
 mod arena;
 mod buffers;
 mod cancel;

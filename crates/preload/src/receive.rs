@@ -226,7 +226,26 @@ unsafe fn receive_many(
     receive(fd, flags, 0, |f| unsafe { fill_many(iov, n, f) }, plain)
 }
 
-/// The calls with an offset and flags: carried is what is at no offset, with `RWF_NOWAIT` or nothing.
+/// Flags of preadv2 and pwritev2 that say nothing to a stream, but for `RWF_NOWAIT`.
+const CARRIED_RWF: c_int = libc::RWF_HIPRI
+    | libc::RWF_DSYNC
+    | libc::RWF_SYNC
+    | libc::RWF_NOWAIT
+    | libc::RWF_APPEND
+    | libc::RWF_NOAPPEND;
+
+/// May a call with these flags be carried? With others the kernel says no, or does what we don't know: on TCP, then.
+pub fn carries_rwf(fd: c_int, flags: c_int) -> bool {
+    let both = libc::RWF_APPEND | libc::RWF_NOAPPEND;
+    if flags & !CARRIED_RWF != 0
+        && let Some(inside) = enter(fd)
+    {
+        crate::giving::hand_back(&inside, gm::Reason::Unsupported);
+    }
+    flags & !CARRIED_RWF == 0 && flags & both != both
+}
+
+/// The calls with an offset and flags: carried is what is at no offset.
 macro_rules! with_flags {
     ($many:ident: $($name:ident),*) => {$(
         /// # Safety
@@ -242,7 +261,7 @@ macro_rules! with_flags {
             // SAFETY: the caller's arguments, unchanged.
             let plain = || unsafe { real::$name(fd, iov, n, offset, flags) };
             let now = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
-            if offset != -1 || flags & !libc::RWF_NOWAIT != 0 || !(1..=IOV_MAX).contains(&n) {
+            if offset != -1 || !(1..=IOV_MAX).contains(&n) || !$crate::receive::carries_rwf(fd, flags) {
                 return plain();
             }
             // SAFETY: the caller's buffers.
