@@ -34,6 +34,28 @@ static void peek_server(int fd)
     CALL("read at the end", read(fd, text, 5));
     meet();
 }
+/* A peek that waits for all waits, whatever is there before. */
+static void peek_all_server(int fd)
+{
+    char text[128];
+    await_unread(fd, 30);
+    tell(thread_id());
+    CALL("peek and wait for all of 70", recv(fd, text, 70, MSG_PEEK | MSG_WAITALL));
+    CALL("read", recv(fd, text, 100, MSG_WAITALL));
+    meet();
+    CALL("peek and wait for all, at the end", recv(fd, text, 70, MSG_PEEK | MSG_WAITALL));
+    CALL("read", read(fd, text, 128));
+}
+static void peek_all_client(int fd)
+{
+    stream_send(&(struct stream){33, 0}, fd, 30, 30);
+    await_asleep(hear());
+    stream_send(&(struct stream){33, 30}, fd, 70, 70);
+    meet();
+    stream_send(&(struct stream){33, 100}, fd, 20, 20);
+    shutdown(fd, SHUT_WR);
+}
+
 static void peek_client(int fd)
 {
     struct stream out = {31, 0};
@@ -219,5 +241,5 @@ static void low_water_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(peek), CASE(wait_all), CASE(dont_wait), CASE(truncate), CASE(more), CASE(odd), CASE(low_water), END_OF_CASES,
+    CASE(peek), CASE(peek_all), CASE(wait_all), CASE(dont_wait), CASE(truncate), CASE(more), CASE(odd), CASE(low_water), END_OF_CASES,
 };

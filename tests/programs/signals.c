@@ -134,10 +134,10 @@ static void restart_client(int fd)
 }
 
 /* A part was there: an interrupted wait for all gives the part, an interrupted write gives what was taken. */
-static void part_server(int fd)
+static void part_at(int fd, int flags)
 {
     char text[64];
-    handle(SIGUSR1, 0);
+    handle(SIGUSR1, flags);
     tell(1);
     await_unread(fd, 10);
     INTERRUPTED("recv all of 64", recv(fd, text, 64, MSG_WAITALL));
@@ -149,6 +149,9 @@ static void part_server(int fd)
     gather(child);
     tell(n);
 }
+static void part_server(int fd) { part_at(fd, 0); }
+/* With SA_RESTART as well. */
+static void part_restart_server(int fd) { part_at(fd, SA_RESTART); }
 static void part_client(int fd)
 {
     static char text[64 * KIB];
@@ -158,6 +161,7 @@ static void part_client(int fd)
         left -= MUST(read(fd, text, left < sizeof text ? left : sizeof text));
     CALL("nothing more", recv(fd, text, 1, MSG_DONTWAIT));
 }
+static void part_restart_client(int fd) { part_client(fd); }
 
 /* A write that can take nothing: of two kinds of handlers only one ends it. */
 static void on_other(int number) { (void)number; }
@@ -341,5 +345,5 @@ static void handler_client(int fd)
 }
 
 const struct test_case cases[] = {
-    CASE(interrupt), CASE(restart), CASE(part), CASE(both_kinds), CASE(sigio), CASE(alarms), CASE(masks), CASE(handler), END_OF_CASES,
+    CASE(interrupt), CASE(restart), CASE(part), CASE(part_restart), CASE(both_kinds), CASE(sigio), CASE(alarms), CASE(masks), CASE(handler), END_OF_CASES,
 };

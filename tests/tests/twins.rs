@@ -96,6 +96,7 @@ twins! {
     }
     flags {
         pair peek: PROMOTED;
+        pair peek_all: PROMOTED;
         pair wait_all: Carried(MIB);
         pair dont_wait: Carried(64 * KIB);
         pair truncate: PROMOTED;
@@ -319,6 +320,7 @@ twins! {
         pair interrupt: PROMOTED;
         pair restart: PROMOTED;
         pair part: PROMOTED;
+        pair part_restart: PROMOTED;
         pair both_kinds: PROMOTED;
         pair sigio: PROMOTED;
         pair alarms: Carried(30 * MIB);

@@ -67,11 +67,23 @@ fn receive_inside(
         if flags & libc::MSG_TRUNC != 0 && room > 0 {
             got = inside.conn().skip(&inside.fd(), room, o);
         } else {
+            // A look that waits for all of it: news of more is not waited for while some is there. The kernel does that.
+            let waits = o.peek && o.wait_all && !o.dont_wait;
+            let mut waits_on = false;
             let r = bufs(&mut |b| {
                 got = inside.conn().recv(&inside.fd(), b, o);
+                if waits {
+                    let want: usize = b.iter().map(|b| b.len()).sum();
+                    waits_on = got.is_ok_and(|n| n < want);
+                }
                 got.map_or(-1, |n| n as ssize_t)
             });
+            if waits_on {
+                crate::giving::hand_back(&inside, gm::Reason::Unsupported);
+                got = Err(Fault::UseKernel);
+            }
             match r {
+                Ok(_) if waits_on => {}
                 Ok(0..) => return r.unwrap_or_default(),
                 Ok(_) => {}
                 Err(e) => {

@@ -16,6 +16,8 @@ const IDLE_WAKES_TO_YIELD: u32 = 100;
 const IDLE_WAKES_MOST: u32 = 1_000;
 /// How often, in µs, a reader with a doorbell on its stream looks for the end of a switch that has begun.
 const MOVING_SLICE_US: u64 = 1_000;
+/// Two weeks or so: nobody waits so long.
+const FAR_OFF_US: u64 = 1 << 40;
 /// Empty reads in a row for payload that does not come though what follows it is there: about a second.
 const STRETCH_READS_MOST: u32 = 200_000;
 /// The same as `MOVING_SLICE_US` for a reader that sleeps.
@@ -56,6 +58,8 @@ impl Conn {
         let most = self.end.receive_timeout_us.load(Relaxed);
         match call.left_us(most, k) {
             Some(0) => Err(Fault::WouldBlock),
+            // A call that has bytes is ended by any signal, and tells of them: so it has a limit.
+            None if call.has_begun => self.sleep_readable(k, FAR_OFF_US).map(|()| true),
             left => self.sleep_readable(k, left.unwrap_or(0)).map(|()| true),
         }
     }
