@@ -61,14 +61,35 @@ pub fn sizes(fd: RawFd) -> Buffers {
         0 => small_limit(),
         _ => get(fd, libc::SO_SNDBUF),
     };
+    // What a window lets come, it lets come, though the program makes its buffer smaller after that.
+    let promised = match locked & RECEIVE_LOCKED {
+        0 => 0,
+        _ => receive_window(fd).unwrap_or(0) / 4 * 3,
+    };
     Buffers {
         sending: sending.unwrap_or(0),
-        receiving: get(fd, libc::SO_RCVBUF).unwrap_or(0),
+        receiving: get(fd, libc::SO_RCVBUF).unwrap_or(0).max(promised),
         receiving_most: match locked & RECEIVE_LOCKED {
             0 => receive_limit(),
             _ => 0,
         },
     }
+}
+
+/// What TCP has told the peer that it may send (tcpi_rcv_wnd, Linux 6.2).
+fn receive_window(fd: RawFd) -> Option<u32> {
+    const AT: usize = 232;
+    let mut info = [0_u8; AT + size_of::<u32>()];
+    let mut len = info.len() as libc::socklen_t;
+    let saved = crate::errno();
+    // SAFETY: out-pointers to locals of the sizes given.
+    let result = unsafe {
+        let at = info.as_mut_ptr().cast();
+        crate::real::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut len)
+    };
+    crate::set_errno(saved);
+    let whole = result == 0 && len as usize == info.len();
+    whole.then(|| u32::from_ne_bytes(std::array::from_fn(|i| info[AT + i])))
 }
 
 fn receive_limit() -> u32 {

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_ulong, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
 use gm::end::flag;
-use gm::{Reason, Role};
+use gm::{Path, Reason, Role};
 use libc::{socklen_t, timeval};
 
 use crate::fds::{self, Inside, enter};
@@ -68,7 +68,13 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -
     {
         let n = match request {
             libc::FIONREAD => Some(inside.conn().readable_bytes(&inside.fd())),
-            libc::TIOCOUTQ | SIOCOUTQNSD => Some(inside.conn().unsent_bytes()),
+            libc::TIOCOUTQ | SIOCOUTQNSD => {
+                let stream = match inside.conn().end().tx_path() {
+                    Path::Tcp => kernel_unsent(&inside, request),
+                    Path::Ring => 0,
+                };
+                Some(inside.conn().unsent_bytes() + stream)
+            }
             _ => None,
         };
         if let Some(n) = n {
@@ -89,6 +95,13 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -
         }
     }
     r
+}
+
+fn kernel_unsent(inside: &Inside, request: c_ulong) -> usize {
+    let mut bytes: c_int = 0;
+    // SAFETY: the request writes an int.
+    unsafe { real::ioctl(inside.fd().now(), request, (&raw mut bytes) as usize) };
+    usize::try_from(bytes).unwrap_or(0)
 }
 
 /// The flag that keeps the program's value of an option that delays small segments.

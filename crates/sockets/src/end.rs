@@ -176,14 +176,14 @@ impl Conn {
 
     /// SO_LINGER: the kernel waits for what it has to deliver, and we for what a kernel would have. It stays in the ring.
     fn linger(&self, k: &impl Kernel, segment: &gm::Segment) {
-        if self.unsent_bytes() == 0 {
+        if self.held_in_ring() == 0 {
             return;
         }
         let (since, limit, tx) = (k.now_us(), k.lingers_us(), segment.tx());
         loop {
             let seq = tx.want_space(layout::WANT_FUTEX);
             let left = limit.saturating_sub(k.now_us().saturating_sub(since));
-            if left == 0 || self.unsent_bytes() == 0 || self.peer_is_gone(k) {
+            if left == 0 || self.held_in_ring() == 0 || self.peer_is_gone(k) {
                 break;
             }
             let slice = left.min(crate::send::ROOM_SLICE_US);

@@ -436,8 +436,19 @@ impl Conn {
         }
     }
 
-    /// SIOCOUTQ: what TCP would still hold back. A reader's buffer takes most of a ring at once; what is beyond waits.
+    /// SIOCOUTQ, but for what the kernel has.
     pub fn unsent_bytes(&self) -> usize {
+        match (self.end.resend.load(Relaxed).checked_sub(1), self.segment()) {
+            (Some(next), Some(segment)) => {
+                let rest = self.end.resend_to.load(Relaxed).wrapping_sub(next);
+                rest.min(segment.tx().bytes.all()) as usize
+            }
+            _ => self.held_in_ring(),
+        }
+    }
+
+    /// What TCP would still hold back. A reader's buffer takes most of a ring at once; what is beyond waits.
+    pub(crate) fn held_in_ring(&self) -> usize {
         let Some(segment) = self.segment() else {
             return 0;
         };
