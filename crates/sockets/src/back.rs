@@ -20,6 +20,7 @@ use gm::{Node, Path, Reason, Segment, State};
 use ring::sync::Ordering::Relaxed;
 use ring::{Rx, Tx, layout};
 
+use crate::send::has_shut_both_ways;
 use crate::{Conn, Kernel};
 
 /// How often a receiver that gives the connection away looks whether its peer has answered, in µs.
@@ -242,8 +243,10 @@ impl Conn {
         if self.end.tx_path() == Path::Ring && !guard.is_nested() {
             let tx = segment.tx();
             let asleep = tx.has_sleepers() || !tx.reader_is_before_switch();
-            // Whatever the peer does now, a bell makes it look.
-            if !gone && owes && asleep && !self.list(k, tx) && !self.ring_bell(k) {
+            // Whatever the peer does now, a bell makes it look. One that has shut both ways has hardly anything to look for, and its
+            // kernel resets the connection for a bell that comes after its end: the kernel may be behind with its packets.
+            let rung = || !has_shut_both_ways(segment) && self.ring_bell(k);
+            if !gone && owes && asleep && !self.list(k, tx) && !rung() {
                 self.ring_in_need(k, segment, help);
             }
             self.switch_down(k, tx, Some(why));
