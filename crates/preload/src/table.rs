@@ -9,7 +9,7 @@ macro_rules! for_each_hook {
         $m! {
             // Bytes in
             read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t, receive, "read from the ring";
-            recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t, receive, "read from the ring; MSG_PEEK, MSG_WAITALL, MSG_DONTWAIT, MSG_TRUNC carried, MSG_OOB goes to the kernel";
+            recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t, receive, "read from the ring; MSG_PEEK, MSG_WAITALL, MSG_DONTWAIT, MSG_TRUNC carried, a peek that has to wait for all goes back to TCP, MSG_OOB goes to the kernel";
             recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t, receive, "as recv; the address is left alone, as TCP does";
             recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t, receive, "as recv, into all buffers; no control data. A socket that comes in a message is recognised";
             readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, receive, "as read, into all buffers";
@@ -17,7 +17,7 @@ macro_rules! for_each_hook {
             __recv_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t, receive, "fortified recv";
             __recvfrom_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t, receive, "fortified recvfrom";
             recvmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int, timeout: *mut timespec) -> c_int, receive, "one message at a time";
-            preadv2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, receive, "as readv when the offset is -1";
+            preadv2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, receive, "as readv when the offset is -1; flags that Linux does not know go back to TCP";
             preadv64v2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, receive, "as preadv2";
             // Bytes out
             write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t, send, "write to the ring";
@@ -26,7 +26,7 @@ macro_rules! for_each_hook {
             sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t, send, "as send, from all buffers; a carried connection passed along (SCM_RIGHTS) goes back to TCP first, a plain one may be carried by who receives it";
             writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t, send, "as write, from all buffers";
             sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int, send, "one message at a time";
-            pwritev2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as writev when the offset is -1";
+            pwritev2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as writev when the offset is -1; flags that Linux does not know go back to TCP";
             pwritev64v2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t, send, "as pwritev2";
             sendfile(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
             sendfile64(out: c_int, from: c_int, offset: *mut i64, n: size_t) -> ssize_t, send, "the file is read straight into the ring";
