@@ -7,8 +7,9 @@ use ring::{Corrupt, Rx, layout};
 
 use crate::{Conn, Fault, Kernel};
 
-/// So long, in µs, an end looks for a doorbell that was counted and is about to be sent.
-pub(crate) const BELL_PATIENCE_US: u64 = 5_000;
+/// So long, in µs, an end looks for a doorbell that was counted and is about to be sent, or is on its way where the kernel is behind
+/// with its packets. One that comes after the end resets the connection.
+pub(crate) const BELL_PATIENCE_US: u64 = 100_000;
 
 impl Conn {
     /// Takes the doorbells that the writer has counted off the stream, if the ring is empty.
