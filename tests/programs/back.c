@@ -362,10 +362,7 @@ static void refused_then_killed_server(int fd)
 }
 static void refused_then_killed_client(int fd)
 {
-    pid_t child = MUST(fork());
-    if (child == 0)
-        for (;;)
-            pause();
+    pid_t child = idle_child();
     MUST(close(fd));
     tell(1);
     CHECK(hear() == 2);

@@ -259,6 +259,15 @@ void wait_child(pid_t child)
         say("child ended with %d", WEXITSTATUS(status));
 }
 
+pid_t idle_child(void)
+{
+    pid_t child = MUST(fork());
+    if (child == 0)
+        for (;;)
+            pause();
+    return child;
+}
+
 pthread_t start_thread(void *(*body)(void *), void *argument)
 {
     pthread_t thread;

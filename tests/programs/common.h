@@ -131,4 +131,6 @@ uint64_t now_ms(void);
 void watch_sigpipe(void);                 /* count instead of dying */
 int sigpipes(void);
 void wait_child(pid_t child);
+/* A child that holds what its parent holds, and makes no call on it. */
+pid_t idle_child(void);
 pthread_t start_thread(void *(*body)(void *), void *argument);

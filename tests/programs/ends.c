@@ -535,10 +535,7 @@ static void killed_asleep_read_client(int fd)
 /* Nor is one who sends much to a peer that was not reading left to fill buffers. */
 static void killed_bulk_server(int fd)
 {
-    pid_t child = MUST(fork());
-    if (child == 0)
-        for (;;)
-            pause();
+    pid_t child = idle_child();
     MUST(close(fd));
     tell(child);
     CHECK(hear() == 1);

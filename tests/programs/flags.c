@@ -34,6 +34,17 @@ static void peek_server(int fd)
     CALL("read at the end", read(fd, text, 5));
     meet();
 }
+static void peek_client(int fd)
+{
+    struct stream out = {31, 0};
+    CHECK(hear() == 1);
+    stream_send(&out, fd, 100, 100);
+    CHECK(hear() == 2);
+    send_text(fd, "hello");
+    MUST(shutdown(fd, SHUT_WR));
+    meet();
+}
+
 /* A peek that waits for all waits, whatever is there before. */
 static void peek_all_server(int fd)
 {
@@ -56,16 +67,6 @@ static void peek_all_client(int fd)
     shutdown(fd, SHUT_WR);
 }
 
-static void peek_client(int fd)
-{
-    struct stream out = {31, 0};
-    CHECK(hear() == 1);
-    stream_send(&out, fd, 100, 100);
-    CHECK(hear() == 2);
-    send_text(fd, "hello");
-    MUST(shutdown(fd, SHUT_WR));
-    meet();
-}
 static void wait_all_server(int fd)
 {
     static uint8_t buffer[2 * MIB];

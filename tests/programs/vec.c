@@ -269,9 +269,8 @@ static void aliases_client(int fd)
     CALL("__send", ALIAS("__send", ssize_t (*)(int, const void *, size_t, int))(fd, "seven!!", 7, 0));
     meet();
     pid_t child = MUST(ALIAS("__fork", pid_t (*)(void))());
-    if (child == 0) {
+    if (child == 0)
         _exit(write(fd, "seven!!", 7) != 7);
-    }
     wait_child(child);
 }
 

@@ -29,7 +29,7 @@ pub mod trust;
 pub use end::{End, Path, Role, State};
 pub use events::EventQueue;
 pub use node::Node;
-pub use note::Note;
+pub use note::{Asked, Note};
 pub use port::Port;
 pub use reason::Reason;
 pub use segment::Segment;

@@ -3,8 +3,25 @@
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// A number, not 0, that is asked for once, or by several at the same time, and kept.
+#[derive(Default)]
+pub struct Asked(AtomicU64);
+
+impl Asked {
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub fn get(&self, ask: impl FnOnce() -> u64) -> u64 {
+        if self.0.load(Relaxed) == 0 {
+            self.0.store(ask().max(1), Relaxed);
+        }
+        self.0.load(Relaxed)
+    }
+}
 
 const EMPTY: u32 = 0;
 const BEING_SET: u32 = 1;

@@ -14,7 +14,7 @@ use ring::{Corrupt, Key, Rx, Tx};
 use crate::held::Place;
 use crate::os::{self, Mapping};
 use crate::port::Port;
-use crate::{Error, Node};
+use crate::{Asked, Error, Node};
 
 const CHUNK_MIN: usize = 4096;
 /// So much of each ring exists from the start: up to the end of the page that it begins on, which for the first one is the
@@ -84,15 +84,10 @@ static OVERFLOW_MADE: AtomicUsize = AtomicUsize::new(0);
 /// No more than that, for it is memory: else many peers that read slowly would have all of the machine's. TCP's part of it is of this
 /// order (tcp_mem of tcp(7)).
 fn overflow_most() -> usize {
-    const MOST: usize = 1 << 30;
+    const MOST: u64 = 1 << 30;
     const PART: u64 = 16;
-    /// 0: not asked yet.
-    static FOUND: AtomicUsize = AtomicUsize::new(0);
-    if FOUND.load(Relaxed) == 0 {
-        let part = usize::try_from(os::memory_limit() / PART).unwrap_or(MOST);
-        FOUND.store(part.clamp(1, MOST), Relaxed);
-    }
-    FOUND.load(Relaxed)
+    static FOUND: Asked = Asked::new();
+    FOUND.get(|| MOST.min(os::memory_limit() / PART)) as usize
 }
 
 fn file_name(dir: &Path, id: u64) -> PathBuf {

@@ -1,8 +1,8 @@
 //! The buffers of the kernel's socket.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use gm::Asked;
 use libc::c_int;
 use sockets::Buffers;
 
@@ -79,8 +79,13 @@ pub fn sizes(fd: RawFd) -> Buffers {
 /// What TCP has told the peer that it may send (tcpi_rcv_wnd, Linux 6.2).
 fn receive_window(fd: RawFd) -> Option<u32> {
     const AT: usize = 232;
-    let mut info = [0_u8; AT + size_of::<u32>()];
-    let mut len = info.len() as libc::socklen_t;
+    let info = tcp_info::<{ AT + size_of::<u32>() }>(fd)?;
+    Some(u32::from_ne_bytes(std::array::from_fn(|i| info[AT + i])))
+}
+
+/// The first bytes of `struct tcp_info`, if the kernel's has so many.
+pub fn tcp_info<const N: usize>(fd: RawFd) -> Option<[u8; N]> {
+    let (mut info, mut len) = ([0_u8; N], N as libc::socklen_t);
     let saved = crate::errno();
     // SAFETY: out-pointers to locals of the sizes given.
     let result = unsafe {
@@ -88,30 +93,31 @@ fn receive_window(fd: RawFd) -> Option<u32> {
         crate::real::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut len)
     };
     crate::set_errno(saved);
-    let whole = result == 0 && len as usize == info.len();
-    whole.then(|| u32::from_ne_bytes(std::array::from_fn(|i| info[AT + i])))
+    (result == 0 && len as usize == N).then_some(info)
+}
+
+/// What the kernel answers to SIOCOUTQ and its like.
+pub fn unsent(fd: RawFd, request: libc::c_ulong) -> usize {
+    let mut bytes: c_int = 0;
+    let saved = crate::errno();
+    // SAFETY: the request writes an int.
+    unsafe { crate::real::ioctl(fd, request, (&raw mut bytes) as usize) };
+    crate::set_errno(saved);
+    usize::try_from(bytes).unwrap_or(0)
 }
 
 fn receive_limit() -> u32 {
     const USUAL: u32 = 6 << 20;
-    static LIMIT: AtomicU32 = AtomicU32::new(0);
-    once(&LIMIT, || gm::os::receive_buffer_limit().unwrap_or(USUAL))
+    static LIMIT: Asked = Asked::new();
+    LIMIT.get(|| gm::os::receive_buffer_limit().unwrap_or(USUAL).into()) as u32
 }
 
 /// The system's limit, where that is small: what is in flight in the ring must find room there.
 fn small_limit() -> Option<u32> {
     const USUAL: u32 = 4 << 20;
-    static LIMIT: AtomicU32 = AtomicU32::new(0);
-    let limit = once(&LIMIT, || gm::os::send_buffer_limit().unwrap_or(USUAL));
+    static LIMIT: Asked = Asked::new();
+    let limit = LIMIT.get(|| gm::os::send_buffer_limit().unwrap_or(USUAL).into()) as u32;
     Some(limit).filter(|limit| *limit < USUAL)
-}
-
-/// 0: not asked yet.
-fn once(limit: &AtomicU32, ask: impl FnOnce() -> u32) -> u32 {
-    if limit.load(Relaxed) == 0 {
-        limit.store(ask().max(1), Relaxed);
-    }
-    limit.load(Relaxed)
 }
 
 fn locks(fd: RawFd) -> u32 {

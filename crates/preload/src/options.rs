@@ -70,7 +70,7 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -
             libc::FIONREAD => Some(inside.conn().readable_bytes(&inside.fd())),
             libc::TIOCOUTQ | SIOCOUTQNSD => {
                 let stream = match inside.conn().end().tx_path() {
-                    Path::Tcp => kernel_unsent(&inside, request),
+                    Path::Tcp => buffers::unsent(inside.fd().now(), request),
                     Path::Ring => 0,
                 };
                 Some(inside.conn().unsent_bytes() + stream)
@@ -95,13 +95,6 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -
         }
     }
     r
-}
-
-fn kernel_unsent(inside: &Inside, request: c_ulong) -> usize {
-    let mut bytes: c_int = 0;
-    // SAFETY: the request writes an int.
-    unsafe { real::ioctl(inside.fd().now(), request, (&raw mut bytes) as usize) };
-    usize::try_from(bytes).unwrap_or(0)
 }
 
 /// The flag that keeps the program's value of an option that delays small segments.

@@ -69,21 +69,15 @@ fn receive_inside(
         } else {
             // A look that waits for all of it: news of more is not waited for while some is there. The kernel does that.
             let waits = o.peek && o.wait_all && !o.dont_wait;
-            let mut waits_on = false;
             let r = bufs(&mut |b| {
                 got = inside.conn().recv(&inside.fd(), b, o);
-                if waits {
-                    let want: usize = b.iter().map(|b| b.len()).sum();
-                    waits_on = got.is_ok_and(|n| n < want);
+                if waits && got.is_ok_and(|n| n < b.iter().map(|b| b.len()).sum()) {
+                    crate::giving::hand_back(&inside, gm::Reason::Unsupported);
+                    got = Err(Fault::UseKernel);
                 }
                 got.map_or(-1, |n| n as ssize_t)
             });
-            if waits_on {
-                crate::giving::hand_back(&inside, gm::Reason::Unsupported);
-                got = Err(Fault::UseKernel);
-            }
             match r {
-                Ok(_) if waits_on => {}
                 Ok(0..) => return r.unwrap_or_default(),
                 Ok(_) => {}
                 Err(e) => {

@@ -14,7 +14,7 @@ const UNUSED_US: u64 = 100_000;
 /// So many bytes are sent between two looks whether it is time for the ring again; each takes the reader's cache line.
 const MINDED_EVERY: u64 = 16 * 1024;
 /// And so many between two looks whether there is a reader.
-const CHECK_PEER_EVERY: u64 = 256 * 1024;
+const READER_CHECKED_EVERY: u64 = 256 * 1024;
 
 impl Conn {
     /// Goes on there. Zero: that may not be now. `None`: there is no memory for it, or no reader any more, and the direction has
@@ -67,7 +67,7 @@ impl Conn {
         tx.stop_overflow(most);
         if let Some(used) = tx.overflowed() {
             self.overflowed_us.store(k.now_us(), Relaxed);
-            if minded / CHECK_PEER_EVERY != tx.position() / CHECK_PEER_EVERY {
+            if minded / READER_CHECKED_EVERY != tx.position() / READER_CHECKED_EVERY {
                 self.check_peer_next();
             }
             let upto = used.saturating_add(MINDED_EVERY.max(len as u64));

@@ -19,7 +19,7 @@ use sockets::{Conn, Fault, Given, Kernel, RecvOptions};
 use self::substitute::substitute;
 use crate::fds::Inside;
 use crate::kernel::Fd;
-use crate::{ctx, quiet, real};
+use crate::{buffers, ctx, quiet, real};
 
 /// The kernel's stream has everything from now on.
 pub fn hand_back(inside: &Inside, why: Reason) {
@@ -156,17 +156,10 @@ fn delivers(inside: &Inside) -> bool {
     }
     /// TCP_CLOSE, <netinet/tcp.h>.
     const CLOSED: u8 = 7;
-    let (fd, mut bytes) = (inside.fd().now(), 0);
-    let (mut state, mut length) = ([CLOSED], 1);
-    let saved = crate::errno();
-    // SAFETY: the requests write an int, and as much of `struct tcp_info` as there is room for, which begins with the state.
-    unsafe {
-        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-        real::getsockopt(fd, level, name, (&raw mut state).cast(), &mut length);
-        real::ioctl(fd, libc::TIOCOUTQ, (&raw mut bytes) as usize);
-    }
-    crate::set_errno(saved);
-    state[0] != CLOSED && bytes > 0
+    let fd = inside.fd().now();
+    // It begins with the state.
+    let [state] = buffers::tcp_info(fd).unwrap_or([CLOSED]);
+    state != CLOSED && buffers::unsent(fd, libc::TIOCOUTQ) > 0
 }
 
 /// Puts into `socket`, whose other end is `source`, what was drained, and the end: of the stream, if it is `whole`, else bytes as far
