@@ -19,7 +19,7 @@ use super::trusted_parent;
 /// The smallest there is: what lies in it is a handful of bytes.
 const PIPE_BYTES: usize = 4096;
 /// Taken off at once.
-const PIECE: usize = 512;
+const PIECE: usize = 64;
 /// Not a low number, which the program may expect of its next descriptor; nor a high one, for which the kernel would make a larger
 /// table, and then look at bits of a careless program's `fd_set` that it did not look at before.
 const HIGH: i32 = 100;
