@@ -400,12 +400,15 @@ impl Conn {
         let shut = self.end.has(flag::READ_SHUT);
         let passed = self.passed();
         let down = rx.down_at(passed).is_some();
-        let published = self.published(segment) & ((1 << 60) - 1);
+        // With the program's own end to it, the other way is over as well: HUP, which the kernel wakes for.
+        let hung_up = (over || shut) && self.end.has(flag::WRITE_SHUT);
+        let published = self.published(segment) & ((1 << 59) - 1);
         let arrivals = published
             | u64::from(over) << 63
             | u64::from(shut) << 62
             | u64::from(down) << 61
-            | u64::from(reset) << 60;
+            | u64::from(reset) << 60
+            | u64::from(hung_up) << 59;
         (arrivals, self.fulls.load(Relaxed))
     }
 

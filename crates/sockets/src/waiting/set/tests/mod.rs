@@ -102,6 +102,29 @@ fn a_reset_behind_the_last_bytes_is_an_edge_of_its_own() {
     }
 }
 
+/// The program ends its sending when it was told of the peer's end already: then both ways are over.
+#[test]
+fn hanging_up_is_an_edge_of_its_own() {
+    let pair = Pair::carried();
+    let seat = Seat::of(&pair.server);
+    let system = System::of(&pair);
+    system.add(seat.side(7, EDGE_IN));
+    let end = |side: &mock::End| {
+        side.conn
+            .shutdown(&pair.place.node, &side.socket, false, true)
+    };
+    end(&pair.client).unwrap();
+    assert_eq!(system.wait(None), [told(7, Ready::IN)]);
+    assert_eq!(system.wait(Some(0)), []);
+    end(&pair.server).unwrap();
+    let got = system.wait(Some(1_000_000));
+    assert!(
+        got.first().is_some_and(|e| e.ready.intersects(Ready::HUP)),
+        "{got:?}"
+    );
+    assert_eq!(system.wait(Some(0)), []);
+}
+
 #[test]
 fn once_is_once_until_it_is_asked_again() {
     let pair = Pair::carried();
