@@ -15,11 +15,13 @@ fn main() {
     let def = Path::new(&root).join("exports.def");
     println!("cargo:rustc-cdylib-link-arg={}", def.display());
     let text = fs::read_to_string(&def).expect("exports.def is readable");
-    fs::write(Path::new(&out).join("thunks.rs"), thunks(&text)).expect("OUT_DIR is writable");
+    let wide = env::var("CARGO_CFG_TARGET_POINTER_WIDTH").is_ok_and(|bits| bits == "64");
+    fs::write(Path::new(&out).join("thunks.rs"), thunks(&text, wide)).expect("OUT_DIR is writable");
 }
 
-/// The names under "builtin", as a constant, and a jump through `TARGETS` for each.
-fn thunks(def: &str) -> String {
+/// The names under "builtin", as a constant, and a jump through `TARGETS` for each. Symbols of 32-bit code have an underscore before
+/// the name.
+fn thunks(def: &str, wide: bool) -> String {
     let names: Vec<&str> = def
         .lines()
         .skip_while(|line| line.trim() != "; builtin")
@@ -32,10 +34,19 @@ fn thunks(def: &str) -> String {
     }
     rust.push_str("];\ncore::arch::global_asm!(\n    \".text\",\n");
     for (i, name) in names.iter().enumerate() {
+        let (symbol, jump) = match wide {
+            true => (
+                (*name).to_owned(),
+                format!("qword ptr [rip + {{targets}} + {}]", 8 * i),
+            ),
+            false => (
+                format!("_{name}"),
+                format!("dword ptr [{{targets}} + {}]", 4 * i),
+            ),
+        };
         writeln!(
             rust,
-            "    \".globl {name}\", \"{name}:\", \"jmp qword ptr [rip + {{targets}} + {}]\",",
-            8 * i
+            "    \".globl {symbol}\", \"{symbol}:\", \"jmp {jump}\","
         )
         .expect("writing to a string");
     }

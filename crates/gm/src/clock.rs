@@ -10,7 +10,12 @@ pub fn ticks() -> u64 {
     unsafe {
         core::arch::x86_64::_rdtsc()
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "x86")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::x86::_rdtsc()
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "x86")))]
     {
         crate::os::monotonic_ns() * 3
     }

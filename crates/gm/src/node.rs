@@ -65,8 +65,10 @@ pub struct NodeHeader {
 
 /// Where an offer for `key` may be: from here on, `PROBE` entries each.
 fn places_of(key: &Key) -> [usize; 2] {
-    let hash = key.hash64() as usize;
-    [(hash >> 32) % (NEAR - PROBE), hash % (OFFERS - PROBE)]
+    // The same whatever a program's word is.
+    let place = |hash: u64, places: usize| (hash % places as u64) as usize;
+    let hash = key.hash64();
+    [place(hash >> 32, NEAR - PROBE), place(hash, OFFERS - PROBE)]
 }
 
 #[repr(C, align(128))]

@@ -36,7 +36,7 @@ reasons! {
     NotClaimed = 4, "not-claimed", "An offer was not taken for seconds and many calls: the server became another user, shares the connection among processes, or makes calls that Sockets-GM does not see.";
     NotOffered = 5, "not-offered", "The connecting end offered no ring: for it the connection was too short or not worth one, or it has no Sockets-GM or another node directory.";
     NoNode = 6, "no-node", "The node directory cannot be used (see `sgm doctor`), or not any more: the program became another user, or went into another root or mount namespace.";
-    NoMemory = 7, "no-memory", "No shared memory for a ring: the tmpfs is full.";
+    NoMemory = 7, "no-memory", "No shared memory for a ring: the tmpfs is full, or a 32-bit program has no addresses left.";
     TableFull = 8, "table-full", "Too many sockets for the port's or the node's tables.";
     Shared = 9, "shared", "Several processes hold this end, so it was not promoted.";
     UnseenCalls = 10, "unseen-calls", "Bytes went over the descriptor by calls that Sockets-GM did not see.";

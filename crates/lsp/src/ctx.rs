@@ -38,7 +38,10 @@ unsafe extern "system" fn dll_main(_module: *mut c_void, reason: u32, at_exit: *
 }
 
 // The C runtime's entry point calls DllMain. A Rust function of this name would be exported.
+#[cfg(target_pointer_width = "64")]
 core::arch::global_asm!(".text", ".globl DllMain", "DllMain:", "jmp {}", sym dll_main);
+#[cfg(target_pointer_width = "32")]
+core::arch::global_asm!(".text", ".globl _DllMain@12", "_DllMain@12:", "jmp {}", sym dll_main);
 
 fn open() -> Option<Ctx> {
     if std::env::var_os("SGM_DISABLE").is_some_and(|v| v != "0" && !v.is_empty()) {

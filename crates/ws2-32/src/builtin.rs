@@ -1,4 +1,4 @@
-//! Wine's own Winsock, kept aside as `C:\windows\spi\ws2_32.dll`: its functions, called by pointer.
+//! Wine's own Winsock, kept aside as `C:\windows\spi\ws2_32.dll` (`spi32`, for 32-bit programs): its functions, called by pointer.
 //!
 //! `builtin::recv(...)` is Wine's `recv`. The pointers are set by DllMain before any export of ours can be called, and never
 //! change; a builtin that lacks one of them fails the load.
@@ -20,8 +20,11 @@ use crate::{overlapped_rows, same_rows, special_rows};
 
 pub type Routine = LPWSAOVERLAPPED_COMPLETION_ROUTINE;
 
-/// Below the Windows directory; whoever installs us puts Wine's file there.
+/// Below the Windows directory; whoever installs us puts Wine's file there. One prefix may have both.
+#[cfg(target_pointer_width = "64")]
 const PLACE: &str = r"\spi\ws2_32.dll";
+#[cfg(target_pointer_width = "32")]
+const PLACE: &str = r"\spi32\ws2_32.dll";
 
 static MODULE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 

@@ -31,11 +31,16 @@ pub use spi::catalog::{Catalog, Entry};
 use crate::lock::lock;
 
 const KEY: &str = r"SYSTEM\CurrentControlSet\Services\WinSock2\Parameters\Protocol_Catalog9";
-const ENTRIES: &str = "Catalog_Entries64";
-const COUNT: &str = "Num_Catalog_Entries64";
+/// 32-bit programs have a catalog of their own beside the other.
+const NAMES: (&str, &str, &str) = match cfg!(target_pointer_width = "64") {
+    true => ("Catalog_Entries64", "Num_Catalog_Entries64", "Journal"),
+    false => ("Catalog_Entries", "Num_Catalog_Entries", "Journal32"),
+};
+const ENTRIES: &str = NAMES.0;
+const COUNT: &str = NAMES.1;
 const NEXT_ID: &str = "Next_Catalog_Entry_ID";
 const SERIAL: &str = "Serial_Access_Num";
-const JOURNAL: &str = "Journal";
+const JOURNAL: &str = NAMES.2;
 const ITEM: &str = "PackedCatalogItem";
 const CATEGORIES: &str = "LspCategories";
 

@@ -75,5 +75,8 @@ mod entry {
     }
 
     // The C runtime's entry point calls DllMain. A Rust function of this name would be exported, which Wine's DLL has not.
+    #[cfg(target_pointer_width = "64")]
     core::arch::global_asm!(".text", ".globl DllMain", "DllMain:", "jmp {}", sym attach);
+    #[cfg(target_pointer_width = "32")]
+    core::arch::global_asm!(".text", ".globl _DllMain@12", "_DllMain@12:", "jmp {}", sym attach);
 }

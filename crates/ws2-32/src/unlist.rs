@@ -20,7 +20,14 @@ struct Entry {
     name: UNICODE_STRING,
 }
 
-const _: () = assert!(std::mem::offset_of!(Entry, name) == 0x58);
+const _: () = assert!(
+    std::mem::offset_of!(Entry, name)
+        == if cfg!(target_pointer_width = "64") {
+            0x58
+        } else {
+            0x2c
+        }
+);
 
 #[link(name = "ntdll")]
 unsafe extern "system" {

@@ -1,6 +1,6 @@
 //! Linux system calls from Windows code that runs under Wine.
 //!
-//! A program under Wine is a Linux process, and its `syscall` instruction reaches the Linux kernel. That is how our end
+//! A program under Wine is a Linux process, and its `syscall` instruction (`int 0x80` of a 32-bit one) reaches the Linux kernel. That is how our end
 //! of a connection gets at what Wine has no call for, or only one that goes through wineserver at 10 to 100 µs: futexes
 //! in memory shared with Linux programs, the kernel's own count of a stream's bytes, the kernel's socket itself.
 //!
@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 
 /// Numbers of x86-64 Linux (arch/x86/entry/syscalls/syscall_64.tbl).
+#[cfg(target_pointer_width = "64")]
 pub mod nr {
     pub const READ: usize = 0;
     pub const WRITE: usize = 1;
@@ -54,6 +55,54 @@ pub mod nr {
     pub const RENAMEAT2: usize = 316;
 }
 
+/// Numbers of i386 Linux (syscall_32.tbl), under the same names: where there are two, those of the calls that take users, offsets and times
+/// as x86-64 has them.
+#[cfg(target_pointer_width = "32")]
+pub mod nr {
+    pub const READ: usize = 3;
+    pub const WRITE: usize = 4;
+    pub const OPEN: usize = 5;
+    pub const CLOSE: usize = 6;
+    /// stat64
+    pub const STAT: usize = 195;
+    /// lstat64
+    pub const LSTAT: usize = 196;
+    pub const SCHED_YIELD: usize = 158;
+    pub const MADVISE: usize = 219;
+    pub const SOCKET: usize = 359;
+    pub const SENDTO: usize = 369;
+    pub const RECVFROM: usize = 371;
+    pub const SENDMSG: usize = 370;
+    pub const RECVMSG: usize = 372;
+    pub const SHUTDOWN: usize = 373;
+    pub const GETSOCKNAME: usize = 367;
+    pub const GETPEERNAME: usize = 368;
+    pub const SETSOCKOPT: usize = 366;
+    pub const GETSOCKOPT: usize = 365;
+    pub const GETPID: usize = 20;
+    pub const KILL: usize = 37;
+    /// fcntl64
+    pub const FCNTL: usize = 221;
+    pub const MKDIR: usize = 39;
+    pub const CHMOD: usize = 15;
+    /// geteuid32
+    pub const GETEUID: usize = 201;
+    pub const MKNOD: usize = 14;
+    pub const IOCTL: usize = 54;
+    pub const GETTID: usize = 224;
+    pub const LGETXATTR: usize = 230;
+    /// futex_time64
+    pub const FUTEX: usize = 422;
+    pub const SCHED_GETAFFINITY: usize = 242;
+    pub const EPOLL_CTL: usize = 255;
+    /// ppoll_time64
+    pub const PPOLL: usize = 414;
+    pub const EPOLL_PWAIT: usize = 319;
+    pub const EVENTFD2: usize = 328;
+    pub const EPOLL_CREATE1: usize = 329;
+    pub const RENAMEAT2: usize = 353;
+}
+
 pub const EPERM: i32 = 1;
 pub const ESRCH: i32 = 3;
 pub const EINTR: i32 = 4;
@@ -71,7 +120,7 @@ const WINE_UNKNOWN_FROM: u32 = 10;
 #[inline]
 pub fn usable() -> bool {
     static USABLE: OnceLock<bool> = OnceLock::new();
-    *USABLE.get_or_init(|| cfg!(target_arch = "x86_64") && wine_version().is_some_and(probe))
+    *USABLE.get_or_init(|| wine_version().is_some_and(probe))
 }
 
 fn probe(version: String) -> bool {
@@ -131,10 +180,36 @@ pub unsafe fn call(number: usize, args: [usize; 6]) -> isize {
 }
 
 /// # Safety
-/// Never called: [`usable`] says no.
-#[cfg(not(target_arch = "x86_64"))]
-pub unsafe fn call(_number: usize, _args: [usize; 6]) -> isize {
-    -38
+/// As the system call with these arguments; [`usable`] must have said yes.
+#[cfg(target_arch = "x86")]
+#[inline]
+pub unsafe fn call(number: usize, args: [usize; 6]) -> isize {
+    let ret: isize;
+    // SAFETY: Linux's convention; the kernel changes eax alone. What the call does is the caller's. The compiler keeps some of the
+    // registers for itself, so they are saved, and the arguments come through one that it gives.
+    unsafe {
+        core::arch::asm!(
+            "push ebx",
+            "push esi",
+            "push edi",
+            "push ebp",
+            "mov ebx, [ecx]",
+            "mov edx, [ecx + 8]",
+            "mov esi, [ecx + 12]",
+            "mov edi, [ecx + 16]",
+            "mov ebp, [ecx + 20]",
+            "mov ecx, [ecx + 4]",
+            "int 0x80",
+            "pop ebp",
+            "pop edi",
+            "pop esi",
+            "pop ebx",
+            inlateout("eax") number as isize => ret,
+            inlateout("ecx") args.as_ptr() => _,
+            lateout("edx") _,
+        );
+    }
+    ret
 }
 
 /// The answer of a call as a result; the error is the errno.
@@ -240,7 +315,9 @@ pub fn lstat(path: &CStr) -> Result<Stat, i32> {
 }
 
 fn stat_by(number: usize, path: &CStr) -> Result<Stat, i32> {
-    // struct stat of x86-64: st_dev, st_ino, st_nlink, st_mode + st_uid, ... 144 bytes.
+    // struct stat of x86-64: st_dev, st_ino, st_nlink, st_mode + st_uid, ... 144 bytes. struct stat64 of i386: st_dev, ... st_mode and
+    // st_uid at 16 and 24, ... st_ino at 88, 96 bytes.
+    const WIDE: bool = cfg!(target_pointer_width = "64");
     let mut words = [0_u64; 18];
     // SAFETY: a zero-terminated path and an out-buffer of the structure's size.
     let r = unsafe {
@@ -257,10 +334,17 @@ fn stat_by(number: usize, path: &CStr) -> Result<Stat, i32> {
         )
     };
     checked(r)?;
-    Ok(Stat {
-        inode: words[1],
-        mode: words[3] as u32,
-        uid: (words[3] >> 32) as u32,
+    Ok(match WIDE {
+        true => Stat {
+            inode: words[1],
+            mode: words[3] as u32,
+            uid: (words[3] >> 32) as u32,
+        },
+        false => Stat {
+            inode: words[11],
+            mode: words[2] as u32,
+            uid: words[3] as u32,
+        },
     })
 }
 

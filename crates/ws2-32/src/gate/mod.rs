@@ -14,7 +14,6 @@
 mod calls;
 mod hook;
 pub mod ports;
-mod still;
 mod waits;
 
 use std::sync::OnceLock;

@@ -217,7 +217,15 @@ impl Drop for Wait {
 
 pub fn ticks() -> u64 {
     // SAFETY: every processor that this is compiled for has it.
-    unsafe { core::arch::x86_64::_rdtsc() }
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_rdtsc()
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "x86")]
+    unsafe {
+        core::arch::x86::_rdtsc()
+    }
 }
 
 fn now() -> (u64, u32) {

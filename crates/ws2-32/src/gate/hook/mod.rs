@@ -1,30 +1,24 @@
-//! Replacing a system call's stub in ntdll.
-//!
-//! Every stub of Wine's begins with the same three instructions, none of them dependent on its place:
-//!
-//! ```text
-//! 4c 8b d1                    mov r10, rcx
-//! b8 nr 00 00 00              mov eax, nr
-//! f6 04 25 08 03 fe 7f 01     test byte [7ffe0308h], 1
-//! ```
-//!
-//! The first becomes `jmp rel32`, whose last two bytes are the next instruction's first two: the relay is put at one of the
-//! 65536 addresses for which they stay `b8 nr`. So the patch is three bytes in one aligned store, and a thread that stands
-//! between any two instructions goes on undisturbed. The relay page also holds the three instructions and a jump behind them:
-//! the original.
-//!
-//! Where that place is taken (a Java machine reserves gigabytes there), the relay lies anywhere, and a jump with the whole
-//! address is put over the head in one store of 16 bytes, while the other threads are held still outside of it ([`still`]).
-//! If the bytes are others, somebody else has changed the function: nothing is hooked.
+//! Replacing a system call's stub in ntdll. How a stub begins, and what is put there, depends on the processor: [`amd64`],
+//! [`i386`]. If the bytes are others, somebody else has changed the function: nothing is hooked.
+
+#[cfg(target_arch = "x86_64")]
+mod amd64;
+#[cfg(target_arch = "x86")]
+mod i386;
+#[cfg(target_arch = "x86_64")]
+mod still;
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{
-    AtomicPtr, AtomicU64,
-    Ordering::{Acquire, Release, SeqCst},
+    AtomicPtr,
+    Ordering::{Acquire, Release},
 };
 
-use super::still;
+#[cfg(target_arch = "x86_64")]
+use self::amd64::redirect;
+#[cfg(target_arch = "x86")]
+use self::i386::redirect;
 use windows_sys::Win32::Foundation::FALSE;
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Memory::{
@@ -32,13 +26,7 @@ use windows_sys::Win32::System::Memory::{
     VirtualFree, VirtualProtect,
 };
 
-/// What a page of reserved memory begins at a multiple of.
-const GRANULARITY: usize = 0x1_0000;
 const PAGE: usize = 0x1000;
-/// The three instructions.
-const HEAD: usize = 16;
-/// `jmp [rip]` and the address behind it.
-const JUMP: usize = 14;
 
 pub struct Hook {
     module: &'static str,
@@ -81,73 +69,30 @@ impl Hook {
         // SAFETY: zero-terminated names; a library that is not there has no such function.
         let stub =
             unsafe { GetProcAddress(GetModuleHandleW(module.as_ptr()), self.name.as_ptr().cast()) };
-        let Some(stub) = stub else { return false };
-        let stub = stub as *mut u8;
-        // SAFETY: a function of ntdll has at least this many bytes (a stub has 32).
-        let head: [u8; HEAD] = unsafe { stub.cast::<[u8; HEAD]>().read_unaligned() };
-        if !is_stub(&head) || !stub.addr().is_multiple_of(8) {
-            return false;
-        }
-        let near = |relay| patch(stub, relay);
-        let far = |_| patch_far(stub, self.replacement, &head);
-        self.by_relay(relay_place(stub.addr(), &head), stub, &head, near)
-            || stub.addr().is_multiple_of(HEAD) && self.by_relay(0, stub, &head, far)
-    }
-
-    /// With the relay at `place`, or anywhere if that is 0.
-    fn by_relay(
-        &self,
-        place: usize,
-        stub: *mut u8,
-        head: &[u8; HEAD],
-        patch: impl Fn(*const u8) -> bool,
-    ) -> bool {
-        let Some(relay) = make_relay(place) else {
-            return false;
-        };
-        self.original
-            .store(relay.wrapping_add(JUMP).cast(), Release);
-        let written = write_relay(relay, self.replacement, head, stub.wrapping_add(HEAD));
-        if written && patch(relay) {
-            return true;
-        }
-        self.original.store(ptr::null_mut(), Release);
-        // SAFETY: nobody was sent there.
-        unsafe { VirtualFree(relay.cast(), 0, MEM_RELEASE) };
-        false
+        stub.is_some_and(|stub| redirect(stub as *mut u8, self.replacement, &self.original))
     }
 }
 
-fn is_stub(head: &[u8; HEAD]) -> bool {
-    matches!(
-        head,
-        [
-            0x4c,
-            0x8b,
-            0xd1,
-            0xb8,
-            _,
-            _,
-            0,
-            0,
-            0xf6,
-            0x04,
-            0x25,
-            0x08,
-            0x03,
-            0xfe,
-            0x7f,
-            0x01
-        ]
-    )
-}
-
-/// The one address where memory can be reserved and to which a `jmp rel32` from the stub ends with the bytes `b8 nr`.
-fn relay_place(stub: usize, head: &[u8; HEAD]) -> usize {
-    let lowest = i32::from_le_bytes([0, 0, head[3], head[4]]);
-    stub.wrapping_add(5)
-        .wrapping_add_signed(lowest as isize)
-        .next_multiple_of(GRANULARITY)
+/// Puts the code for a relay at `place`, or anywhere if that is 0, and has `patch` send callers there. The original begins at
+/// `begins` of it.
+fn relay(
+    place: usize,
+    code: impl Fn(usize) -> Vec<u8>,
+    begins: usize,
+    original: &AtomicPtr<c_void>,
+    patch: impl Fn(*const u8) -> bool,
+) -> bool {
+    let Some(relay) = make_relay(place) else {
+        return false;
+    };
+    original.store(relay.wrapping_add(begins).cast(), Release);
+    if write_relay(relay, &code(relay.addr())) && patch(relay) {
+        return true;
+    }
+    original.store(ptr::null_mut(), Release);
+    // SAFETY: nobody was sent there.
+    unsafe { VirtualFree(relay.cast(), 0, MEM_RELEASE) };
+    false
 }
 
 /// At `place`, or anywhere if that is 0.
@@ -166,21 +111,7 @@ fn make_relay(place: usize) -> Option<*mut u8> {
     Some(got.cast())
 }
 
-fn jump_to(target: *const u8) -> [u8; JUMP] {
-    let mut code = [0; JUMP];
-    code[..2].copy_from_slice(&[0xff, 0x25]);
-    code[6..].copy_from_slice(&(target.addr() as u64).to_le_bytes());
-    code
-}
-
-/// The jump to the replacement, then the original.
-fn write_relay(
-    relay: *mut u8,
-    replacement: *const c_void,
-    head: &[u8; HEAD],
-    rest: *const u8,
-) -> bool {
-    let code = [&jump_to(replacement.cast())[..], head, &jump_to(rest)].concat();
+fn write_relay(relay: *mut u8, code: &[u8]) -> bool {
     let mut old = 0;
     // SAFETY: a fresh page of ours, longer than the code.
     unsafe {
@@ -189,72 +120,16 @@ fn write_relay(
     }
 }
 
-fn patch(stub: *mut u8, relay: *const u8) -> bool {
-    let distance = relay.addr().wrapping_sub(stub.addr() + 5) as i32;
+/// Runs `change` while so many bytes of code may be written.
+fn writable(code: *mut u8, bytes: usize, change: impl FnOnce() -> bool) -> bool {
     let mut old = 0;
-    // SAFETY: eight aligned bytes of ntdll's code, writable for as long as we write them. Only the first three change.
+    // SAFETY: code of ntdll's, which stays, and is executable as before afterwards.
     unsafe {
-        if VirtualProtect(stub.cast(), 8, PAGE_EXECUTE_READWRITE, &mut old) == FALSE {
+        if VirtualProtect(code.cast(), bytes, PAGE_EXECUTE_READWRITE, &mut old) == FALSE {
             return false;
         }
-        let first = AtomicU64::from_ptr(stub.cast());
-        let [d0, d1, d2, d3] = distance.to_le_bytes();
-        let [_, _, _, b3, b4, b5, b6, b7] = first.load(SeqCst).to_le_bytes();
-        let fits = [d2, d3] == [b3, b4];
-        if fits {
-            first.store(
-                u64::from_le_bytes([0xe9, d0, d1, b3, b4, b5, b6, b7]),
-                SeqCst,
-            );
-        }
-        VirtualProtect(stub.cast(), 8, old, &mut old);
-        fits
+        let done = change();
+        VirtualProtect(code.cast(), bytes, old, &mut old);
+        done
     }
-}
-
-/// The jump to the replacement over the head, whole.
-fn patch_far(stub: *mut u8, replacement: *const c_void, head: &[u8; HEAD]) -> bool {
-    let mut new = *head;
-    new[..JUMP].copy_from_slice(&jump_to(replacement.cast()));
-    let mut old = 0;
-    // SAFETY: sixteen aligned bytes of ntdll's code, writable for as long as we write them.
-    unsafe {
-        if VirtualProtect(stub.cast(), HEAD, PAGE_EXECUTE_READWRITE, &mut old) == FALSE {
-            return false;
-        }
-        let done = still::with_others_outside(stub.addr() + 1..stub.addr() + HEAD, || {
-            swap(
-                stub.cast(),
-                u128::from_le_bytes(*head),
-                u128::from_le_bytes(new),
-            )
-        });
-        VirtualProtect(stub.cast(), HEAD, old, &mut old);
-        done == Some(true)
-    }
-}
-
-/// Puts `new` there in one store, if `old` is there. Every processor on which Wine runs has the instruction.
-///
-/// # Safety
-/// Sixteen aligned bytes that may be written.
-unsafe fn swap(at: *mut u128, old: u128, new: u128) -> bool {
-    let done: u8;
-    // SAFETY: by the caller; rbx, which the compiler keeps for itself, is as it was afterwards.
-    unsafe {
-        core::arch::asm!(
-            "xchg {low}, rbx",
-            "lock cmpxchg16b [{at}]",
-            "sete {done}",
-            "mov rbx, {low}",
-            at = in(reg) at,
-            low = inout(reg) new as u64 => _,
-            done = out(reg_byte) done,
-            inout("rax") old as u64 => _,
-            inout("rdx") (old >> 64) as u64 => _,
-            in("rcx") (new >> 64) as u64,
-            options(nostack)
-        );
-    }
-    done != 0
 }
