@@ -19,7 +19,7 @@ mod state;
 
 pub use state::checks;
 
-use places::{Programs, Wine};
+use places::{Programs, Width, Wine};
 use prefix::Prefix;
 
 #[derive(clap::Args)]
@@ -52,7 +52,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
         eprintln!("sgm: can't run {}: {why}", program.display());
         return Ok(ExitCode::from(if program.exists() { 126 } else { 127 }));
     }
-    prefix.prepare(&wine, &Programs::find()?)?;
+    let programs = Programs::find()?;
+    prefix.prepare(&wine, &programs)?;
     prefix.boot(&wine)?;
     let winsock = if args.plain {
         Winsock::Wines
@@ -65,7 +66,9 @@ pub fn main(args: Args) -> Result<ExitCode> {
         if args.plain {
             return Some("run with --plain, on Wine's own Winsock");
         }
-        cannot_carry(program)
+        let narrow = std::fs::read(program).is_ok_and(|i| files::machine(&i) == Some(files::I386));
+        (narrow && !prefix.serves(Width::Bits32, &wine, &programs))
+            .then_some("a 32-bit program, and there are no 32-bit providers in the prefix, so it ran on plain TCP")
     })
 }
 
@@ -126,7 +129,7 @@ impl Installed {
 
     /// Where a Windows program of this project was built to.
     pub fn built(&self, name: &str) -> Result<PathBuf> {
-        let file = self.programs.file(name);
+        let file = self.programs.file(Width::Bits64, name);
         if file.is_file() {
             return Ok(file);
         }
@@ -171,13 +174,6 @@ fn unfit(program: &Path) -> Option<&'static str> {
         }
     }
     None
-}
-
-/// Why no provider can be in this program.
-fn cannot_carry(program: &Path) -> Option<&'static str> {
-    let image = std::fs::read(program).ok()?;
-    (files::machine(&image) == Some(files::I386))
-        .then_some("a 32-bit program: the providers are 64-bit, so it ran on plain TCP")
 }
 
 /// An error with what to do about it.

@@ -7,6 +7,13 @@ use anyhow::{Context, Result};
 
 use super::missing;
 
+/// How wide the addresses of a Windows program are. Wine serves both, from one prefix, where its 32-bit part is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    Bits64,
+    Bits32,
+}
+
 /// Wine as it is installed here.
 pub struct Wine {
     pub loader: PathBuf,
@@ -67,16 +74,23 @@ impl Wine {
         (output.status.success() && !text.is_empty()).then_some(text)
     }
 
-    /// Wine's own ws2_32.dll, 64-bit.
-    pub fn winsock(&self) -> Result<PathBuf> {
-        let candidates = winsock_candidates(&self.loader);
-        match candidates.iter().find(|file| file.is_file()) {
-            Some(file) => Ok(file.clone()),
-            None => missing(
-                &format!("{} has no 64-bit ws2_32.dll near it", self.loader.display()),
-                "install Wine's 64-bit part (Debian, Ubuntu: wine64), or name another loader in WINELOADER",
-            ),
+    /// Wine's own ws2_32.dll.
+    pub fn winsock(&self, width: Width) -> Result<PathBuf> {
+        let candidates = winsock_candidates(&self.loader, width);
+        if let Some(file) = candidates.iter().find(|file| file.is_file()) {
+            return Ok(file.clone());
         }
+        let loader = self.loader.display();
+        let (bits, package) = match width {
+            Width::Bits64 => (64, "wine64"),
+            Width::Bits32 => (32, "wine32"),
+        };
+        missing(
+            &format!("{loader} has no {bits}-bit ws2_32.dll near it"),
+            &format!(
+                "install Wine's {bits}-bit part (Debian, Ubuntu: {package}), or name another loader in WINELOADER"
+            ),
+        )
     }
 }
 
@@ -88,23 +102,29 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Every layout that distributions use, by the loader's place: `<p>/bin/wine64` or `<p>/lib/wine/wine64`.
-fn winsock_candidates(loader: &Path) -> Vec<PathBuf> {
+fn winsock_candidates(loader: &Path, width: Width) -> Vec<PathBuf> {
     let real = loader.canonicalize().unwrap_or_else(|_| loader.into());
+    let (libs, dll) = match width {
+        Width::Bits64 => (
+            ["lib64/wine", "lib/x86_64-linux-gnu/wine"],
+            "x86_64-windows/ws2_32.dll",
+        ),
+        Width::Bits32 => (
+            ["lib32/wine", "lib/i386-linux-gnu/wine"],
+            "i386-windows/ws2_32.dll",
+        ),
+    };
     let mut found = Vec::new();
     for tree in real.ancestors().skip(1).take(3) {
-        for lib in [
-            "lib64/wine",
-            "lib/wine",
-            "lib/x86_64-linux-gnu/wine",
-            "wine",
-        ] {
-            found.push(tree.join(lib).join("x86_64-windows/ws2_32.dll"));
+        for lib in libs.into_iter().chain(["lib/wine", "wine"]) {
+            found.push(tree.join(lib).join(dll));
         }
     }
     found
 }
 
-/// The Windows programs of this project: a directory `windows` beside `sgm`, or in the lib directory next to it.
+/// The Windows programs of this project: a directory `windows` beside `sgm`, or in the lib directory next to it; in `x86` below it
+/// those for 32-bit programs, if they were built.
 pub struct Programs {
     dir: PathBuf,
 }
@@ -123,8 +143,7 @@ impl Programs {
         let exe = std::env::current_exe().context("where am I?")?;
         let bin = exe.parent().unwrap_or(Path::new("."));
         let places = [bin.join("windows"), bin.join("../lib/sockets-gm/windows")];
-        let whole = |dir: &&PathBuf| Self::FILES.iter().all(|file| dir.join(file).is_file());
-        match places.iter().find(whole) {
+        match places.iter().find(|dir| is_whole(dir)) {
             Some(dir) => Ok(Programs {
                 dir: dir.canonicalize()?,
             }),
@@ -143,9 +162,25 @@ impl Programs {
         &self.dir
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+    /// Are there those for programs of this width?
+    pub fn are_for(&self, width: Width) -> bool {
+        is_whole(&self.dir_for(width))
     }
+
+    fn dir_for(&self, width: Width) -> PathBuf {
+        match width {
+            Width::Bits64 => self.dir.clone(),
+            Width::Bits32 => self.dir.join("x86"),
+        }
+    }
+
+    pub fn file(&self, width: Width, name: &str) -> PathBuf {
+        self.dir_for(width).join(name)
+    }
+}
+
+fn is_whole(dir: &Path) -> bool {
+    Programs::FILES.iter().all(|file| dir.join(file).is_file())
 }
 
 #[cfg(test)]
@@ -155,12 +190,20 @@ mod tests {
     #[test]
     fn winsock_is_looked_for_in_every_known_layout() {
         let reaches = |loader: &str, dll: &str| {
-            winsock_candidates(Path::new(loader)).contains(&PathBuf::from(dll))
+            let width = match dll.contains("i386-windows") {
+                true => Width::Bits32,
+                false => Width::Bits64,
+            };
+            winsock_candidates(Path::new(loader), width).contains(&PathBuf::from(dll))
         };
         for (loader, dll) in [
             (
                 "/nowhere/lib/wine/wine64",
                 "/nowhere/lib/x86_64-linux-gnu/wine/x86_64-windows/ws2_32.dll",
+            ),
+            (
+                "/nowhere/lib/wine/wine64",
+                "/nowhere/lib/i386-linux-gnu/wine/i386-windows/ws2_32.dll",
             ),
             (
                 "/nowhere/bin/wine64",

@@ -8,6 +8,8 @@
 //! drive_c/windows/system32/lsp.dll             by inst_lsp.exe, as on Windows
 //! ```
 //!
+//! Where Wine has a 32-bit part, that has its own: `spi32`, `syswow64`, `Program Files (x86)`, and a catalog beside the other.
+//!
 //! Rules:
 //! 1. The stamp is there before anything else of ours and goes last, so what a dead preparation left can be told from
 //!    what others put into the prefix.
@@ -25,17 +27,39 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::places::{Programs, Wine};
+use super::places::{Programs, Width, Wine};
 use super::{files, registry};
 
 /// Far more than any step takes: a first start is the longest, about ten seconds on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
 const STAMP: &str = "sockets-gm.stamp";
-const OURS: &str = "drive_c/Program Files/Sockets-GM";
-const WINSOCK: &str = "drive_c/windows/system32/ws2_32.dll";
-const BUILTIN: &str = "drive_c/windows/spi/ws2_32.dll";
-const IN_USE: &str = "drive_c/windows/system32/lsp.dll";
+
+/// Where the programs of one width find things.
+struct Half {
+    width: Width,
+    winsock: &'static str,
+    builtin: &'static str,
+    in_use: &'static str,
+    ours: &'static str,
+}
+
+const WIDE: Half = Half {
+    width: Width::Bits64,
+    winsock: "drive_c/windows/system32/ws2_32.dll",
+    builtin: "drive_c/windows/spi/ws2_32.dll",
+    in_use: "drive_c/windows/system32/lsp.dll",
+    ours: "drive_c/Program Files/Sockets-GM",
+};
+const NARROW: Half = Half {
+    width: Width::Bits32,
+    winsock: "drive_c/windows/syswow64/ws2_32.dll",
+    builtin: "drive_c/windows/spi32/ws2_32.dll",
+    in_use: "drive_c/windows/syswow64/lsp.dll",
+    ours: "drive_c/Program Files (x86)/Sockets-GM",
+};
+static HALVES: [Half; 2] = [WIDE, NARROW];
+
 /// First lines of a stamp: Wine's own part is being made; our part is being changed.
 const MAKING: &str = "making\n";
 const UNFINISHED: &str = "unfinished\n";
@@ -92,7 +116,9 @@ impl Prefix {
 
     /// Is Wine's part of the prefix there, whole? The registry's files are no sign: the server writes them late.
     fn exists(&self) -> bool {
-        self.path(".update-timestamp").exists() && self.path(WINSOCK).exists() && !self.broke_off()
+        self.path(".update-timestamp").exists()
+            && self.path(WIDE.winsock).exists()
+            && !self.broke_off()
     }
 
     /// Did we begin to make it and not end?
@@ -108,16 +134,49 @@ impl Prefix {
         let Ok(stamp) = std::fs::read_to_string(self.path(STAMP)) else {
             return Ok(Standing::Untouched);
         };
-        let wanted = wanted(wine, programs)?;
+        let wanted = self.wanted(wine, programs)?;
         let present = |(_, to): &(PathBuf, String)| files::fingerprint(&self.path(to));
+        let mut halves = self.halves(wine, programs);
         let same = stamp == text(&wanted, |(from, _)| files::fingerprint(from))
             && stamp == text(&wanted, present)
-            && self.path(IN_USE).exists();
+            && halves.all(|half| self.path(half.in_use).exists());
         Ok(if same {
             Standing::Ready
         } else {
             Standing::Outdated
         })
+    }
+
+    /// What of it gets our files: the 32-bit part only where Wine, the prefix and our build have it.
+    fn halves(&self, wine: &Wine, programs: &Programs) -> impl Iterator<Item = &'static Half> {
+        let has = |half: &&Half| {
+            half.width == Width::Bits64
+                || self.path(half.winsock).exists()
+                    && wine.winsock(half.width).is_ok()
+                    && programs.are_for(half.width)
+        };
+        HALVES.iter().filter(has)
+    }
+
+    /// Are there providers for programs of this width?
+    pub fn serves(&self, width: Width, wine: &Wine, programs: &Programs) -> bool {
+        self.halves(wine, programs).any(|half| half.width == width)
+    }
+
+    /// What a prefix gets: source, and place below the prefix.
+    fn wanted(&self, wine: &Wine, programs: &Programs) -> Result<Vec<(PathBuf, String)>> {
+        let mut files = Vec::new();
+        for half in self.halves(wine, programs) {
+            files.push((wine.winsock(half.width)?, half.builtin.to_owned()));
+            for name in Programs::FILES {
+                let to = match name {
+                    "ws2_32.dll" => half.winsock.to_owned(),
+                    _ => format!("{}/{name}", half.ours),
+                };
+                files.push((programs.file(half.width, name), to));
+            }
+        }
+        Ok(files)
     }
 
     /// Makes the prefix if need be, and puts into it what is not there or not of this version.
@@ -140,12 +199,14 @@ impl Prefix {
         }
         eprintln!("sgm: putting the providers into {}", self.dir.display());
         std::fs::write(self.path(STAMP), UNFINISHED)?;
-        let wanted = wanted(wine, programs)?;
+        let wanted = self.wanted(wine, programs)?;
         for (from, to) in &wanted {
             files::place(from, &self.path(to))?;
         }
         self.import(wine, "override", registry::PUT_IN)?;
-        self.install(wine)?;
+        for half in self.halves(wine, programs) {
+            self.install(wine, half)?;
+        }
         std::fs::write(
             self.path(STAMP),
             text(&wanted, |(from, _)| files::fingerprint(from)),
@@ -206,13 +267,19 @@ impl Prefix {
         if self.path(STAMP).exists() {
             return Ok(());
         }
-        let dll = self.path(WINSOCK);
-        let image = std::fs::read(&dll).with_context(|| format!("can't read {}", dll.display()))?;
-        ensure!(
-            files::is_wines(&image),
-            "{} is not Wine's own: take it out, or use another prefix (--prefix DIR)",
-            dll.display()
-        );
+        for half in &HALVES {
+            let dll = self.path(half.winsock);
+            if half.width == Width::Bits32 && !dll.exists() {
+                continue;
+            }
+            let image =
+                std::fs::read(&dll).with_context(|| format!("can't read {}", dll.display()))?;
+            ensure!(
+                files::is_wines(&image),
+                "{} is not Wine's own: take it out, or use another prefix (--prefix DIR)",
+                dll.display()
+            );
+        }
         for name in ["ws2_32", "*ws2_32"] {
             let mut query = wine.command(&self.dir);
             query.args(["reg.exe", "query", registry::OVERRIDES, "/v", name]);
@@ -226,20 +293,22 @@ impl Prefix {
     }
 
     /// Puts the provider into the catalog, and mends an installation that is of another version or not whole.
-    fn install(&self, wine: &Wine) -> Result<()> {
-        let outcome = self.inst_lsp(wine, "install", &[DONE, NOTHING_TO_DO, IN_THE_WAY])?;
+    fn install(&self, wine: &Wine, half: &Half) -> Result<()> {
+        let outcome = self.inst_lsp(wine, half, "install", &[DONE, NOTHING_TO_DO, IN_THE_WAY])?;
         if outcome == IN_THE_WAY {
-            self.inst_lsp(wine, "repair", &[DONE, NOTHING_TO_DO])?;
+            self.inst_lsp(wine, half, "repair", &[DONE, NOTHING_TO_DO])?;
             // Of half an installation it may have removed the rest.
-            self.inst_lsp(wine, "install", &[DONE, NOTHING_TO_DO])?;
+            self.inst_lsp(wine, half, "install", &[DONE, NOTHING_TO_DO])?;
         }
         Ok(())
     }
 
     /// Runs our installer in the prefix; gives its exit code, which must be one of `fine`.
-    fn inst_lsp(&self, wine: &Wine, verb: &str, fine: &[i32]) -> Result<i32> {
+    fn inst_lsp(&self, wine: &Wine, half: &Half, verb: &str, fine: &[i32]) -> Result<i32> {
         let mut command = wine.command(&self.dir);
-        command.arg(self.path(OURS).join("inst_lsp.exe")).arg(verb);
+        command
+            .arg(self.path(half.ours).join("inst_lsp.exe"))
+            .arg(verb);
         self.outcome(wine, &mut command, &format!("{verb} the provider"), fine)
     }
 
@@ -249,24 +318,33 @@ impl Prefix {
             println!("{}: nothing of ours is in it", self.dir.display());
             return Ok(());
         }
-        let builtin = wine.winsock()?;
         let lock = self.lock()?;
         std::fs::write(self.path(STAMP), UNFINISHED)?;
-        // On Wine's own Winsock, where a removal that broke off may have got to, there is no catalog to ask.
-        let ours = std::fs::read(self.path(WINSOCK)).is_ok_and(|image| !files::is_wines(&image));
-        if ours && self.path(OURS).join("inst_lsp.exe").exists() {
-            self.inst_lsp(wine, "remove", &[DONE, NOTHING_TO_DO])?;
+        let begun =
+            |half: &&Half| self.path(half.builtin).exists() || self.path(half.ours).exists();
+        let halves: Vec<&Half> = HALVES.iter().filter(begun).collect();
+        for half in &halves {
+            // On Wine's own Winsock, where a removal that broke off may have got to, there is no catalog to ask.
+            let ours =
+                std::fs::read(self.path(half.winsock)).is_ok_and(|image| !files::is_wines(&image));
+            if ours && self.path(half.ours).join("inst_lsp.exe").exists() {
+                self.inst_lsp(wine, half, "remove", &[DONE, NOTHING_TO_DO])?;
+            }
         }
         self.import(wine, "override", registry::TAKE_OUT)?;
-        files::place(&builtin, &self.path(WINSOCK))?;
-        let spi = self.path(BUILTIN);
-        for file in [&spi, &self.path(IN_USE)] {
-            gone(std::fs::remove_file(file), file)?;
+        for half in &halves {
+            let spi = self.path(half.builtin);
+            // Wine's 32-bit part may be gone by now.
+            let builtin = wine.winsock(half.width).unwrap_or_else(|_| spi.clone());
+            files::place(&builtin, &self.path(half.winsock))?;
+            for file in [&spi, &self.path(half.in_use)] {
+                gone(std::fs::remove_file(file), file)?;
+            }
+            // Others may have a provider there, too.
+            let _ = std::fs::remove_dir(spi.parent().unwrap_or(&spi));
+            let ours = self.path(half.ours);
+            gone(std::fs::remove_dir_all(&ours), &ours)?;
         }
-        // Others may have a provider there, too.
-        let _ = std::fs::remove_dir(spi.parent().unwrap_or(&spi));
-        let ours = self.path(OURS);
-        gone(std::fs::remove_dir_all(&ours), &ours)?;
         let stamp = self.path(STAMP);
         gone(std::fs::remove_file(&stamp), &stamp)?;
         drop(lock);
@@ -415,19 +493,6 @@ fn own_dir() -> Option<PathBuf> {
         .filter(|dir| dir.is_absolute())
         .or_else(|| set("HOME").map(|home| home.join(".local/share")))?;
     Some(data.join("sockets-gm/wine"))
-}
-
-/// What a prefix gets: source, and place below the prefix.
-fn wanted(wine: &Wine, programs: &Programs) -> Result<Vec<(PathBuf, String)>> {
-    let mut files = vec![(wine.winsock()?, BUILTIN.to_owned())];
-    for name in Programs::FILES {
-        let to = match name {
-            "ws2_32.dll" => WINSOCK.to_owned(),
-            _ => format!("{OURS}/{name}"),
-        };
-        files.push((programs.file(name), to));
-    }
-    Ok(files)
 }
 
 /// The stamp for these files; one that can't be read makes it like no other.

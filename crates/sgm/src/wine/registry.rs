@@ -10,7 +10,7 @@ pub const PUT_IN: &str = r#"REGEDIT4
 "ws2_32"="native,builtin"
 "#;
 
-/// Takes back what PUT_IN, the catalog in our ws2_32.dll and inst_lsp have written. Wine itself makes only the empty key
+/// Takes back what PUT_IN, the catalogs in our ws2_32.dll and inst_lsp have written. Wine itself makes only the empty key
 /// `Catalog_Entries` here and never reads it.
 pub const TAKE_OUT: &str = r#"REGEDIT4
 
@@ -19,11 +19,19 @@ pub const TAKE_OUT: &str = r#"REGEDIT4
 
 [-HKEY_LOCAL_MACHINE\Software\Sockets-GM]
 
+[-HKEY_LOCAL_MACHINE\Software\Wow6432Node\Sockets-GM]
+
 [-HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services\Winsock2\Parameters\Protocol_Catalog9\Catalog_Entries64]
+
+[-HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services\Winsock2\Parameters\Protocol_Catalog9\Catalog_Entries]
+
+[HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services\Winsock2\Parameters\Protocol_Catalog9\Catalog_Entries]
 
 [HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services\Winsock2\Parameters\Protocol_Catalog9]
 "Journal"=-
+"Journal32"=-
 "Next_Catalog_Entry_ID"=-
+"Num_Catalog_Entries"=-
 "Num_Catalog_Entries64"=-
 "Serial_Access_Num"=-
 "#;

@@ -1,7 +1,7 @@
 //! What `sgm doctor` says about Wine; nothing where there is no Wine.
 
 use super::files;
-use super::places::{Programs, Wine};
+use super::places::{Programs, Width, Wine};
 use super::prefix::{Prefix, Standing};
 use crate::doctor::{Check, bad, good};
 
@@ -26,7 +26,7 @@ pub fn checks() -> Vec<Check> {
 
 fn loader(wine: &Wine) -> Check {
     let shown = wine.loader.display();
-    match (wine.version(), wine.winsock()) {
+    match (wine.version(), wine.winsock(Width::Bits64)) {
         (Some(version), Ok(_)) => good("wine", format!("{version}, {shown}")),
         (None, _) => bad(
             "wine",
@@ -41,10 +41,12 @@ fn dlls(programs: &Programs) -> Check {
     let numbers: Vec<String> = Programs::FILES
         .iter()
         .filter(|file| file.ends_with(".dll"))
-        .map(|file| match files::fingerprint(&programs.file(file)) {
-            Some(number) => format!("{file} {:08x}", number >> 32),
-            None => format!("{file} unreadable"),
-        })
+        .map(
+            |file| match files::fingerprint(&programs.file(Width::Bits64, file)) {
+                Some(number) => format!("{file} {:08x}", number >> 32),
+                None => format!("{file} unreadable"),
+            },
+        )
         .collect();
     good(
         "windows",
