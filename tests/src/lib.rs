@@ -9,6 +9,7 @@
 //! - [`twin`]: the same case natively and under the front, with equal transcripts
 //! - [`fuzz`]: random call sequences in batches, natively and under the front
 //! - [`wine`]: the Wine prefixes, and Windows programs in them on Wine's own Winsock or on ours
+//! - [`wine32`]: a root directory with a Wine that runs 32-bit programs too
 //! - [`other_user`]: running programs that refuse to be root's
 //! - [`world`]: real servers and clients (redis, nginx, ...), likewise twice
 
@@ -21,6 +22,7 @@ pub mod process;
 pub mod programs;
 pub mod twin;
 pub mod wine;
+pub mod wine32;
 pub mod world;
 
 /// Says why a test proved nothing here. Not by `eprintln`, which a passing test keeps to itself.

@@ -16,6 +16,7 @@ use crate::front::Front;
 use crate::pair::tails;
 use crate::paths;
 use crate::process::{Ended, Started};
+use crate::wine32::Root;
 
 const SETUP: &str = "cargo xtask setup, then cargo xtask build --windows";
 /// Making a prefix takes a quarter of a minute when nothing else runs.
@@ -37,6 +38,8 @@ pub enum Mode {
 /// The prefixes, for as long as somebody has one of these. The last one ends what Wine left running.
 pub struct Wine {
     places: &'static Places,
+    /// Its programs are 32-bit ones, and run in here, in a prefix of this name.
+    narrow: Option<(&'static Root, &'static str)>,
 }
 
 struct Places {
@@ -57,7 +60,58 @@ impl Wine {
         *USERS.lock().expect("nobody panics with it") += 1;
         Wine {
             places: PLACES.get_or_init(Places::make),
+            narrow: None,
         }
+    }
+
+    /// One that runs 32-bit programs, on a prefix of its own; [`Mode::Plain`] and [`Mode::Carried`] alone. `None`, where there can't be one,
+    /// which is told.
+    pub fn narrow() -> Option<Wine> {
+        Wine::narrow_in("prefix")
+    }
+
+    /// The same, in a prefix that others use or don't.
+    pub fn narrow_in(name: &'static str) -> Option<Wine> {
+        let root = Root::find()?;
+        let mut wine = Wine::new();
+        wine.narrow = Some((root, name));
+        Some(wine)
+    }
+
+    fn width(&self) -> Width {
+        match self.narrow {
+            Some(_) => Width::Bits32,
+            None => Width::Bits64,
+        }
+    }
+
+    /// A program of `examples/`.
+    pub fn example(&self, name: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../examples/{name}.c"));
+        let text = fs::read_to_string(&source).unwrap();
+        let library = if text.contains("<winsock.h>") {
+            "-lwsock32"
+        } else {
+            "-lws2_32"
+        };
+        compiled(self.width(), name, &[source], &[], &[library])
+    }
+
+    /// The behaviour suite of `windows/`.
+    pub fn suite(&self) -> PathBuf {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("windows");
+        let (mut sources, headers): (Vec<PathBuf>, Vec<PathBuf>) = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .partition(|path| path.extension().is_some_and(|e| e == "c"));
+        sources.sort();
+        compiled(
+            self.width(),
+            "suite",
+            &sources,
+            &headers,
+            &["-lws2_32", "-lmswsock"],
+        )
     }
 
     /// The command that runs `program` (a Unix path of an exe) in `mode`. With `report`, what was carried goes there.
@@ -68,9 +122,8 @@ impl Wine {
         front: &Front,
         report: Option<&Path>,
     ) -> Command {
-        let Places {
-            installed, base, ..
-        } = self.places;
+        let base = &self.places.base;
+        let installed = &self.prefix();
         let mut command = match mode {
             Mode::Base => self.places.wine(base),
             Mode::FallThrough => self.places.wine(installed),
@@ -88,12 +141,40 @@ impl Wine {
             }
         };
         command.arg(program).env("SGM_DIR", front.node());
-        command
+        match self.narrow {
+            Some((root, _)) => root.inside(&command),
+            None => command,
+        }
+    }
+
+    fn prefix(&self) -> PathBuf {
+        match self.narrow {
+            Some((root, name)) => root.prefix(name),
+            None => self.places.installed.clone(),
+        }
+    }
+
+    /// Takes everything of ours out of the prefix.
+    pub fn removal(&self, front: &Front) -> Command {
+        let mut command = front.sgm(&["wine", "--remove", "--prefix"]);
+        command.arg(self.prefix());
+        match self.narrow {
+            Some((root, _)) => root.inside(&command),
+            None => command,
+        }
+    }
+
+    /// A file of the prefix.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.prefix().join(name)
     }
 
     /// For when Wine's server is stuck: the next program starts another one.
     pub fn restart(&self) {
-        self.places.stop();
+        match self.narrow {
+            Some((root, name)) => root.stop(name),
+            None => self.places.stop(),
+        }
     }
 
     /// Where the real providers lie in the prefix.
@@ -116,6 +197,11 @@ impl Drop for Wine {
         *users -= 1;
         if *users == 0 {
             self.places.stop();
+        }
+        if let Some((root, name)) = self.narrow
+            && *users == 0
+        {
+            root.stop(name);
         }
     }
 }
@@ -232,11 +318,35 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    Bits64,
+    Bits32,
+}
+
 /// Compiles C sources for Windows into the target directory, if one of them or `headers` is newer than the result.
-fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf], libraries: &[&str]) -> PathBuf {
+fn compiled(
+    width: Width,
+    name: &str,
+    sources: &[PathBuf],
+    headers: &[PathBuf],
+    libraries: &[&str],
+) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock();
-    let directory = paths::target_dir().join("tmp/programs-windows");
+    let (subdirectory, gcc, package) = match width {
+        Width::Bits64 => (
+            "tmp/programs-windows",
+            "x86_64-w64-mingw32-gcc",
+            "gcc-mingw-w64-x86-64",
+        ),
+        Width::Bits32 => (
+            "tmp/programs-windows-32",
+            "i686-w64-mingw32-gcc",
+            "gcc-mingw-w64-i686",
+        ),
+    };
+    let directory = paths::target_dir().join(subdirectory);
     fs::create_dir_all(&directory).unwrap();
     let result = directory.join(format!("{name}.exe"));
     let modified = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
@@ -244,10 +354,7 @@ fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf], libraries: &[&
         return result;
     }
     let draft = directory.join(format!("{name}.{}", std::process::id()));
-    let mut gcc = Command::new(paths::installed(
-        "x86_64-w64-mingw32-gcc",
-        "gcc-mingw-w64-x86-64",
-    ));
+    let mut gcc = Command::new(paths::installed(gcc, package));
     gcc.args([
         "-std=gnu17",
         "-O1",
@@ -269,29 +376,6 @@ fn compiled(name: &str, sources: &[PathBuf], headers: &[PathBuf], libraries: &[&
     );
     fs::rename(&draft, &result).unwrap();
     result
-}
-
-/// A program of `examples/`.
-pub fn example(name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../examples/{name}.c"));
-    let text = fs::read_to_string(&source).unwrap();
-    let library = if text.contains("<winsock.h>") {
-        "-lwsock32"
-    } else {
-        "-lws2_32"
-    };
-    compiled(name, &[source], &[], &[library])
-}
-
-/// The behaviour suite of `windows/`.
-pub fn suite() -> PathBuf {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("windows");
-    let (mut sources, headers): (Vec<PathBuf>, Vec<PathBuf>) = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .partition(|path| path.extension().is_some_and(|e| e == "c"));
-    sources.sort();
-    compiled("suite", &sources, &headers, &["-lws2_32", "-lmswsock"])
 }
 
 /// All programs share one wineserver, its descriptors and its time.

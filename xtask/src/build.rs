@@ -55,7 +55,7 @@ pub fn release() -> Result<()> {
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     release()?;
     if args.args.iter().any(|arg| arg.contains("wine")) {
-        windows::release()?;
+        windows::release_64()?;
     }
     let sgm = target_dir().join("release/sgm");
     let status = std::process::Command::new(&sgm)

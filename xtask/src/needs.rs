@@ -143,6 +143,12 @@ pub const NEEDS: &[Need] = &[
     ),
     windows(
         Purpose::Build,
+        "i686-w64-mingw32-gcc",
+        "gcc-mingw-w64-i686",
+        "the same, for 32-bit programs",
+    ),
+    windows(
+        Purpose::Build,
         "/usr/bin/rustc",
         "rustc-web",
         "compiles for Windows; it fits the library sources below",
@@ -183,6 +189,12 @@ pub const NEEDS: &[Need] = &[
         "configures the foreign test suites and programs (libevent, libuv, plink)",
     ),
     windows(Purpose::Test, "ninja", "ninja-build", "builds them"),
+    windows(
+        Purpose::Test,
+        "debootstrap",
+        "debootstrap",
+        "makes a root directory for a Wine that runs 32-bit programs too",
+    ),
     windows(
         Purpose::Test,
         "dpkg-source",

@@ -12,9 +12,35 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::proc::{cargo, find_program, root, run, target_dir};
 
-/// The C compiler and linker for Windows.
-pub const GCC: &str = "x86_64-w64-mingw32-gcc";
-const STRIP: &str = "x86_64-w64-mingw32-strip";
+/// What Windows programs are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    X64,
+    /// 32-bit programs have DLLs of their own.
+    X86,
+}
+
+impl Machine {
+    fn name(self) -> &'static str {
+        match self {
+            Machine::X64 => "x86_64",
+            Machine::X86 => "i686",
+        }
+    }
+
+    /// A program of mingw-w64: its C compiler and linker is `gcc`.
+    fn tool(self, name: &str) -> String {
+        format!("{}-w64-mingw32-{name}", self.name())
+    }
+
+    /// Where the finished programs lie, and where `sgm wine` looks for them.
+    fn release_dir(self) -> PathBuf {
+        match self {
+            Machine::X64 => release_dir(),
+            Machine::X86 => release_dir().join("x86"),
+        }
+    }
+}
 
 /// What is built: package and file.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -43,8 +69,7 @@ pub enum Toolchain {
 impl Toolchain {
     /// The one to use here. `None`: there is none yet.
     pub fn find() -> Option<Toolchain> {
-        let target = Toolchain::Installed.target();
-        if sysroot("rustc").is_some_and(|dir| dir.join("lib/rustlib").join(target).is_dir()) {
+        if Toolchain::Installed.is_for(Machine::X64) {
             return Some(Toolchain::Installed);
         }
         let sources = "lib/rustlib/src/rust/library/std/Cargo.toml";
@@ -54,15 +79,26 @@ impl Toolchain {
         usable.then_some(Toolchain::FromSources)
     }
 
-    fn target(self) -> &'static str {
-        match self {
-            Toolchain::Installed => "x86_64-pc-windows-gnu",
-            Toolchain::FromSources => "x86_64-win7-windows-gnu",
-        }
+    fn target(self, machine: Machine) -> String {
+        let vendor = match self {
+            Toolchain::Installed => "pc",
+            Toolchain::FromSources => "win7",
+        };
+        format!("{}-{vendor}-windows-gnu", machine.name())
+    }
+
+    /// Is all there that compiling for this takes?
+    fn is_for(self, machine: Machine) -> bool {
+        let target = Path::new("lib/rustlib").join(self.target(machine));
+        let has_library = || match self {
+            Toolchain::Installed => sysroot("rustc").is_some_and(|dir| dir.join(target).is_dir()),
+            Toolchain::FromSources => true,
+        };
+        (machine == Machine::X64 || find_program(&machine.tool("gcc")).is_some()) && has_library()
     }
 
     /// `cargo VERB` for Windows. Its build directory is its own: two versions of cargo would build everything anew in turns.
-    fn cargo(self, verb: &str) -> Command {
+    fn cargo(self, verb: &str, machine: Machine) -> Command {
         let mut command = match self {
             Toolchain::Installed => cargo(),
             Toolchain::FromSources => {
@@ -84,7 +120,7 @@ impl Toolchain {
                 command
             }
         };
-        command.args([verb, "--release", "--target", self.target()]);
+        command.args([verb, "--release", "--target", &self.target(machine)]);
         if self == Toolchain::FromSources {
             command.arg("-Zbuild-std=std,panic_abort");
         }
@@ -131,9 +167,10 @@ pub fn release_dir() -> PathBuf {
 }
 
 fn toolchain() -> Result<Toolchain> {
+    let gcc = Machine::X64.tool("gcc");
     ensure!(
-        find_program(GCC).is_some(),
-        "no {GCC}, which links for Windows: install mingw-w64 (Debian: gcc-mingw-w64-x86-64; `cargo xtask setup` does)"
+        find_program(&gcc).is_some(),
+        "no {gcc}, which links for Windows: install mingw-w64 (Debian: gcc-mingw-w64-x86-64; `cargo xtask setup` does)"
     );
     Toolchain::find().context(
         "no Rust compiler for Windows here: `rustup target add x86_64-pc-windows-gnu`, or on Debian `cargo xtask setup`, \
@@ -141,16 +178,35 @@ fn toolchain() -> Result<Toolchain> {
     )
 }
 
-/// Builds the DLLs, the programs, the examples and the measuring program, and puts them into `target/release/windows`.
+/// Builds the DLLs, the programs, the examples and the measuring program, and puts them into `target/release/windows`; those for 32-bit
+/// programs into `x86` there, if there are compilers for them.
 pub fn release() -> Result<()> {
     let toolchain = toolchain()?;
-    let mut build = toolchain.cargo("build");
+    release_for(toolchain, Machine::X64)?;
+    if toolchain.is_for(Machine::X86) {
+        release_for(toolchain, Machine::X86)
+    } else {
+        let (gcc, target) = (Machine::X86.tool("gcc"), toolchain.target(Machine::X86));
+        println!(
+            "nothing for 32-bit Windows programs: that takes {gcc} and Rust's target {target}"
+        );
+        Ok(())
+    }
+}
+
+/// What the demo and the measurements run: 64-bit programs alone.
+pub fn release_64() -> Result<()> {
+    release_for(toolchain()?, Machine::X64)
+}
+
+fn release_for(toolchain: Toolchain, machine: Machine) -> Result<()> {
+    let mut build = toolchain.cargo("build", machine);
     for (package, _) in PROGRAMS {
         build.args(["-p", package]);
     }
     run(&mut build)?;
-    let from = build_dir().join(toolchain.target()).join("release");
-    let to = release_dir();
+    let from = build_dir().join(toolchain.target(machine)).join("release");
+    let to = machine.release_dir();
     std::fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
     for (_, file) in PROGRAMS {
         let built = from.join(file);
@@ -161,14 +217,14 @@ pub fn release() -> Result<()> {
         );
         // Without the line tables of the standard library, nine tenths of a file that goes into every prefix.
         let draft = to.join(format!("{file}.new"));
-        run(Command::new(STRIP)
+        run(Command::new(machine.tool("strip"))
             .args(["--strip-debug", "-o"])
             .arg(&draft)
             .arg(&built))?;
         place(&draft, &to.join(file))?;
     }
     for source in examples()?.iter().chain([&root().join(BENCH)]) {
-        compile(source, &to)?;
+        compile(source, machine, &to)?;
     }
     Ok(())
 }
@@ -202,7 +258,7 @@ fn examples() -> Result<Vec<PathBuf>> {
 }
 
 /// As a programmer of its time would: a Winsock 1.1 program with that header and library, a Winsock 2 one with those.
-fn compile(source: &Path, to: &Path) -> Result<()> {
+fn compile(source: &Path, machine: Machine, to: &Path) -> Result<()> {
     let text = std::fs::read_to_string(source)?;
     let library = if text.contains("<winsock.h>") {
         "-lwsock32"
@@ -212,7 +268,7 @@ fn compile(source: &Path, to: &Path) -> Result<()> {
     let program = to
         .join(source.file_stem().unwrap_or_default())
         .with_extension("exe");
-    run(Command::new(GCC)
+    run(Command::new(machine.tool("gcc"))
         .args(["-O2", "-Wall", "-Werror", "-o"])
         .arg(&program)
         .arg(source)
@@ -227,12 +283,18 @@ pub fn clippy() -> Result<()> {
             "no /usr/bin/cargo-clippy: install Debian's rust-web-clippy (`cargo xtask setup` does)"
         );
     }
-    let mut clippy = toolchain.cargo("clippy");
-    let packages = PROGRAMS.iter().map(|(package, _)| package);
-    for package in packages.chain(LIBRARIES) {
-        clippy.args(["-p", package]);
+    for machine in [Machine::X64, Machine::X86] {
+        if !toolchain.is_for(machine) {
+            continue;
+        }
+        let mut clippy = toolchain.cargo("clippy", machine);
+        let packages = PROGRAMS.iter().map(|(package, _)| package);
+        for package in packages.chain(LIBRARIES) {
+            clippy.args(["-p", package]);
+        }
+        run(clippy.args(["--", "-D", "warnings"]))?;
     }
-    run(clippy.args(["--", "-D", "warnings"]))
+    Ok(())
 }
 
 #[cfg(test)]

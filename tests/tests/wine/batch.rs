@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sgm_tests::front::{Front, Report, read_report, sum};
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, suite};
+use sgm_tests::wine::{Mode, Wine};
 
 /// The suite itself ends a case that takes longer than 40 s; a batch has a dozen cases that take a second at most.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -111,7 +111,7 @@ fn start(wine: &Wine, names: &[&str], setup: Setup, solo: bool, outcome: &mut Ou
     let mut part = |role: &str, mode: Mode| {
         let report = scratch.join(&format!("{role}.json"));
         let wanted = (mode == Mode::Carried).then_some(report.as_path());
-        let mut command = wine.command(mode, &suite(), &front, wanted);
+        let mut command = wine.command(mode, &wine.suite(), &front, wanted);
         command.envs(setup.world.environment().iter().map(|name| (name, "0")));
         command.args([role, &channel, &setup.word()]).args(names);
         reports.extend(wanted.map(PathBuf::from));

@@ -7,14 +7,20 @@ use std::time::Duration;
 use sgm_tests::front::{Front, Report, read_report, sum};
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::{Ended, Started};
-use sgm_tests::wine::{Mode, Wine, ends, example};
+use sgm_tests::wine::{Mode, Wine, ends};
 use sgm_tests::world::{Server, free_port};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a server and a client of `program`; both must end well. Gives what they said, and their counters.
-fn pair(program: &Path, mode: Mode, connections: u32, rounds: &[&str]) -> ([Ended; 2], Report) {
-    let (wine, front, scratch) = (Wine::new(), Front::new(), Scratch::new());
+fn pair(
+    wine: &Wine,
+    program: &Path,
+    mode: Mode,
+    connections: u32,
+    rounds: &[&str],
+) -> ([Ended; 2], Report) {
+    let (front, scratch) = (Front::new(), Scratch::new());
     let port = free_port().to_string();
     let reports = ["server.json", "client.json"].map(|name| scratch.join(name));
     let start = |role: &str, arguments: &[&str], report: &PathBuf| {
@@ -40,7 +46,12 @@ fn pair(program: &Path, mode: Mode, connections: u32, rounds: &[&str]) -> ([Ende
 
 /// The same words in every mode; only the time of a round trip differs, and with opting in the path.
 fn same_in_every_mode(name: &str, connections: u32, rounds: &[&str]) {
-    let program = example(name);
+    let modes = [Mode::Base, Mode::FallThrough, Mode::Carried];
+    same_in(&Wine::new(), &modes, name, connections, rounds);
+}
+
+fn same_in(wine: &Wine, modes: &[Mode], name: &str, connections: u32, rounds: &[&str]) {
+    let program = wine.example(name);
     let words = |ends: &[Ended; 2]| {
         let [server, client] = ends;
         let said = client
@@ -59,9 +70,9 @@ fn same_in_every_mode(name: &str, connections: u32, rounds: &[&str]) {
                 .map(str::to_string)
         })
     };
-    let (plain, _) = pair(&program, Mode::Plain, connections, rounds);
-    for mode in [Mode::Base, Mode::FallThrough, Mode::Carried] {
-        let (ends, report) = pair(&program, mode, connections, rounds);
+    let (plain, _) = pair(wine, &program, Mode::Plain, connections, rounds);
+    for &mode in modes {
+        let (ends, report) = pair(wine, &program, mode, connections, rounds);
         assert_eq!(words(&ends), words(&plain), "{mode:?}");
         if mode == Mode::Carried {
             check_carried(&report, connections);
@@ -79,6 +90,16 @@ fn check_carried(report: &Report, connections: u32) {
         report.carried.tx_bytes > report.tcp.tx_bytes,
         "most bytes should have been carried: {report:?}"
     );
+}
+
+/// The same programs, made for 32 bits.
+#[test]
+fn narrow() {
+    let Some(wine) = Wine::narrow() else { return };
+    for name in ["echo11", "echo2", "mixed"] {
+        same_in(&wine, &[Mode::Carried], name, 1, &["500", "64"]);
+    }
+    same_in(&wine, &[Mode::Carried], "many", 60, &["60", "100", "40"]);
 }
 
 #[test]
@@ -108,7 +129,7 @@ fn opted_in_by_a_copy_beside_the_program() {
     let directory = scratch.join("opted in");
     fs::create_dir(&directory).unwrap();
     let program = directory.join("echo2.exe");
-    fs::copy(example("echo2"), &program).unwrap();
+    fs::copy(wine.example("echo2"), &program).unwrap();
     let start = |role: &str, arguments: &[&str]| {
         let mut command = wine.command(Mode::FallThrough, &program, &front, None);
         command.arg(role).args(arguments).env("SGM_RUN", "7e57");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sgm_tests::front::{Front, Report, read_report};
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, ends, suite};
+use sgm_tests::wine::{Mode, Wine, ends};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -13,7 +13,7 @@ fn run(mode: Mode, how: &str) -> (String, Report) {
     let (wine, front, scratch) = (Wine::new(), Front::new(), Scratch::new());
     let report = scratch.join("report.json");
     let wanted = (mode == Mode::Carried).then_some(report.as_path());
-    let mut command = wine.command(mode, &suite(), &front, wanted);
+    let mut command = wine.command(mode, &wine.suite(), &front, wanted);
     command.args(["hooked", how]);
     let ended = ends(&mut Started::new("hooked", scratch.path(), command), LIMIT);
     assert_eq!(ended.code, 0, "{how}: {ended:?}");

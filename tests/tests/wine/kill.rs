@@ -6,7 +6,7 @@ use sgm_tests::front::{Front, Report, read_report};
 use sgm_tests::pair::tails;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, alone, ends, suite};
+use sgm_tests::wine::{Mode, Wine, alone, ends};
 
 const ROUNDS: u32 = 50;
 /// A round starts two processes, half a second each, and kills one; the driver itself allows a survivor a few seconds.
@@ -27,7 +27,7 @@ fn rounds(mode: Mode, front: &Front, rounds: u32, seed: u32) -> (Vec<String>, Re
     let (wine, scratch) = (Wine::new(), Scratch::new());
     let report = scratch.join("report.json");
     let wanted = (mode == Mode::Carried).then_some(report.as_path());
-    let mut command = wine.command(mode, &suite(), front, wanted);
+    let mut command = wine.command(mode, &wine.suite(), front, wanted);
     command.args(["kill", &rounds.to_string(), &seed.to_string()]);
     let ended = ends(&mut Started::new("kill", scratch.path(), command), LIMIT);
     let told = tails(&ended.output, &ended.errors);

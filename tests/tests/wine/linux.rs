@@ -7,7 +7,7 @@ use sgm_tests::front::{Front, Report, read_report, sum};
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::{Ended, Started};
 use sgm_tests::programs::{Build, compiled};
-use sgm_tests::wine::{Mode, Wine, ends, suite};
+use sgm_tests::wine::{self, Mode, Wine, ends};
 use sgm_tests::world::{Server, free_port};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,8 +21,12 @@ struct Meeting {
 
 impl Meeting {
     fn new() -> Meeting {
+        Meeting::on(Wine::new())
+    }
+
+    fn on(wine: Wine) -> Meeting {
         Meeting {
-            wine: Wine::new(),
+            wine,
             front: Front::new(),
             scratch: Scratch::new(),
             port: free_port(),
@@ -31,9 +35,12 @@ impl Meeting {
 
     fn windows(&self, way: &str, what: &str) -> (Started, PathBuf) {
         let report = self.scratch.join("windows.json");
-        let mut command = self
-            .wine
-            .command(Mode::Carried, &suite(), &self.front, Some(&report));
+        let mut command = self.wine.command(
+            Mode::Carried,
+            &self.wine.suite(),
+            &self.front,
+            Some(&report),
+        );
         command.args(["peer", way, &self.port.to_string(), what]);
         (
             Started::new("windows", self.scratch.path(), command),
@@ -113,4 +120,37 @@ fn bulk_both_ways_from_linux() {
     let server = meeting.windows("listen", "duplex");
     let (ends, report) = meeting.end(server, |meeting| meeting.linux("connect", "duplex"));
     check_duplex(&ends, &report);
+}
+
+/// A 32-bit one asks and answers.
+#[test]
+fn narrow() {
+    let Some(wine) = Wine::narrow() else { return };
+    let meeting = Meeting::on(wine);
+    let server = meeting.linux("listen", "echo");
+    let (ends, report) = meeting.end(server, |meeting| meeting.windows("connect", "ask"));
+    check_echo(&ends, &report);
+    let server = meeting.windows("listen", "duplex");
+    let (ends, report) = meeting.end(server, |meeting| meeting.linux("connect", "duplex"));
+    check_duplex(&ends, &report);
+}
+
+/// A prefix that serves both widths gets the files of both, and loses them again.
+#[test]
+fn narrow_and_taken_out() {
+    const ADDED: [&str; 4] = ["spi", "spi32", "syswow64/lsp.dll", "system32/lsp.dll"];
+    let Some(wine) = Wine::narrow_in("taken-out") else {
+        return;
+    };
+    let meeting = Meeting::on(wine);
+    let present = || ADDED.map(|name| meeting.wine.file("drive_c/windows").join(name).exists());
+    let server = meeting.linux("listen", "echo");
+    let (ends, report) = meeting.end(server, |meeting| meeting.windows("connect", "ask"));
+    check_echo(&ends, &report);
+    assert_eq!(present(), [true; 4]);
+    let removal = meeting.wine.removal(&meeting.front);
+    let mut removal = Started::new("removal", meeting.scratch.path(), removal);
+    let ended = wine::ends(&mut removal, LIMIT);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(present(), [false; 4]);
 }

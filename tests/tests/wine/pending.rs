@@ -7,7 +7,7 @@ use sgm_tests::front::{Front, Report, read_report};
 use sgm_tests::pair::tails;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, alone, beside_others, ends, suite};
+use sgm_tests::wine::{Mode, Wine, alone, beside_others, ends};
 
 use crate::batch::{Setup, run};
 
@@ -17,7 +17,7 @@ fn rounds(rounds: u32, seed: u32) -> Report {
     let _room = alone();
     let (wine, scratch, front) = (Wine::new(), Scratch::new(), Front::new());
     let report = scratch.join("report.json");
-    let mut command = wine.command(Mode::Carried, &suite(), &front, Some(&report));
+    let mut command = wine.command(Mode::Carried, &wine.suite(), &front, Some(&report));
     command.args(["pending", &rounds.to_string(), &seed.to_string()]);
     let ended = ends(&mut Started::new("pending", scratch.path(), command), LIMIT);
     let told = tails(&ended.output, &ended.errors);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sgm_tests::front::Front;
 use sgm_tests::paths::Scratch;
 use sgm_tests::process::Started;
-use sgm_tests::wine::{Mode, Wine, beside_others, ends, suite};
+use sgm_tests::wine::{Mode, Wine, beside_others, ends};
 
 use crate::batch::{Outcome, Setup, Transcript, World, run};
 use crate::documented::expected;
@@ -72,37 +72,54 @@ impl Theme {
     }
 
     fn reference(&self, wine: &Wine, ipv6: bool) -> &Outcome {
-        self.plain[usize::from(ipv6)].get_or_init(|| {
-            let setup = Setup { ipv6, ..PLAIN };
-            let mut reference = run(wine, &self.names(setup), setup);
-            for (name, solo) in self.names(setup) {
-                // On a busy machine plain Wine itself hangs now and then: that is nothing to be compared with.
-                for _ in 0..3 {
-                    if fails(&reference.cases[name]) {
-                        println!("{name}, {setup:?}: {:?}, again", reference.cases[name]);
-                        let again = run(wine, &[(name, solo)], setup);
-                        reference.cases.extend(again.cases);
-                    }
+        self.plain[usize::from(ipv6)].get_or_init(|| self.plain_answers(wine, ipv6))
+    }
+
+    fn plain_answers(&self, wine: &Wine, ipv6: bool) -> Outcome {
+        let setup = Setup { ipv6, ..PLAIN };
+        let mut reference = run(wine, &self.names(setup), setup);
+        for (name, solo) in self.names(setup) {
+            // On a busy machine plain Wine itself hangs now and then: that is nothing to be compared with.
+            for _ in 0..3 {
+                if fails(&reference.cases[name]) {
+                    println!("{name}, {setup:?}: {:?}, again", reference.cases[name]);
+                    let again = run(wine, &[(name, solo)], setup);
+                    reference.cases.extend(again.cases);
                 }
             }
-            reference
-        })
+        }
+        reference
     }
 
     /// Every case of the theme says what it says on plain Wine.
     fn same(&self, setup: Setup) {
         let _room = beside_others();
         let wine = Wine::new();
-        let reference = self.reference(&wine, setup.ipv6);
-        let outcome = run(&wine, &self.names(setup), setup);
+        self.same_as(self.reference(&wine, setup.ipv6), &wine, setup);
+    }
+
+    /// So it does as a 32-bit program.
+    fn narrow(&self) {
+        let _room = beside_others();
+        if let Some(wine) = Wine::narrow() {
+            let setup = Setup {
+                warm: true,
+                ..CARRIED
+            };
+            self.same_as(&self.plain_answers(&wine, false), &wine, setup);
+        }
+    }
+
+    fn same_as(&self, reference: &Outcome, wine: &Wine, setup: Setup) {
+        let outcome = run(wine, &self.names(setup), setup);
         let mut wrong = String::new();
         for (name, solo) in self.names(setup) {
             let expected = &expected(setup.world, name, &reference.cases[name]);
             let got = &outcome.cases[name];
             if fails(expected)
                 || (got != expected
-                    && !also_plain(&wine, name, solo, setup, got)
-                    && !otherwise_same(&wine, name, solo, setup, expected))
+                    && !also_plain(wine, name, solo, setup, got)
+                    && !otherwise_same(wine, name, solo, setup, expected))
             {
                 wrong += &difference(name, expected, got);
             }
@@ -293,6 +310,10 @@ macro_rules! themes {
                 THEME.same(Setup { warm: true, world: World::Windows, ..CARRIED });
             }
             #[test]
+            fn narrow() {
+                THEME.narrow();
+            }
+            #[test]
             fn server_alone() {
                 THEME.same(Setup { client: Mode::Plain, warm: true, ..CARRIED });
             }
@@ -475,7 +496,7 @@ themes! {
 #[test]
 fn every_case_is_run() {
     let (wine, front, scratch) = (Wine::new(), Front::new(), Scratch::new());
-    let mut command = wine.command(Mode::Plain, &suite(), &front, None);
+    let mut command = wine.command(Mode::Plain, &wine.suite(), &front, None);
     command.arg("list");
     let mut process = Started::new("list", scratch.path(), command);
     let output = ends(&mut process, Duration::from_secs(60)).output;

@@ -71,7 +71,7 @@ pub fn main(args: &Args) -> Result<()> {
     if !args.no_build {
         build::release()?;
         if !args.linux_only {
-            windows_build::release()?;
+            windows_build::release_64()?;
         }
     }
     let sgm = target_dir().join("release/sgm");
