@@ -23,16 +23,15 @@ const ENTER: &str = r#"
     for directory in /proc /sys /dev /tmp "$target"; do
         mkdir -p "$root$directory" && mount --rbind "$directory" "$root$directory" || exit 120
     done
+    test -d "$root$here" || here=/
     exec chroot "$root" env -C "$here" "$@"
 "#;
-/// What the root gets: the machine's own sources of packages, and Wine for both widths.
+/// What the root gets: Wine for both widths, from where debootstrap had the rest, by the machine's own way there.
 const INSTALL: &str = r#"
     set -e
     root=$1
     cp /etc/resolv.conf "$root/etc/"
-    cp -r /etc/apt/apt.conf.d /etc/apt/sources.list.d "$root/etc/apt/"
-    for list in /etc/apt/sources.list; do if test -s $list; then cp $list "$root/etc/apt/"; else rm -f "$root$list"; fi; done
-    cp -r /usr/share/keyrings/. "$root/usr/share/keyrings/"
+    cp -r /etc/apt/apt.conf.d "$root/etc/apt/"
     chroot "$root" dpkg --add-architecture i386
     chroot "$root" apt-get update -q
     DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -q -y --no-install-recommends wine32:i386 wine64

@@ -299,31 +299,69 @@ fn make_room(pipe: c_int) {
     crate::set_errno(saved);
 }
 
-/// Writes what there is room for; `first`: and waits for some, if the pipe may. As write(2).
-fn put(to: c_int, bytes: &[u8], first: bool, flags: c_uint) -> ssize_t {
-    let mut unread: c_int = 0;
-    // SAFETY: an out-pointer of ours.
-    let asked = unsafe { libc::ioctl(to, libc::FIONREAD, &raw mut unread) };
-    let room = match pipe_bytes(to) {
-        Some(all) if asked == 0 && unread == 0 => all,
-        _ => PAGE,
-    };
-    let may_sleep = first && pipe_waits(to, flags);
-    if !may_sleep && !pipe_ready(to, libc::POLLOUT) {
-        crate::set_errno(libc::EAGAIN);
-        return -1;
+/// The pipe that a call of splice fills.
+struct Filled {
+    to: c_int,
+    flags: c_uint,
+    /// It takes so much without a sleep, whatever the sizes of the writes: it was empty as the call began. 0: not known.
+    left: usize,
+}
+
+impl Filled {
+    fn new(to: c_int, flags: c_uint) -> Self {
+        let mut unread: c_int = 0;
+        // SAFETY: an out-pointer of ours.
+        let asked = unsafe { libc::ioctl(to, libc::FIONREAD, &raw mut unread) };
+        let empty = asked == 0 && unread == 0;
+        let left = if empty {
+            pipe_bytes(to).unwrap_or(0)
+        } else {
+            0
+        };
+        Self { to, flags, left }
     }
-    if may_sleep && !pipe_ready(to, libc::POLLOUT) {
-        make_room(to);
+
+    /// Can nothing be written, and may the call not wait for it?
+    fn is_shut(&self) -> bool {
+        self.left == 0 && !pipe_waits(self.to, self.flags) && !pipe_ready(self.to, libc::POLLOUT)
     }
-    // SAFETY: from our own buffer.
-    unsafe { real::write(to, bytes.as_ptr().cast(), bytes.len().min(room)) }
+
+    /// Writes what there is room for; `first`: and waits for some, if the pipe may. As write(2).
+    fn put(&mut self, bytes: &[u8], first: bool) -> ssize_t {
+        let room = if self.left > 0 {
+            self.left
+        } else {
+            self.make_sure(first)
+        };
+        if room == 0 {
+            crate::set_errno(libc::EAGAIN);
+            return -1;
+        }
+        // SAFETY: from our own buffer.
+        let put = unsafe { real::write(self.to, bytes.as_ptr().cast(), bytes.len().min(room)) };
+        // Each write begins a page.
+        let pages = usize::try_from(put).map_or(self.left, |put| put.next_multiple_of(PAGE));
+        self.left = self.left.saturating_sub(pages);
+        put
+    }
+
+    /// How much one write to a pipe with unread bytes may have, so that it does not sleep, or sleeps as it may.
+    fn make_sure(&self, first: bool) -> usize {
+        if !pipe_ready(self.to, libc::POLLOUT) {
+            if !first || !pipe_waits(self.to, self.flags) {
+                return 0;
+            }
+            make_room(self.to);
+        }
+        PAGE
+    }
 }
 
 /// From a carried connection into a pipe: looks, writes, and takes what the pipe took. The pipe's own errors are in errno.
 #[inline(never)] // one buffer on the stack at a time
 fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssize_t, Fault> {
-    if !pipe_waits(to, flags) && !pipe_ready(to, libc::POLLOUT) {
+    let mut pipe = Filled::new(to, flags);
+    if pipe.is_shut() {
         return Err(Fault::WouldBlock);
     }
     let nonblocking = inside.conn().end().has(flag::NONBLOCK);
@@ -344,7 +382,7 @@ fn splice_out(inside: &Inside, to: c_int, n: usize, flags: c_uint) -> Result<ssi
         };
         let mut taken = 0;
         while taken < seen {
-            let put = put(to, &piece[taken..seen], done + taken == 0, flags);
+            let put = pipe.put(&piece[taken..seen], done + taken == 0);
             if put <= 0 {
                 break;
             }

@@ -48,9 +48,14 @@ fn dlls(programs: &Programs) -> Check {
             },
         )
         .collect();
+    let narrow = match programs.are_for(Width::Bits32) {
+        true => "32-bit ones in x86",
+        false => "none for 32-bit programs",
+    };
+    let dir = programs.dir().display();
     good(
         "windows",
-        format!("{}: {}", programs.dir().display(), numbers.join(", ")),
+        format!("{dir}: {}; {narrow}", numbers.join(", ")),
     )
 }
 

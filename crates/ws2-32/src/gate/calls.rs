@@ -337,7 +337,7 @@ unsafe extern "system" fn cancel_ex(
 /// The SPI has no call for this. A provider that can do it exports `SgmCancelIo(SOCKET, OVERLAPPED *) -> int` from the DLL
 /// that its table points into: one request, or all of the socket's; 0 if there was none. `None`: it can't.
 fn cancel_requests(provider: &Provider, s: SOCKET, ov: *mut OVERLAPPED) -> Option<bool> {
-    type CancelIo = unsafe extern "C" fn(SOCKET, *mut OVERLAPPED) -> i32;
+    type CancelIo = unsafe extern "system" fn(SOCKET, *mut OVERLAPPED) -> i32;
     if !extras::are_on() {
         return None;
     }

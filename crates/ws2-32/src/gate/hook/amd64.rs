@@ -15,7 +15,6 @@
 //! address is put over the head in one store of 16 bytes, while the other threads are held still outside of it ([`still`]).
 
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::SeqCst};
 
 use super::{relay, still, writable};
