@@ -237,8 +237,12 @@ fn files(dir: &Path, prefix: &str) -> Vec<std::path::PathBuf> {
 fn leftovers(dir: &Path) -> Check {
     let ports = dead_ports(dir).len();
     let stale = Node::attach(dir).map(|n| n.census().stale).unwrap_or(0);
-    let found = format!("{ports} ports of dead processes, {stale} stale registry entries");
-    if ports == 0 && stale == 0 {
+    let realms = deserted(dir).len();
+    let mut found = format!("{ports} ports of dead processes, {stale} stale registry entries");
+    if realms > 0 {
+        found += &format!(", {realms} directories of ended namespaces");
+    }
+    if ports == 0 && stale == 0 && realms == 0 {
         good("leftovers", found)
     } else {
         // They harm nobody, so this is not a failure.
@@ -286,12 +290,26 @@ fn cpus() -> Check {
     }
 }
 
+/// Directories of realms (containers, say) in which no process is left.
+fn deserted(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = files(dir, "ns-");
+    found.retain(|inner| {
+        let realm = gm::os::Realm::of_directory(inner);
+        realm.is_some_and(gm::os::is_deserted) && gm::os::check_dir(inner).is_ok()
+    });
+    found
+}
+
 /// Removes what nobody alive owns. Where others may put links and names, nothing is ours to remove.
 fn clean(dir: &Path) {
     if gm::os::check_dir(dir).is_err() {
         return;
     }
     gm::sweep::sweep_all(dir);
+    for realm in deserted(dir) {
+        // Somebody else may do the same.
+        let _ = std::fs::remove_dir_all(realm);
+    }
     if let Ok(node) = Node::attach(dir) {
         node.sweep();
     }

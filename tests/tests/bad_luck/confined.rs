@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use sgm_tests::front::Report;
-use sgm_tests::paths;
+use sgm_tests::front::{Front, Report};
+use sgm_tests::paths::{self, Scratch};
 use sgm_tests::process::Started;
 use sgm_tests::programs::{Build, compiled};
-use sgm_tests::world::{World, twice};
+use sgm_tests::world::{Conversation, World, twice};
 
 use crate::{is_root, not_run};
 
@@ -324,4 +324,52 @@ fn on_path(name: &str) -> Option<std::path::PathBuf> {
     std::env::split_paths(&path)
         .map(|directory| directory.join(name))
         .find(|file| file.exists())
+}
+
+/// What an ended namespace left in the node directory is taken away, that of one that goes on is not.
+#[test]
+fn ended_namespaces() {
+    const PROGRAM: &str = "import socket\nlistener = socket.create_server(('127.0.0.1', 0))\n\
+        client = socket.create_connection(listener.getsockname())\nprint('made', flush=True)\ninput()";
+    if !is_root() {
+        return not_run(
+            "only the system's own process namespace sees all others, and root all processes in it",
+        );
+    }
+    let (front, scratch) = (Front::new(), Scratch::new());
+    let realms = || {
+        let names = fs::read_dir(front.node())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().starts_with("ns-"))
+            .count()
+    };
+    let clean = || {
+        assert!(
+            front
+                .sgm(&["doctor", "--clean"])
+                .output()
+                .unwrap()
+                .status
+                .code()
+                .is_some()
+        )
+    };
+    let mut command = Started::command("unshare");
+    command
+        .args(["--pid", "--fork", "--mount-proc"])
+        .arg(paths::sgm());
+    command
+        .args(["run", "--", "python3", "-c", PROGRAM])
+        .env("SGM_DIR", front.node());
+    let mut program = Conversation::new(&scratch, command);
+    assert_eq!(program.next_line(), "made");
+    assert_eq!(realms(), 1);
+    clean();
+    assert_eq!(realms(), 1);
+    program.tell("end");
+    assert_eq!(program.end().code, 0);
+    clean();
+    assert_eq!(realms(), 0);
 }

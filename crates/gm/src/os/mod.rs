@@ -31,6 +31,17 @@ impl Realm {
             } => dir.join(format!("{INNER}{processes:x}-{times:x}-{users:x}")),
         }
     }
+
+    /// Whose directory this is; `None`: no realm's own.
+    pub fn of_directory(dir: &std::path::Path) -> Option<Self> {
+        let numbers = dir.file_name()?.to_str()?.strip_prefix(INNER)?;
+        let mut numbers = numbers.split('-').map(|n| u64::from_str_radix(n, 16).ok());
+        Some(Self {
+            processes: numbers.next()??,
+            times: numbers.next()??,
+            users: numbers.next()??,
+        })
+    }
 }
 
 const INNER: &str = "ns-";

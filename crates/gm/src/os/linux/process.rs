@@ -4,6 +4,7 @@
 //! take a live one for dead loses bytes, the other way round costs a file that stays.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -171,6 +172,50 @@ pub(super) fn read_small(path: &str) -> Option<String> {
 /// error: it can't be told, for there is no /proc, or it is another namespace's.
 pub fn realm() -> io::Result<Realm> {
     identity().map(|(_, realm)| realm)
+}
+
+/// Has nobody been left in this realm? Said only by the system's own, which sees the processes of all, and if none is hidden from us
+/// that could use what is ours.
+pub fn is_deserted(realm: Realm) -> bool {
+    if !realm_of("self").is_some_and(|own| own == Realm::FIRST) {
+        return false;
+    }
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    let me = rustix::process::geteuid().as_raw();
+    let may_be_in_it = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name
+            .to_str()
+            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        // The first of all is where it began.
+        let Some(name) = name.filter(|n| *n != "1") else {
+            return false;
+        };
+        match realm_of(name) {
+            Some(its) => its == realm,
+            // It ended meanwhile, or may not be looked at.
+            None => entry
+                .metadata()
+                .is_ok_and(|m| m.uid() == me || m.uid() == 0 && me == 0),
+        }
+    };
+    !processes.flatten().any(may_be_in_it)
+}
+
+/// `process`: as in /proc.
+fn realm_of(process: &str) -> Option<Realm> {
+    let inode = |space: &str| {
+        let path = format!("/proc/{process}/ns/{space}");
+        rustix::fs::stat(path).map(|s| s.st_ino)
+    };
+    Some(Realm {
+        processes: inode("pid").ok()?,
+        // Linux 5.6 and later.
+        times: inode("time").unwrap_or(Realm::FIRST.times),
+        users: inode("user").unwrap_or(Realm::FIRST.users),
+    })
 }
 
 /// Who this process is, and its realm: asked for at once, for the kernel makes up /proc for each process anew.
