@@ -95,17 +95,8 @@ impl Front {
             .arg("--report")
             .arg(&report)
             .arg("--")
-            .arg(command.get_program())
-            .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
-        if let Some(directory) = command.get_current_dir() {
-            wrapped.current_dir(directory);
-        }
+            .arg(command.get_program());
+        Started::pass_on(command, &mut wrapped);
         wrapped.env("SGM_DIR", self.node());
         (wrapped, report)
     }

@@ -52,16 +52,7 @@ impl OtherUser {
         } else {
             changed.arg(program);
         }
-        changed.args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => changed.env(name, value),
-                None => changed.env_remove(name),
-            };
-        }
-        if let Some(directory) = command.get_current_dir() {
-            changed.current_dir(directory);
-        }
+        Started::pass_on(command, &mut changed);
         changed
     }
 }

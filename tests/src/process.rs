@@ -60,6 +60,20 @@ impl Started {
         command
     }
 
+    /// Gives `wrapper` what `command` is to be run with: arguments, environment, directory.
+    pub fn pass_on(command: &Command, wrapper: &mut Command) {
+        wrapper.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapper.env(name, value),
+                None => wrapper.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            wrapper.current_dir(directory);
+        }
+    }
+
     /// The number of the program itself: of the child, where `sgm run` waits for one.
     pub fn program_id(&self) -> Option<u32> {
         let id = self.child.id();

@@ -105,14 +105,8 @@ impl Root {
             .args(["--mount", "sh", "-c", ENTER, "sh"])
             .arg(&self.path)
             .arg(paths::target_dir())
-            .arg(command.get_program())
-            .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => inside.env(name, value),
-                None => inside.env_remove(name),
-            };
-        }
+            .arg(command.get_program());
+        Started::pass_on(command, &mut inside);
         inside.env("HOME", "/root");
         inside
     }
