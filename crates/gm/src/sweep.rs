@@ -197,6 +197,34 @@ mod tests {
     use crate::Role;
     use crate::port::AWAITED_NS;
 
+    /// A sweep can't judge another namespace's processes.
+    #[test]
+    fn the_node_of_another_realm_goes_when_it_is_old_and_empty() {
+        let dir = std::env::temp_dir().join(format!("sgm-sweep-{:016x}", os::random()));
+        let inner = dir.join("ns-f0000001-effffffa-effffffd");
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::write(Node::file_in(&inner), "").unwrap();
+        sweep_all(&dir);
+        assert!(inner.exists(), "it may just be in use for the first time");
+        let age = || {
+            let inner = std::fs::File::open(&inner).unwrap();
+            inner.set_modified(SystemTime::now() - 2 * HALF_MADE)
+        };
+        let port = inner.join("port-1-1");
+        std::fs::write(&port, "").unwrap();
+        age().unwrap();
+        sweep_all(&dir);
+        assert!(
+            inner.exists(),
+            "somebody lives there, as far as can be told"
+        );
+        std::fs::remove_file(&port).unwrap();
+        age().unwrap();
+        sweep_all(&dir);
+        assert!(!inner.exists());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
     #[test]
     fn where_much_was_left_the_next_sweep_is_soon() {
         const LEFT: usize = 20_000;

@@ -7,7 +7,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
 
 use sgm_tests::front::{Front, Report};
 use sgm_tests::paths::{self, Scratch};
@@ -155,35 +154,6 @@ fn anothers_proc() {
         let report = together(&["-pf"], "", calls);
         assert_eq!(report.carried.tx_bytes, 0, "{report:?}");
     }
-}
-
-/// The node of a namespace that is gone does not stay for ever.
-#[test]
-fn what_a_namespace_leaves() {
-    if !is_root() {
-        return not_run("only root can make process namespaces everywhere");
-    }
-    let world = World::new(Some(sgm_tests::front::Front::new()));
-    let inner = world.front().node().join("ns-f0000001-effffffa-effffffd");
-    fs::create_dir(&inner).unwrap();
-    fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::write(inner.join("node-v5"), "").unwrap();
-    let clean = || world.front().sgm(&["doctor", "--clean"]).output().unwrap();
-    clean();
-    assert!(inner.exists(), "it may just be in use for the first time");
-    let old = SystemTime::now() - Duration::from_secs(3600);
-    fs::File::open(&inner).unwrap().set_modified(old).unwrap();
-    fs::write(inner.join("port-1-1"), "").unwrap();
-    fs::File::open(&inner).unwrap().set_modified(old).unwrap();
-    clean();
-    assert!(
-        inner.exists(),
-        "somebody lives there, as far as can be told"
-    );
-    fs::remove_file(inner.join("port-1-1")).unwrap();
-    fs::File::open(&inner).unwrap().set_modified(old).unwrap();
-    clean();
-    assert!(!inner.exists());
 }
 
 /// A program in a root where this library is not says nothing about that.

@@ -125,11 +125,13 @@ fn bulk_both_ways_from_linux() {
 /// A 32-bit one asks and answers.
 #[test]
 fn narrow() {
-    let Some(wine) = Wine::narrow() else { return };
-    let meeting = Meeting::on(wine);
-    let server = meeting.linux("listen", "echo");
-    let (ends, report) = meeting.end(server, |meeting| meeting.windows("connect", "ask"));
+    let meeting = || Wine::narrow().map(Meeting::on);
+    let Some(first) = meeting() else { return };
+    let server = first.linux("listen", "echo");
+    let (ends, report) = first.end(server, |meeting| meeting.windows("connect", "ask"));
     check_echo(&ends, &report);
+    // On another port: the first may be of a connection that has just ended.
+    let Some(meeting) = meeting() else { return };
     let server = meeting.windows("listen", "duplex");
     let (ends, report) = meeting.end(server, |meeting| meeting.linux("connect", "duplex"));
     check_duplex(&ends, &report);
