@@ -6,8 +6,8 @@
 //!
 //! On a busy machine polling takes the CPU from somebody, very likely the peer: a yield hands a whole time slice, milliseconds,
 //! to whoever else wants the CPU, and who only watches is interrupted for as long (its clock jumps by far more than a look
-//! takes). A sleeper would be woken at once, or, if it was not, polling is the last thing that the machine needs. So what took long bars
-//! all polling of the process for a time in proportion: a wait looks once and sleeps.
+//! takes). A sleeper would be woken at once. So what took long bars all polling of the process for a time in proportion: a wait
+//! looks once and sleeps.
 //!
 //! Where the CPUs never rest, to be woken costs little: 4 us, and 25 to 100 where a CPU must be woken first. Whoever rings for an event queue
 //! notes when, so its waiter knows what its sleeps cost of late. To poll for much longer than that would be dearer.
@@ -19,8 +19,6 @@ use ring::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 const LONGEST_US: u64 = 50;
 /// Watch without yielding this long, in µs.
 const WATCH_US: u64 = 8;
-/// A shorter budget is none: a wait looks once, until a short sleep says that polling would pay. It matters most on one CPU, where each
-/// yield in vain is a switch to the peer and back.
 const SHORTEST_US: u64 = 1;
 /// What polling that paid, or would have, is worth at least the next time, in µs.
 const LEAST_US: u64 = 10;
@@ -32,8 +30,6 @@ const DEAREST_WAKE_UP: u64 = 1_000 * TICKS_PER_US;
 const DEAR_YIELD_US: u64 = 1_000;
 /// A look that seems to take longer was interrupted.
 const DEAR_LOOK_US: u64 = 500;
-/// A wake-up that takes longer waited for a CPU that others had; one from deep sleep of the CPU takes a tenth of it.
-const DEAR_WAKE_UP_US: u64 = 1_000;
 /// What is longer than this, in µs, counts as this long.
 const DEAREST_US: u64 = 20_000;
 /// No polling for so many times as long as that took: it costs 3 % of the time.
@@ -241,9 +237,8 @@ impl Spin {
     }
 
     fn failed(&self, spent: u64) {
-        let halved = self.budget.load(Relaxed) / 2;
-        let worth = halved >= SHORTEST_US * TICKS_PER_US;
-        self.budget.store(if worth { halved } else { 0 }, Relaxed);
+        let halved = (self.budget.load(Relaxed) / 2).max(SHORTEST_US * TICKS_PER_US);
+        self.budget.store(halved, Relaxed);
         self.yields_first.store(0, Relaxed);
         self.in_vain.store(spent, Relaxed);
     }
@@ -259,7 +254,6 @@ impl Spin {
         let until_rung = rung_at.wrapping_sub(start);
         if until_rung <= slept {
             machine.woken(slept - until_rung);
-            machine.learn(slept - until_rung, DEAR_WAKE_UP_US, now);
         }
         let longest = self.longest_on(machine);
         let mut waited = slept;
@@ -441,20 +435,6 @@ mod tests {
         assert_eq!(longest(), LEAST_US);
         sleep(&spin, &machine, 20, 60);
         assert_eq!(longest(), LONGEST_US, "the CPUs rest again");
-    }
-
-    #[test]
-    fn after_a_wake_up_that_waited_for_a_cpu_a_wait_looks_once_for_a_while() {
-        let (spin, machine) = (Spin::new(), Machine::new());
-        let now = ticks();
-        let sleep = |wake_up_us| {
-            let rung = now - wake_up_us * TICKS_PER_US;
-            spin.slept_on(&machine, rung - TICKS_PER_US, rung, now);
-        };
-        sleep(DEAR_WAKE_UP_US / 2);
-        assert!(!machine.is_busy(now));
-        sleep(DEAR_WAKE_UP_US * 2);
-        assert!(machine.is_busy(now + (BARS * DEAR_WAKE_UP_US - 1) * TICKS_PER_US));
     }
 
     #[test]
