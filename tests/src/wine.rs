@@ -141,6 +141,11 @@ impl Wine {
             }
         };
         command.arg(program).env("SGM_DIR", front.node());
+        self.placed(command)
+    }
+
+    /// Run where this Wine is.
+    fn placed(&self, command: Command) -> Command {
         match self.narrow {
             Some((root, _)) => root.inside(&command),
             None => command,
@@ -158,10 +163,7 @@ impl Wine {
     pub fn removal(&self, front: &Front) -> Command {
         let mut command = front.sgm(&["wine", "--remove", "--prefix"]);
         command.arg(self.prefix());
-        match self.narrow {
-            Some((root, _)) => root.inside(&command),
-            None => command,
-        }
+        self.placed(command)
     }
 
     /// A file of the prefix.

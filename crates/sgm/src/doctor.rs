@@ -293,9 +293,15 @@ fn cpus() -> Check {
 /// Directories of realms (containers, say) in which no process is left.
 fn deserted(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut found = files(dir, "ns-");
+    if found.is_empty() {
+        return found;
+    }
+    let Some(in_use) = gm::os::realms_in_use() else {
+        return Vec::new();
+    };
     found.retain(|inner| {
         let realm = gm::os::Realm::of_directory(inner);
-        realm.is_some_and(gm::os::is_deserted) && gm::os::check_dir(inner).is_ok()
+        realm.is_some_and(|realm| !in_use.contains(&realm)) && gm::os::check_dir(inner).is_ok()
     });
     found
 }

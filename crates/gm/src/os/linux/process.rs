@@ -174,47 +174,44 @@ pub fn realm() -> io::Result<Realm> {
     identity().map(|(_, realm)| realm)
 }
 
-/// Has nobody been left in this realm? Said only by the system's own, which sees the processes of all, and if none is hidden from us
-/// that could use what is ours.
-pub fn is_deserted(realm: Realm) -> bool {
-    if !realm_of("self").is_some_and(|own| own == Realm::FIRST) {
-        return false;
+/// The realms that have processes. Only the system's own sees them all; `None`: it can't be told, also where one is hidden from us that
+/// could use what is ours.
+pub fn realms_in_use() -> Option<Vec<Realm>> {
+    if realm_of("self").ok()? != Realm::FIRST {
+        return None;
     }
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return false;
-    };
     let me = rustix::process::geteuid().as_raw();
-    let may_be_in_it = |entry: std::fs::DirEntry| {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
-        let name = name
-            .to_str()
-            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        let number = |n: &&str| n.bytes().all(|b| b.is_ascii_digit());
         // The first of all is where it began.
-        let Some(name) = name.filter(|n| *n != "1") else {
-            return false;
+        let Some(name) = name.to_str().filter(number).filter(|n| *n != "1") else {
+            continue;
         };
         match realm_of(name) {
-            Some(its) => its == realm,
+            Ok(realm) if found.contains(&realm) => {}
+            Ok(realm) => found.push(realm),
             // It ended meanwhile, or may not be looked at.
-            None => entry
-                .metadata()
-                .is_ok_and(|m| m.uid() == me || m.uid() == 0 && me == 0),
+            Err(_) if entry.metadata().is_ok_and(|m| m.uid() == me) => return None,
+            Err(_) => {}
         }
-    };
-    !processes.flatten().any(may_be_in_it)
+    }
+    Some(found)
 }
 
 /// `process`: as in /proc.
-fn realm_of(process: &str) -> Option<Realm> {
-    let inode = |space: &str| {
-        let path = format!("/proc/{process}/ns/{space}");
-        rustix::fs::stat(path).map(|s| s.st_ino)
-    };
-    Some(Realm {
-        processes: inode("pid").ok()?,
+fn realm_of(process: &str) -> io::Result<Realm> {
+    realm_at(["pid", "time", "user"].map(|space| format!("/proc/{process}/ns/{space}")))
+}
+
+fn realm_at<P: rustix::path::Arg>([processes, times, users]: [P; 3]) -> io::Result<Realm> {
+    let inode = |path| rustix::fs::stat(path).map(|s| s.st_ino);
+    Ok(Realm {
+        processes: inode(processes)?,
         // Linux 5.6 and later.
-        times: inode("time").unwrap_or(Realm::FIRST.times),
-        users: inode("user").unwrap_or(Realm::FIRST.users),
+        times: inode(times).unwrap_or(Realm::FIRST.times),
+        users: inode(users).unwrap_or(Realm::FIRST.users),
     })
 }
 
@@ -226,13 +223,11 @@ pub fn identity() -> io::Result<(ProcessId, Realm)> {
             "/proc is missing, or another process namespace's",
         ));
     };
-    let inode = |path| rustix::fs::stat(path).map(|s| s.st_ino);
-    let realm = Realm {
-        processes: inode(c"/proc/self/ns/pid")?,
-        // Linux 5.6 and later.
-        times: inode(c"/proc/self/ns/time").unwrap_or(Realm::FIRST.times),
-        users: inode(c"/proc/self/ns/user").unwrap_or(Realm::FIRST.users),
-    };
+    let realm = realm_at([
+        c"/proc/self/ns/pid",
+        c"/proc/self/ns/time",
+        c"/proc/self/ns/user",
+    ])?;
     Ok((ProcessId { pid, start }, realm))
 }
 
