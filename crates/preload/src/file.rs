@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use gm::Path;
 use gm::end::flag;
 use libc::{size_t, ssize_t};
-use sockets::{Fault, Kernel, RecvOptions, SendOptions};
+use sockets::{Fault, Kernel, Ready, RecvOptions, SendOptions};
 
 use crate::fds::{Inside, enter};
 use crate::scratch::Piece;
@@ -420,7 +420,8 @@ fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
         }
         let mut want = piece.len().min(n - done);
         match inside.conn().room(&inside.fd()) {
-            0 if nonblocking => {
+            // Where the peer is gone, there is no room, but sending tells so.
+            0 if nonblocking && !is_writable(inside) => {
                 crate::set_errno(libc::EAGAIN);
                 break;
             }
@@ -446,6 +447,13 @@ fn splice_in(inside: &Inside, from: c_int, n: usize, flags: c_uint) -> ssize_t {
         }
     }
     if done == 0 { -1 } else { done as ssize_t }
+}
+
+/// As poll tells it, the peer's death included.
+fn is_writable(inside: &Inside) -> bool {
+    let fd = inside.fd();
+    let ready = inside.conn().ready(&fd, Some(fd.poll()));
+    ready.intersects(Ready::OUT | Ready::ERR)
 }
 
 /// Sends what was taken from a pipe, whatever signals and time-outs say. How much, and what kept the rest from it.
